@@ -1,0 +1,55 @@
+"""The network that teacher, generator and auxiliary share in shape: embed, forward, head."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dimo_core.tokens import Tokens
+from dimo_core.tree import Condition
+
+Rows = Int[Tensor, " K"]
+"""Flat indices into B * L: the (sample, site) pairs whose logits are wanted."""
+
+
+class Backbone(nn.Module, ABC):
+    """Tokens and a condition to unguided logits over the V codes.
+
+    A backbone keeps no state between calls and never switches gradients off. Two users of one backbone
+    never change its mode or ``requires_grad`` between a forward pass and its backward pass.
+    """
+
+    @abstractmethod
+    def embed(self, x: Tokens | Float[Tensor, "B L V"]) -> Float[Tensor, "B L E"]:
+        """Token embeddings, up to the point where Di[M]O adds noise to them.
+
+        Args:
+            x: Token ids, or probabilities over the codes, for which the result is differentiable and
+                one-hot rows give the token's own embedding.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tokens | Float[Tensor, "B L E"],
+        c: Condition,
+        *,
+        mask_ratio: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states.
+
+        Args:
+            x: Token ids, or embeddings made by ``embed`` (floating point).
+            c: The encoded conditions of the batch.
+            mask_ratio: Share of masked sites of each sample; mapped to the network's time input, or ignored.
+        """
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """Logits ``[B, L, V]`` of all sites, or ``[K, V]`` of the flat rows only; V + 1 columns when the mask is scored."""
+
+    def logits(
+        self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
+    ) -> Float[Tensor, "... V"]:
+        """``head(forward(x))``."""
+        return self.head(self(x, c, mask_ratio=mask_ratio), rows)

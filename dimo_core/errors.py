@@ -1,0 +1,68 @@
+"""What can go wrong, as a tree.
+
+::
+
+    DimoError                 exit code 1 unless said otherwise
+    ├── UsageError            the caller asked for something impossible      exit code 2
+    │   ├── ConfigError       a wrong option, value or config key
+    │   └── UnknownNameError  no plugin of that name
+    ├── PluginError           an installed plugin is broken, or two claim one name
+    ├── MissingLibraryError   an optional library is missing or does not load
+    ├── CheckpointError       a file that is missing, corrupt, foreign or half written
+    ├── NumericalError        a loss or gradient that is not finite
+    └── Interrupted           stopped by a signal, state saved               exit code 130
+
+Every message says what is wrong, what was given, what is allowed, and what to do next.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DimoError(Exception):
+    """Base of every error that a user can cause or meet; a bug is an ``AssertionError`` instead."""
+
+    exit_code = 1
+
+
+class UsageError(DimoError):
+    """The request itself is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """An option, a value or a key in a config file is wrong."""
+
+
+class UnknownNameError(UsageError):
+    """No plugin is registered under this name."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        text = f"unknown {kind} {name!r}. Known: {', '.join(known) or 'none'}."
+        if close := difflib.get_close_matches(name, known, n=1):
+            text += f" Did you mean {close[0]!r}?"
+        super().__init__(f"{text} {hint}".rstrip())
+
+
+class PluginError(DimoError):
+    """A plugin cannot be used: it failed to load, speaks another API version, or its name is claimed twice."""
+
+
+class MissingLibraryError(DimoError):
+    """A library that one plugin needs is missing or does not load; the message says what to install."""
+
+
+class CheckpointError(DimoError):
+    """A checkpoint or model file cannot be used; nothing of it was executed."""
+
+
+class NumericalError(DimoError):
+    """A loss or gradient is not finite."""
+
+
+class Interrupted(DimoError):
+    """A signal stopped the run; its state is saved and ``--resume`` continues it."""
+
+    exit_code = 130

@@ -1,0 +1,108 @@
+"""A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import fsspec
+import yaml
+
+
+@attrs.frozen
+class Folder:
+    """A folder by path or URL; files in it are named relative to it.
+
+    A file is written whole or not at all: locally it is written beside its place and renamed into it.
+
+    Attributes:
+        url: Path or fsspec URL.
+    """
+
+    url: str = attrs.field(converter=lambda url: os.fspath(url).rstrip("/") or "/")
+
+    @property
+    def _fs(self) -> Any:
+        return fsspec.core.url_to_fs(self.url)[0]
+
+    def path(self, *parts: str) -> str:
+        """The path or URL of a file in the folder."""
+        return "/".join([self.url, *parts])
+
+    def sub(self, *parts: str) -> "Folder":
+        """A folder within."""
+        return Folder(self.path(*parts))
+
+    @property
+    def local(self) -> bool:
+        """Whether this is a folder of the local file system."""
+        return "file" in self._fs.protocol or self._fs.protocol == "file"
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the folder, or a file in it, is there."""
+        return bool(self._fs.exists(self.path(*parts) if parts else self.url))
+
+    def names(self) -> list[str]:
+        """Names of the entries, sorted; empty when there is no such folder."""
+        fs = self._fs
+        if not fs.exists(self.url):
+            return []
+        fs.invalidate_cache()
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False))
+
+    def read(self, *parts: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        data: bytes = self._fs.cat_file(self.path(*parts))
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole, making folders as needed."""
+        fs, path = self._fs, self.path(name)
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if self.local:
+            temporary = f"{path}.part"
+            with open(_local(temporary), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(_local(temporary), _local(path))
+        else:
+            fs.pipe_file(path, data)
+
+    def append(self, name: str, text: str) -> None:
+        """Append text to a file; on object stores the file is rewritten."""
+        fs, path = self._fs, self.path(name)
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if self.local:
+            with open(_local(path), "a", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            old = fs.cat_file(path) if fs.exists(path) else b""
+            fs.pipe_file(path, old + text.encode())
+
+    def remove(self, *parts: str) -> None:
+        """Delete a file or a folder within, if it is there."""
+        path = self.path(*parts)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+    def read_yaml(self, name: str) -> Any:
+        """Parse a YAML file, safely."""
+        return yaml.safe_load(self.read(name))
+
+    def write_yaml(self, name: str, data: Any) -> None:
+        """Write plain data as YAML, keys in their order."""
+        self.write(name, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write plain data as indented JSON."""
+        self.write(name, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def _local(path: str) -> str:
+    return path.removeprefix("file://")

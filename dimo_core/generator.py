@@ -1,0 +1,105 @@
+"""``Generator`` (p_theta): one forward pass from x_init to tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dimo_core.backbone import Backbone, Rows
+from dimo_core.draws import Draws
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens, TokenSpace
+from dimo_core.tree import Condition
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Rollout:
+    """What one generation leaves behind.
+
+    Attributes:
+        x_init: The input tokens.
+        hidden: Hidden states of the last step, with their graph.
+        x_theta: The drawn tokens.
+    """
+
+    x_init: Tokens
+    hidden: Float[Tensor, "B L D"]
+    x_theta: Tokens
+
+
+class Generator(nn.Module, ABC):
+    """The one-step generator: a backbone, its initial distribution and its way of sampling.
+
+    Attributes:
+        space: The token space, that of the teacher.
+        backbone: The trained network.
+    """
+
+    space: TokenSpace
+    backbone: Backbone
+
+    @abstractmethod
+    def initial_tokens(self, draws: Draws) -> Tokens:
+        """x_init, the tokens that generation starts from, ``[B, L]``."""
+
+    @abstractmethod
+    def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
+        """Hidden states from x_init, with the embedding noise of the method."""
+
+    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_theta from hidden states, at all sites or at flat rows."""
+        return self.backbone.head(hidden, rows)
+
+    @abstractmethod
+    def rollout(self, c: Condition, draws: Draws) -> Rollout:
+        """x_init, hidden and x_theta ~ softmax(z_theta), as training draws them; the draw has no gradient."""
+
+    @abstractmethod
+    def sample(self, c: Condition, draws: Draws) -> Tokens:
+        """One-step samples with the sampling temperature and filters, ``[B, L]``."""
+
+    @abstractmethod
+    def sampling(self) -> Mapping[str, Any]:
+        """The options that sampling must repeat: r_init, sigma_init, temperature and so on."""
+
+
+class GeneratorOptions(ABC):
+    """Options of a generator; a frozen attrs class with one field an option."""
+
+    @abstractmethod
+    def build(self, teacher: Teacher, *, skeleton: bool = False) -> Generator:
+        """A generator that starts as a copy of the teacher.
+
+        Args:
+            teacher: Whose weights to start from.
+            skeleton: True builds the modules without reading weights.
+        """
+
+
+def filtered(
+    logits: Float[Tensor, "*B V"], temperature: float, top_k: int, top_p: float
+) -> Float[Tensor, "*B V"]:
+    """Logits for sampling: divided by the temperature, then top-k, then top-p; others become -inf.
+
+    Top-p keeps a token while the mass *before* it is at most ``top_p``, so the likeliest always stays.
+
+    Args:
+        logits: ``[..., V]``.
+        temperature: Divides the logits.
+        top_k: Keep the k largest; 0 keeps all.
+        top_p: Keep the nucleus of this mass; 1 keeps all.
+    """
+    logits = logits.float() / temperature if logits.dtype != torch.float64 else logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, -1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        p = ordered.softmax(-1)
+        drop = p.cumsum(-1) - p > top_p
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+    return logits

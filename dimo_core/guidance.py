@@ -1,0 +1,119 @@
+"""Classifier-free guidance: the only place where two logits are combined.
+
+z = z_u + s (z_c - z_u), with s = 1 meaning off. Sources that count w = s - 1 are converted at the border.
+"""
+
+from abc import ABC, abstractmethod
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core import tree
+from dimo_core.backbone import Backbone, Rows
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
+from dimo_core.tree import Condition
+
+
+class Guidance(ABC):
+    """Maps the share of masked tokens to the guidance scale s; a frozen attrs class of its options."""
+
+    @abstractmethod
+    def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
+        """The scale s of each sample.
+
+        Args:
+            mask_ratio: Share of masked tokens of each sample.
+            progress: Within multi-step sampling, the step i of n as i / (n - 1); None in training.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class Constant(Guidance):
+    """The same scale for every mask ratio.
+
+    Attributes:
+        scale: The scale s in z_u + s (z_c - z_u); 1 is off.
+    """
+
+    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+
+    def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
+        """``scale`` for all."""
+        return torch.full_like(mask_ratio, self.scale)
+
+
+@attrs.frozen(kw_only=True)
+class Ramp(Guidance):
+    """From 1 when all is masked to ``scale`` when nothing is (the MaskGIT v1.0 sampler's ramp over steps).
+
+    Attributes:
+        scale: The scale s that is reached at the end.
+    """
+
+    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+
+    def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
+        """Linear in the sampling step, or in the share of known tokens where there are no steps."""
+        done = 1 - mask_ratio if progress is None else torch.full_like(mask_ratio, progress)
+        return 1 + (self.scale - 1) * done
+
+
+@attrs.frozen(kw_only=True)
+class Adaptive(Guidance):
+    """From ``scale`` when all is masked to 1 when nothing is (paper, appendix: tried without gain).
+
+    Attributes:
+        scale: The scale s at mask ratio 1.
+    """
+
+    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+
+    def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
+        """Linear in the mask ratio."""
+        return 1 + (self.scale - 1) * mask_ratio
+
+
+def guided_logits(
+    teacher: Teacher,
+    network: Backbone,
+    x: Tokens,
+    c: Condition,
+    *,
+    mask_ratio: Float[Tensor, " B"],
+    scale: Float[Tensor, " B"],
+    rows: Rows | None = None,
+) -> Float[Tensor, "... V"]:
+    """z_phi with guidance: one batch of 2B samples, or a single pass where s = 1 for all.
+
+    Args:
+        teacher: Says what the null condition is.
+        network: Whose logits to guide.
+        x: Partly masked tokens.
+        c: Conditions.
+        mask_ratio: Share of masked tokens.
+        scale: The scales s; keep them on the CPU, so that choosing the single pass waits for nothing.
+        rows: Flat rows wanted; all when None.
+
+    Returns:
+        ``[B, L, V]``, or ``[K, V]`` for K rows.
+    """
+    if bool((scale == 1).all()):
+        return network.logits(x, c, mask_ratio=mask_ratio, rows=rows)
+    both = tree.cat([c, teacher.null_condition(c)])
+    pair = rows if rows is None else torch.cat([rows, rows + x.numel()])
+    z_c, z_u = network.logits(
+        torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]), rows=pair
+    ).chunk(2)
+    s = scale.to(z_c).repeat_interleave(x.shape[1]).view(*x.shape, 1)
+    if rows is not None:
+        s = s.flatten()[rows, None]
+    return z_u + s * (z_c - z_u)
+
+
+def passes(scale: Float[Tensor, " B"]) -> int:
+    """Forward passes that ``guided_logits`` needs for these scales: 1 or 2."""
+    return 1 if bool((scale == 1).all()) else 2

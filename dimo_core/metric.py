@@ -1,0 +1,90 @@
+"""``FeatureExtractor``, ``Metric`` and ``Tracker``: what is measured, and where numbers go."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Samples:
+    """What is judged: samples of a model, or a real part of the data.
+
+    Attributes:
+        conditions: The raw condition of each sample.
+        tokens: Sampled tokens; None for real images.
+        images: ``uint8 [N, C, H, W]``; None where tokens are no images.
+        features: ``[N, F]`` of the chosen extractor; None when there is none.
+        logits: ``[N, K]`` class logits of the extractor; None when it has none.
+    """
+
+    conditions: tuple[Any, ...]
+    tokens: Tokens | None = None
+    images: UInt8[Tensor, "N C H W"] | None = None
+    features: Float[Tensor, "N F"] | None = None
+    logits: Float[Tensor, "N K"] | None = None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.conditions)
+
+
+class FeatureExtractor(ABC):
+    """Images to features and class logits; a frozen attrs class of its options."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of weights and preprocessing: numbers of different fingerprints do not compare."""
+
+    @abstractmethod
+    def extract(
+        self, images: UInt8[Tensor, "N C H W"]
+    ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"] | None]:
+        """Features and, where there is a classifier, its logits."""
+
+
+class Metric(ABC):
+    """Numbers from samples, compared with a reference where they need one; a frozen attrs class of its options."""
+
+    @abstractmethod
+    def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
+        """The numbers by name, such as ``{"fid": 12.3}``.
+
+        Args:
+            samples: What is judged.
+            reference: Real samples, when the evaluation plan names some.
+            teacher: For metrics that need its token space or classes.
+
+        Raises:
+            MissingLibraryError: when a library cannot be loaded; the run goes on without this metric.
+        """
+
+
+class Tracker(ABC):
+    """Where scalars go while a run trains; a frozen attrs class of its options.
+
+    ``metrics.jsonl`` is written whatever trackers are chosen.
+    """
+
+    @abstractmethod
+    def start(self, folder: str, config: Mapping[str, Any]) -> None:
+        """The run begins, or is resumed, in ``folder``."""
+
+    @abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of one step."""
+
+    @abstractmethod
+    def picture(self, step: int, name: str, path: str) -> None:
+        """A picture was written to ``path``."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """The run ended."""

@@ -1,0 +1,155 @@
+"""``Objective``: what is trained, in which phases.
+
+The engine knows only this: an objective has parts (modules with an optimiser), and a step is a
+sequence of phases. Each phase accumulates gradients into the parts that it names; the engine zeroes,
+accumulates over micro-batches, reduces over processes, checks, clips, steps and averages.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import attrs
+from attrs import validators as v
+from torch import Tensor, nn
+
+from dimo_core.auxiliary import AuxiliaryOptions
+from dimo_core.divergence import Divergence
+from dimo_core.draws import Draws
+from dimo_core.generator import GeneratorOptions
+from dimo_core.guidance import Guidance
+from dimo_core.teacher import Teacher
+from dimo_core.tree import Condition
+
+Stream = Literal["conditions", "data"]
+
+
+@attrs.frozen(kw_only=True)
+class Optimisation:
+    """How one part is optimised: Adam with decoupled weight decay, and a moving average.
+
+    Attributes:
+        lr: Peak learning rate.
+        warmup: Steps of linear warm-up to ``lr``.
+        decay: What follows the warm-up: constant, or cosine or linear down to ``lr_end`` of the peak.
+        lr_end: Share of the peak learning rate that is left at the last step.
+        beta1: Adam's first moment decay.
+        beta2: Adam's second moment decay.
+        eps: Adam's epsilon, the same for every precision.
+        weight_decay: Decoupled weight decay of matrices (biases, norms and embeddings have none).
+        clip: Largest gradient norm, for every precision; null for none.
+        ema: Decay of the moving average of the weights; at step k it is min(ema, (1 + k) / (10 + k)). 0 for none.
+    """
+
+    lr: float = attrs.field(default=1e-4, validator=v.gt(0))
+    warmup: int = attrs.field(default=100, validator=v.ge(0))
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    lr_end: float = attrs.field(default=0.0, validator=[v.ge(0), v.le(1)])
+    beta1: float = attrs.field(default=0.9, validator=[v.ge(0), v.lt(1)])
+    beta2: float = attrs.field(default=0.999, validator=[v.ge(0), v.lt(1)])
+    eps: float = attrs.field(default=1e-8, validator=v.gt(0))
+    weight_decay: float = attrs.field(default=0.0, validator=v.ge(0))
+    clip: float | None = attrs.field(default=1.0, validator=v.optional(v.gt(0)))
+    ema: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Part:
+    """A trained module.
+
+    Attributes:
+        module: Its parameters with ``requires_grad`` are trained; the flag never changes after building.
+        optimisation: How.
+    """
+
+    module: nn.Module
+    optimisation: Optimisation
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Batch:
+    """One micro-batch on the training device.
+
+    Attributes:
+        conditions: Encoded conditions, leading axis B.
+        tokens: Clean tokens for objectives fed with data; else None.
+    """
+
+    conditions: Condition
+    tokens: Tensor | None = None
+
+
+class Phase(ABC):
+    """One update: which parts it trains, and their gradient.
+
+    Attributes:
+        name: Keys its random draws and its log lines.
+        parts: Names of the parts whose gradients it accumulates.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+    @abstractmethod
+    def accumulate(self, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
+        """Run forward and backward on a micro-batch, adding its share of the global batch's gradient.
+
+        Divide sums by ``draws.total``, or by counts taken from ``draws.whole()``, never by the micro-batch:
+        then accumulated and distributed gradients equal those of one large batch.
+
+        Returns:
+            Scalars for the log, as detached tensors; the engine sums them over micro-batches and processes,
+            so each is this micro-batch's share of a global mean.
+        """
+
+
+class Objective(ABC):
+    """Parts and phases, bound to the models they train."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Part]:
+        """The trained parts by name."""
+
+    @abstractmethod
+    def phases(self) -> Sequence[Phase]:
+        """The phases of one step, in order."""
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Modules that are used but not trained, to be moved to the device."""
+        return {}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Ingredients:
+    """What an objective may be made of; the CLI and ``distill`` fill it from the chosen plugins.
+
+    Attributes:
+        teacher: The teacher.
+        generator: Options of the generator.
+        auxiliary: Options of the auxiliary.
+        divergence: The divergence.
+        guidance: Guidance of the teacher within the objective.
+        skeleton: True builds all modules without reading weights (``--dry-run``).
+    """
+
+    teacher: Teacher
+    generator: GeneratorOptions
+    auxiliary: AuxiliaryOptions
+    divergence: Divergence
+    guidance: Guidance
+    skeleton: bool = False
+
+
+class ObjectiveOptions(ABC):
+    """Options of an objective; a frozen attrs class with one field an option.
+
+    ``needs`` names the streams that its batches are fed from.
+    """
+
+    needs: ClassVar[frozenset[Stream]] = frozenset({"conditions"})
+
+    @abstractmethod
+    def build(self, ingredients: Ingredients) -> Objective:
+        """Build parts and phases."""
+
+

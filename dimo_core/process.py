@@ -1,0 +1,75 @@
+"""The masked diffusion process: x_init, q_{t|0}, and the mask schedule r(t).
+
+t = 0 is clean, t = 1 is all masked, and r(t) increases.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dimo_core.draws import Draws
+from dimo_core.tokens import Tokens, TokenSpace
+
+Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
+Masking = Literal["exact", "bernoulli"]
+
+
+def mask_ratio(t: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *B"]:
+    """r(t), the share of masked tokens at time t; r(0) = 0 and r(1) = 1.
+
+    The authors write the MaskGIT schedules in u = 1 - t: arccos(u) 2/pi and cos(u pi/2).
+    """
+    match schedule:
+        case "linear":
+            return t
+        case "square":
+            return 1 - (1 - t).square()
+        case "root":
+            return 1 - (1 - t).sqrt()
+        case "cosine":
+            return ((1 - t) * (math.pi / 2)).cos()
+        case "arccos":
+            return (1 - t).acos() * (2 / math.pi)
+
+
+def masked_count(ratio: Float[Tensor, " B"], length: int) -> Int[Tensor, " B"]:
+    """max(1, round(r L)), half to even: how many tokens exact-count masking hides."""
+    return (ratio * length).round().long().clamp_min(1)
+
+
+def draw_mask(
+    ratio: Float[Tensor, " B"], length: int, draws: Draws, masking: Masking = "exact"
+) -> Bool[Tensor, "B {length}"]:
+    """Which sites q_{t|0} hides: ``masked_count`` of them, or each on its own with probability r(t).
+
+    It does not depend on the tokens, so it is drawn before any network runs. A Bernoulli draw that hides
+    nothing hides one site instead: a sample without a masked site would teach nothing.
+    """
+    if masking == "exact":
+        return draws.subset("masked", length, masked_count(ratio, length))
+    u = draws.uniform("masked", length)
+    masked = u < ratio[:, None]
+    lowest = torch.zeros_like(masked).scatter(1, u.argmin(1, keepdim=True), True)
+    return torch.where(masked.any(1, keepdim=True), masked, lowest)
+
+
+def apply_mask(x: Tokens, masked: Bool[Tensor, "B L"], space: TokenSpace) -> Tokens:
+    """x_tilde_t ~ q_{t|0}(. | x): the mask id where ``masked``, the token elsewhere."""
+    return x.masked_fill(masked, space.mask_id)
+
+
+def initial_tokens(space: TokenSpace, r_init: float, draws: Draws) -> Tokens:
+    """x_init: exactly round(r_init L) masks at random sites, random codes elsewhere (paper, section 3.3)."""
+    codes = draws.integers("x_init.codes", space.codes, space.length)
+    sizes = torch.full((draws.count,), round(r_init * space.length), dtype=torch.long)
+    return apply_mask(codes, draws.subset("x_init.masked", space.length, sizes), space)
+
+
+def perturb(
+    e: Float[Tensor, "B L E"], sigma: float, eps: Float[Tensor, "B L E"]
+) -> Float[Tensor, "B L E"]:
+    """Noise on token embeddings, sqrt(1 - sigma^2) e + sigma eps (paper, section 3.3)."""
+    return math.sqrt(1 - sigma**2) * e + sigma * eps.to(e)

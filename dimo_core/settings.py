@@ -1,0 +1,65 @@
+"""The engine's own options: everything about a run that is no plugin's business."""
+
+from typing import Literal
+
+import attrs
+from attrs import validators as v
+
+
+@attrs.frozen(kw_only=True)
+class Train:
+    """How long and how the parts are trained.
+
+    Attributes:
+        steps: Number of steps; every phase of the objective runs once a step.
+        batch_size: Global batch size B, over all processes and micro-batches.
+        accumulate: Micro-batches a step; the gradient is that of the whole batch.
+        precision: Arithmetic of the forward passes; weights, optimiser and losses stay in fp32.
+        compile: Compile the networks with torch.compile.
+        nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or skip the update and count it.
+        log_every: Steps between lines of metrics.jsonl.
+        checkpoint_every: Steps between checkpoints.
+        keep_last: Checkpoints that are kept, besides the best.
+        sample_every: Steps between grids of fixed draws; 0 for none but the last.
+    """
+
+    steps: int = attrs.field(default=1000, validator=v.ge(0))
+    batch_size: int = attrs.field(default=64, validator=v.gt(0))
+    accumulate: int = attrs.field(default=1, validator=v.gt(0))
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"
+    log_every: int = attrs.field(default=10, validator=v.gt(0))
+    checkpoint_every: int = attrs.field(default=500, validator=v.gt(0))
+    keep_last: int = attrs.field(default=2, validator=v.gt(0))
+    sample_every: int = attrs.field(default=500, validator=v.ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        """Check that micro-batches divide the batch.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+
+
+@attrs.frozen(kw_only=True)
+class Evaluate:
+    """How the run is judged, at its end and on the way.
+
+    Attributes:
+        every: Steps between evaluations on the way; 0 for the end only. The best generator is kept in ``checkpoints/best``.
+        samples: Samples for each row of the table; null takes the teacher's protocol.
+        samples_on_the_way: Samples for evaluations on the way.
+        steps: Step counts of the teacher's rows; null takes the teacher's protocol.
+        batch_size: Samples drawn at a time.
+        enabled: False skips the table at the end.
+    """
+
+    every: int = attrs.field(default=0, validator=v.ge(0))
+    samples: int | None = attrs.field(default=None, validator=v.optional(v.gt(1)))
+    samples_on_the_way: int = attrs.field(default=1000, validator=v.gt(1))
+    steps: tuple[int, ...] | None = None
+    batch_size: int = attrs.field(default=500, validator=v.gt(0))
+    enabled: bool = True

@@ -1,0 +1,215 @@
+"""``Teacher`` (p_phi): the pretrained multi-step model that is distilled."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import attrs
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dimo_core.backbone import Backbone
+from dimo_core.errors import UsageError
+from dimo_core.choice import Choice
+from dimo_core.sources import Data
+from dimo_core.tokens import TokenSpace, Tokens
+from dimo_core.tree import Condition
+
+Capability = Literal["guidance", "decode", "encode", "create"]
+"""What a teacher may be able to do besides scoring tokens."""
+
+
+@attrs.frozen(kw_only=True)
+class Conditioning:
+    """What raw conditions look like, so that a source can make them.
+
+    Attributes:
+        kind: ``label`` (class indices), ``text`` (prompts), or a name that teacher and source agree on.
+        classes: Names of the classes, for labels.
+    """
+
+    kind: str
+    classes: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Preview:
+    """What people look at: pictures, or lines of text.
+
+    Attributes:
+        images: ``uint8 [B, C, H, W]``, C being 1 or 3.
+        lines: One line a sample.
+    """
+
+    images: UInt8[Tensor, "B C H W"] | None = None
+    lines: tuple[str, ...] | None = None
+
+
+Recipe = Mapping[str, Any]
+"""A preset: nested option values, in the shape of a config file."""
+
+
+@attrs.frozen(kw_only=True)
+class EvaluationPlan:
+    """How samples of this teacher are judged, by registry names.
+
+    Attributes:
+        data: The reference samples; None when every metric is exact.
+        split: The part of ``data`` that serves as reference: held out, never trained on.
+        floor_split: Another real part, judged like a generator: the real-against-real floor. Empty for none.
+        features: The feature extractor for metrics that need one.
+        metrics: What to compute.
+        samples: How many samples are drawn for each row of the table.
+        steps: Step counts of the teacher's rows.
+        sampler: The multi-step sampler of the teacher's rows.
+        guidance: Its guidance.
+        best: Metric by which ``best`` is kept, prefixed with ``-`` where larger is better.
+        shown: Metrics in the order of the table's columns; others follow.
+    """
+
+    metrics: tuple[Choice, ...]
+    best: str
+    data: Choice | None = None
+    split: str = ""
+    floor_split: str = ""
+    features: Choice | None = None
+    samples: int = 2000
+    steps: tuple[int, ...] = (16, 8, 4, 2, 1)
+    sampler: Choice = Choice("maskgit")
+    guidance: Choice = Choice("constant")
+    shown: tuple[str, ...] = ()
+
+
+class Teacher(ABC):
+    """A masked diffusion model as the core sees it.
+
+    A teacher is a frozen attrs class whose fields are its options; building one is cheap, and weights
+    are read when ``network`` or ``decode`` first need them. What it cannot do is missing from
+    ``capabilities``, and the method then raises ``UsageError``.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+
+    @property
+    @abstractmethod
+    def tokens(self) -> TokenSpace:
+        """The space of its tokens."""
+
+    @property
+    @abstractmethod
+    def conditioning(self) -> Conditioning:
+        """What raw conditions it takes."""
+
+    @abstractmethod
+    def network(self, *, share: bool = False) -> Backbone:
+        """A new module tree with the teacher's weights, in eval mode on the CPU.
+
+        Args:
+            share: True gives modules whose parameters *are* the tensors of every other shared network of
+                this teacher (for the frozen side of adapters); False gives copies.
+
+        Raises:
+            CheckpointError: when the weights are missing, corrupt or of another shape.
+        """
+
+    @abstractmethod
+    def skeleton(self) -> Backbone:
+        """The network without its weights: same modules and shapes, values arbitrary.
+
+        It reads no weights file; under ``torch.device("meta")`` it allocates nothing.
+        """
+
+    @abstractmethod
+    def encode_conditions(self, raw: Sequence[Any]) -> Condition:
+        """Raw conditions (labels, prompts) to a condition batch, on the CPU.
+
+        Raises:
+            UsageError: for a condition that this teacher does not know.
+        """
+
+    def null_condition(self, c: Condition) -> Condition:
+        """The unconditional counterpart of each sample (null class, negative prompt).
+
+        Raises:
+            UsageError: when the teacher has none (no ``guidance`` capability).
+        """
+        raise self._cannot("guidance", "use --guidance.scale 1")
+
+    def describe(self, raw: Any) -> str:
+        """A raw condition as people read it."""
+        if self.conditioning.classes:
+            return self.conditioning.classes[int(raw)]
+        return str(raw)
+
+    def decode(self, x: Tokens | Float[Tensor, "B L V"], c: Condition) -> Float[Tensor, "B C H W"]:
+        """Images in [0, 1] from tokens, or from probabilities over the codes where it can.
+
+        Raises:
+            UsageError: when the tokens are no images (no ``decode`` capability).
+        """
+        raise self._cannot("decode", "its samples are tokens")
+
+    def encode(self, images: Float[Tensor, "B C H W"], c: Condition) -> Tokens:
+        """Tokens of images in [0, 1].
+
+        Raises:
+            UsageError: when there is no encoder (no ``encode`` capability).
+        """
+        raise self._cannot("encode", "choose a teacher with a tokenizer")
+
+    def preview(self, x: Tokens, c: Condition) -> Preview:
+        """What grids and reports show: decoded images where there are any, else the token ids."""
+        if "decode" in self.capabilities:
+            return Preview(images=to_uint8(self.decode(x, c)))
+        return Preview(lines=tuple(" ".join(map(str, row)) for row in x.tolist()))
+
+    def frozen_parameters(self) -> tuple[str, ...]:
+        """Names of network parameters that generator and auxiliary keep fixed (embeddings, in the paper)."""
+        return ()
+
+    @abstractmethod
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The named presets (``paper``, ``fast``, ...); the first one is used unless another is chosen."""
+
+    @abstractmethod
+    def evaluation(self) -> EvaluationPlan | None:
+        """How its samples are judged; None when nothing is known about them."""
+
+    def provenance(self) -> Mapping[str, str]:
+        """Where each frozen part came from: its URL or path, and its SHA-256."""
+        return {}
+
+    @classmethod
+    def create(cls, options: Any, data: Data, *, seed: int) -> "Teacher":
+        """An untrained teacher with a tokenizer fitted to ``data``, for pretraining.
+
+        Args:
+            options: An instance of the teacher's ``pretraining_options``.
+            data: The training images.
+            seed: Seed of the initial weights and of the fit.
+
+        Raises:
+            UsageError: when the teacher cannot be pretrained (no ``create`` capability).
+        """
+        raise UsageError(f"{cls.__name__} cannot be pretrained. Choose a teacher with the capability 'create'.")
+
+    pretraining_options: ClassVar[type | None] = None
+    """The attrs class of architecture and tokenizer options that ``create`` takes."""
+
+    def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
+        """Write a folder from which this teacher can be loaded again, with ``network``'s weights.
+
+        Raises:
+            UsageError: when the teacher cannot be written (no ``create`` capability).
+        """
+        raise self._cannot("create", "only pretrained teachers are written")
+
+    def _cannot(self, what: Capability, advice: str) -> UsageError:
+        return UsageError(f"teacher {type(self).__name__} has no capability {what!r}: {advice}.")
+
+
+def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
+    """Images in [0, 1] to 0 .. 255, rounded to nearest and clamped."""
+    import torch
+
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,59 @@
+"""Token spaces and the tensor types that appear in every signature."""
+
+from typing import Literal
+
+import attrs
+from attrs import validators as v
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Tokens = Int[Tensor, "B L"]
+"""Token ids, ``[B, L]``."""
+
+Modality = Literal["image", "text", "tokens"]
+
+
+def _check_grid(space: "TokenSpace", _: object, grid: tuple[int, int] | None) -> None:
+    if grid is not None and grid[0] * grid[1] != space.length:
+        raise ValueError(f"grid {grid} has {grid[0] * grid[1]} sites, but length is {space.length}")
+
+
+@attrs.frozen(kw_only=True)
+class TokenSpace:
+    """Where tokens live: L sites, V codes and one mask id.
+
+    Attributes:
+        length: Number of sites L.
+        codes: Number of codes V; the codes are 0 .. V-1.
+        mask_id: The id that stands for "masked"; not a code.
+        grid: Rows and columns of the sites, row-major; None for tokens without a plane.
+        modality: What the tokens decode to.
+        scores_mask: True when logits carry one extra last column for the mask token, which may then be drawn
+            (the released Di[M]O code; option ``mask_logit: keep`` of a teacher). The mask id is then V.
+    """
+
+    length: int = attrs.field(validator=v.gt(0))
+    codes: int = attrs.field(validator=v.gt(1))
+    mask_id: int
+    grid: tuple[int, int] | None = attrs.field(default=None, validator=_check_grid)
+    modality: Modality = "tokens"
+    scores_mask: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Keep the mask id apart from the codes.
+
+        Raises:
+            ValueError: if the mask id is a code, or is not V although the head scores it.
+        """
+        if 0 <= self.mask_id < self.codes:
+            raise ValueError(f"mask_id {self.mask_id} is one of the {self.codes} codes")
+        if self.scores_mask and self.mask_id != self.codes:
+            raise ValueError(f"with scores_mask the mask id must be V = {self.codes}, got {self.mask_id}")
+
+    @property
+    def columns(self) -> int:
+        """Number of logit columns: V, or V + 1 when the mask token is scored."""
+        return self.codes + int(self.scores_mask)
+
+
+__all__ = ["Float", "Int", "Modality", "TokenSpace", "Tokens"]

@@ -1,0 +1,65 @@
+"""Condition batches: nested dicts, lists and tuples of tensors that share a leading axis B.
+
+The core never looks inside a condition; these six operations are all it uses.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Condition = Any
+"""A tensor, or a dict, list or tuple of conditions; every tensor has the leading axis B."""
+
+
+def tree_map(f: Callable[..., Tensor], tree: Condition, *others: Condition) -> Condition:
+    """Apply ``f`` to corresponding tensors of trees of one structure.
+
+    Raises:
+        TypeError: on a leaf that is not a tensor.
+    """
+    if isinstance(tree, Tensor):
+        return f(tree, *others)
+    if isinstance(tree, dict):
+        return {key: tree_map(f, value, *(o[key] for o in others)) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(tree_map(f, *leaves) for leaves in zip(tree, *others, strict=True))
+    raise TypeError(f"a condition batch holds tensors in dicts, lists and tuples, not {type(tree).__name__}")
+
+
+def index(tree: Condition, rows: slice | Int[Tensor, " K"]) -> Condition:
+    """The samples ``rows`` of a condition batch."""
+    return tree_map(lambda leaf: leaf[rows], tree)
+
+
+def cat(trees: Sequence[Condition]) -> Condition:
+    """Join condition batches along the leading axis."""
+    return tree_map(lambda *leaves: torch.cat(leaves), trees[0], *trees[1:])
+
+
+def repeat(tree: Condition, times: int) -> Condition:
+    """Each sample ``times`` times in a row."""
+    return tree_map(lambda leaf: leaf.repeat_interleave(times, 0), tree)
+
+
+def to(tree: Condition, device: torch.device | str) -> Condition:
+    """Move a condition batch."""
+    return tree_map(lambda leaf: leaf.to(device, non_blocking=True), tree)
+
+
+def where(drop: Bool[Tensor, " B"], null: Condition, c: Condition) -> Condition:
+    """Replace the conditions of dropped samples by the null condition."""
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(drop.view(-1, *[1] * (b.ndim - 1)), a, b)
+
+    return tree_map(choose, null, c)
+
+
+def batch_size(tree: Condition) -> int:
+    """The length B of the leading axis."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
+    return len(tree)
