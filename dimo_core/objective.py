@@ -121,22 +121,22 @@ class Objective(ABC):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Ingredients:
-    """What an objective may be made of; the CLI and ``distill`` fill it from the chosen plugins.
+    """What an objective may be made of; the commands and ``distill`` fill it from the chosen plugins.
 
     Attributes:
         teacher: The teacher.
-        generator: Options of the generator.
-        auxiliary: Options of the auxiliary.
+        generator: Options of the generator, when one is trained.
+        auxiliary: Options of the auxiliary, when one is trained.
         divergence: The divergence.
         guidance: Guidance of the teacher within the objective.
         skeleton: True builds all modules without reading weights (``--dry-run``).
     """
 
     teacher: Teacher
-    generator: GeneratorOptions
-    auxiliary: AuxiliaryOptions
-    divergence: Divergence
-    guidance: Guidance
+    generator: GeneratorOptions | None = None
+    auxiliary: AuxiliaryOptions | None = None
+    divergence: Divergence | None = None
+    guidance: Guidance | None = None
     skeleton: bool = False
 
 
