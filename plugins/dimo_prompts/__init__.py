@@ -1,0 +1,1 @@
+"""Where conditions come from: class labels."""
