@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import attrs
 from jaxtyping import Float, UInt8
@@ -51,7 +51,13 @@ class FeatureExtractor(ABC):
 
 
 class Metric(ABC):
-    """Numbers from samples, compared with a reference where they need one; a frozen attrs class of its options."""
+    """Numbers from samples, compared with a reference where they need one; a frozen attrs class of its options.
+
+    Attributes:
+        better: Which direction is good, by name of the number; tables mark the best value of these.
+    """
+
+    better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {}
 
     @abstractmethod
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:

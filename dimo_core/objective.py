@@ -91,11 +91,16 @@ class Phase(ABC):
     parts: tuple[str, ...]
 
     @abstractmethod
-    def accumulate(self, batch: Batch, draws: Draws) -> Mapping[str, Tensor]:
+    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """Run forward and backward on a micro-batch, adding its share of the global batch's gradient.
 
         Divide sums by ``draws.total``, or by counts taken from ``draws.whole()``, never by the micro-batch:
         then accumulated and distributed gradients equal those of one large batch.
+
+        Args:
+            batch: The micro-batch.
+            draws: Its random numbers.
+            watch: True on steps that are logged: return what is costly to compute, too.
 
         Returns:
             Scalars for the log, as detached tensors; the engine sums them over micro-batches and processes,

@@ -13,22 +13,20 @@ from torch import Tensor
 from dimo_core.draws import Draws
 from dimo_core.tokens import Tokens, TokenSpace
 
-Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
+Schedule = Literal["linear", "square", "cosine", "arccos"]
 Masking = Literal["exact", "bernoulli"]
 
 
 def mask_ratio(t: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *B"]:
     """r(t), the share of masked tokens at time t; r(0) = 0 and r(1) = 1.
 
-    The authors write the MaskGIT schedules in u = 1 - t: arccos(u) 2/pi and cos(u pi/2).
+    The authors draw u ~ U[0, 1] and write arccos(u) 2/pi and cos(u pi/2), which is u = 1 - t.
     """
     match schedule:
         case "linear":
             return t
         case "square":
-            return 1 - (1 - t).square()
-        case "root":
-            return 1 - (1 - t).sqrt()
+            return t.square()
         case "cosine":
             return ((1 - t) * (math.pi / 2)).cos()
         case "arccos":

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dimo_core.teacher import Conditioning
+    from dimo_core.teacher import Conditioning, EvaluationPlan
 
 
 class ConditionStream(ABC):
@@ -79,3 +79,7 @@ class Data(ABC):
         Raises:
             UsageError: for an unknown split, or when there is nothing to read.
         """
+
+    def evaluation(self) -> "EvaluationPlan | None":
+        """How samples of a teacher that was pretrained on this data are judged; None when unknown."""
+        return None

@@ -79,6 +79,26 @@ class EvaluationPlan:
     guidance: Choice = Choice("constant")
     shown: tuple[str, ...] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for YAML."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Choice):
+                return value.as_dict()
+            return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+        return {field.name: plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":
+        """Read what ``as_dict`` gives."""
+        plan = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        for name in ("data", "features", "sampler", "guidance"):
+            if plan.get(name) is not None:
+                plan[name] = Choice.from_dict(plan[name])
+        plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
+        return cls(**plan)
+
 
 class Teacher(ABC):
     """A masked diffusion model as the core sees it.

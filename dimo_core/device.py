@@ -1,0 +1,34 @@
+"""Which device a run computes on."""
+
+import torch
+
+from dimo_core.errors import UsageError
+
+
+def available_devices() -> tuple[str, ...]:
+    """What ``--device`` may be here, the fastest first: every CUDA device, ``mps``, ``cpu``."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return (*cuda, *mps, "cpu")
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of this name.
+
+    Args:
+        name: ``auto`` for the fastest (cuda, then mps, then cpu), or a torch device such as ``cpu`` or
+            ``cuda:1``; ``cuda`` alone is torch's current CUDA device.
+
+    Raises:
+        UsageError: if torch knows no such device, or this machine has none.
+    """
+    there = available_devices()
+    if name == "auto":
+        return torch.device(there[0].partition(":")[0])
+    known = {device.partition(":")[0] for device in there} | set(there)
+    if name not in known:
+        raise UsageError(
+            f"device {name!r} is not available. This machine has: {', '.join(there)}. "
+            f"Choose one of them, or 'auto' for the first."
+        )
+    return torch.device(name)

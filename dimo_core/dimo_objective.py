@@ -1,0 +1,188 @@
+"""The objective ``dimo``: the phases in which generator and auxiliary take turns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import attrs
+import torch
+from attrs import validators as v
+from torch import Tensor, nn
+
+from dimo_core import process
+from dimo_core.draws import Draws
+from dimo_core.errors import UsageError
+from dimo_core.objective import (
+    Batch,
+    Ingredients,
+    Objective,
+    ObjectiveOptions,
+    Optimisation,
+    Part,
+    Phase,
+)
+from dimo_core.step import Jacobian, Remask, Step, draw_remask
+from dimo_core.weights import WEIGHTS, WeightName
+
+
+@attrs.frozen(kw_only=True)
+class Dimo(ObjectiveOptions):
+    """Di[M]O distillation (arXiv 2503.15457), with its open choices by name.
+
+    Attributes:
+        rollout: Whether the auxiliary learns from its own fresh rollout after the generator's update (the paper), or from the generator's, with one auxiliary forward pass for both.
+        auxiliary_steps: Auxiliary updates a step; each one beyond the first uses a fresh rollout.
+        weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), or DMD's normaliser (appendix C).
+        jacobian: Whose softmax equation 4 is taken through: the auxiliary's (the paper) or the generator's.
+        schedule: Re-masking schedule r(t).
+        masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
+        dropout: Train generator and auxiliary with the network's dropout.
+        score_dropout: Score with dropout in teacher and auxiliary too (the released code).
+        generator: How the generator is optimised.
+        auxiliary: How the auxiliary is optimised.
+    """
+
+    rollout: Literal["shared", "fresh"] = "shared"
+    auxiliary_steps: int = attrs.field(default=1, validator=v.ge(1))
+    weight: WeightName = "sum"
+    jacobian: Jacobian = "auxiliary"
+    schedule: process.Schedule = "arccos"
+    masking: process.Masking = "exact"
+    dropout: bool = False
+    score_dropout: bool = False
+    generator: Optimisation = attrs.field(factory=lambda: Optimisation(lr=1e-5, ema=0.9999))
+    auxiliary: Optimisation = attrs.field(factory=lambda: Optimisation(lr=1e-5))
+
+    def build(self, ingredients: Ingredients) -> "DimoObjective":
+        """Load the three networks and bind them to the phases.
+
+        Raises:
+            UsageError: if an ingredient is missing.
+        """
+        i = ingredients
+        if i.generator is None or i.auxiliary is None or i.divergence is None or i.guidance is None:
+            raise UsageError("the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance")
+        p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network()).requires_grad_(False)
+        step = Step(
+            teacher=i.teacher,
+            p_phi=p_phi.train(self.score_dropout),
+            p_theta=i.generator.build(i.teacher, skeleton=i.skeleton).train(self.dropout),
+            p_psi=i.auxiliary.build(i.teacher, skeleton=i.skeleton).train(self.dropout),
+            divergence=i.divergence,
+            guidance=i.guidance,
+            weight=WEIGHTS[self.weight],
+            jacobian=self.jacobian,
+        )
+        return DimoObjective(self, step)
+
+
+class DimoObjective(Objective):
+    """Generator and auxiliary, and the phases of a step."""
+
+    def __init__(self, options: Dimo, step: Step) -> None:
+        self.options, self.step = options, step
+
+    def parts(self) -> Mapping[str, Part]:
+        """``generator`` and ``auxiliary``."""
+        return {
+            "generator": Part(module=self.step.p_theta, optimisation=self.options.generator),
+            "auxiliary": Part(module=self.step.p_psi, optimisation=self.options.auxiliary),
+        }
+
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """The teacher."""
+        return {"teacher": self.step.p_phi}
+
+    def phases(self) -> Sequence[Phase]:
+        """One shared phase, or the generator's and then the auxiliary's; further auxiliary phases after."""
+        o = self.options
+        first = SharedPhase(o, self.step) if o.rollout == "shared" else GeneratorPhase(o, self.step)
+        extra = range(1 if o.rollout == "shared" else 0, o.auxiliary_steps)
+        return [first, *(AuxiliaryPhase(o, self.step, f"auxiliary{k or ''}") for k in extra)]
+
+
+class _DimoPhase(Phase):
+    def __init__(self, options: Dimo, step: Step) -> None:
+        self.options, self.step = options, step
+
+    def remask(self, draws: Draws) -> Remask:
+        o = self.options
+        return draw_remask(self.step.teacher.tokens.length, o.schedule, o.masking, draws)
+
+    def global_count(self, remask: Remask, draws: Draws) -> int:
+        """Masked tokens of the global batch; known from the draws alone."""
+        whole = remask if draws.count == draws.total else self.remask(draws.whole().host())
+        return int(whole.counts.sum())
+
+    def watch(self, z_theta: Tensor, z_phi: Tensor, z_psi: Tensor, count: int) -> dict[str, Tensor]:
+        """What the log shows besides losses, as shares of means over the masked tokens of the global batch."""
+        with torch.no_grad():
+            log_p, log_q, log_g = (z.log_softmax(-1) for z in (z_phi, z_psi, z_theta))
+            centred = z_theta - z_theta.mean(-1, keepdim=True)
+            share = len(z_theta) / count
+            watched = {
+                "divergence": self.step.divergence.value(log_p, log_q).sum() / count,
+                "entropy_theta": -(log_g.exp() * log_g).sum() / count,
+                "entropy_phi": -(log_p.exp() * log_p).sum() / count,
+                "logit_scale": centred.square().mean(-1).sqrt().sum() / count,
+            }
+            diagnostics = self.step.divergence.diagnostics(log_p, log_q)
+            return watched | {name: value * share for name, value in diagnostics.items()}
+
+
+class SharedPhase(_DimoPhase):
+    """One rollout and one auxiliary forward pass serve both updates."""
+
+    name, parts = "dimo", ("generator", "auxiliary")
+
+    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
+        """Both gradients."""
+        s, c = self.step, batch.conditions
+        remask = self.remask(draws)
+        count = self.global_count(remask, draws)
+        s.p_psi.train(self.options.score_dropout)
+        rollout = s.p_theta.rollout(c, draws)
+        x_tilde_t = s.x_tilde_t(rollout, remask)
+        z_phi, z_psi = s.z_phi(x_tilde_t, c, remask), s.z_psi(x_tilde_t, c, remask)
+        z_theta = s.generator_backward(rollout, remask, z_phi, z_psi.detach(), draws.total)
+        logs = {"auxiliary_loss": s.auxiliary_backward(rollout, remask, z_psi, count)}
+        return logs | (self.watch(z_theta, z_phi, z_psi.detach(), count) if watch else {})
+
+
+class GeneratorPhase(_DimoPhase):
+    """The generator's update against the auxiliary as it is (paper, algorithm 1, first half)."""
+
+    name, parts = "generator", ("generator",)
+
+    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
+        """The generator's gradient."""
+        s, c = self.step, batch.conditions
+        remask = self.remask(draws)
+        s.p_psi.train(self.options.score_dropout)
+        rollout = s.p_theta.rollout(c, draws)
+        x_tilde_t = s.x_tilde_t(rollout, remask)
+        with torch.no_grad():
+            z_psi = s.z_psi(x_tilde_t, c, remask)
+        z_phi = s.z_phi(x_tilde_t, c, remask)
+        z_theta = s.generator_backward(rollout, remask, z_phi, z_psi, draws.total)
+        return self.watch(z_theta, z_phi, z_psi, self.global_count(remask, draws)) if watch else {}
+
+
+class AuxiliaryPhase(_DimoPhase):
+    """The auxiliary's update on a fresh rollout of the updated generator (algorithm 1, second half)."""
+
+    parts = ("auxiliary",)
+
+    def __init__(self, options: Dimo, step: Step, name: str) -> None:
+        super().__init__(options, step)
+        self.name = name
+
+    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
+        """The auxiliary's gradient."""
+        s, c = self.step, batch.conditions
+        remask = self.remask(draws)
+        s.p_psi.train(self.options.dropout)
+        with torch.no_grad():
+            rollout = s.p_theta.rollout(c, draws)
+        z_psi = s.z_psi(s.x_tilde_t(rollout, remask), c, remask)
+        loss = s.auxiliary_backward(rollout, remask, z_psi, self.global_count(remask, draws))
+        return {f"{self.name}_loss": loss}

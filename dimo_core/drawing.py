@@ -1,0 +1,114 @@
+"""Drawing many samples in batches, repeatably."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from dimo_core import tree
+from dimo_core.draws import Draws
+from dimo_core.inference import inference
+from dimo_core.sampler import Sampled
+from dimo_core.teacher import Teacher, to_uint8
+from dimo_core.tokens import Tokens
+from dimo_core.tree import Condition
+
+Draw = Callable[[Condition, Draws], Sampled]
+"""One batch of samples for encoded conditions."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Drawn:
+    """Samples on the CPU, and what they cost.
+
+    Attributes:
+        tokens: ``[N, L]``.
+        images: Decoded images; None where the teacher decodes none.
+        passes: Forward passes a sample took.
+        seconds: Time to draw the tokens, decoding not counted.
+    """
+
+    tokens: Tokens
+    images: UInt8[Tensor, "N C H W"] | None
+    passes: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Drawing:
+    """How samples are drawn: sample i takes its random numbers from row i % block of block i // block.
+
+    So sample i is the same for any number of samples and, up to rounding, for any batch size.
+
+    Attributes:
+        teacher: Encodes conditions and decodes tokens.
+        seed: Seed of the draws.
+        phase: Their purpose; other purposes draw other numbers.
+        device: Where the networks are.
+        batch_size: Samples drawn at a time.
+        block: Samples whose numbers are drawn together; batches never cross a block.
+    """
+
+    teacher: Teacher
+    seed: int
+    phase: str
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    batch_size: int
+    block: int = attrs.field(default=attrs.Factory(lambda self: self.batch_size, takes_self=True))
+
+    def draw(
+        self,
+        raw: Sequence[Any],
+        draw: Draw,
+        *networks: nn.Module,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Drawn:
+        """One sample for each raw condition.
+
+        Args:
+            raw: The conditions.
+            draw: Draws a batch.
+            networks: What ``draw`` uses; in eval mode meanwhile, and in their old modes again afterwards.
+            progress: Told the number of samples after each batch.
+        """
+        tokens, images, passes, seconds = [], [], 0, 0.0
+        with inference(*networks):
+            for start in self._starts(len(raw)):
+                c, draws = self._batch(raw, start)
+                if start == 0 and self.device.type != "cpu":
+                    draw(c, draws)  # kernels load on first use, which is not sampling
+                began = self._clock()
+                sampled = draw(c, draws)
+                seconds += self._clock() - began
+                passes = max(passes, sampled.passes)
+                tokens.append(sampled.tokens.cpu())
+                if "decode" in self.teacher.capabilities:
+                    images.append(to_uint8(self.teacher.decode(sampled.tokens, c)).cpu())
+                progress(start + draws.count)
+        return Drawn(
+            tokens=torch.cat(tokens),
+            images=torch.cat(images) if images else None,
+            passes=passes,
+            seconds=seconds,
+        )
+
+    def _starts(self, count: int) -> list[int]:
+        blocks = range(0, count, self.block)
+        return [i for b in blocks for i in range(b, min(b + self.block, count), self.batch_size)]
+
+    def _batch(self, raw: Sequence[Any], start: int) -> tuple[Condition, Draws]:
+        """The encoded conditions and the draws of the batch that begins at sample ``start``."""
+        block, first = divmod(start, self.block)
+        count = min(self.batch_size, self.block - first, len(raw) - start)
+        draws = Draws(seed=self.seed, step=block, phase=self.phase, total=self.block, device=self.device)
+        c = self.teacher.encode_conditions(list(raw[start : start + count]))
+        return tree.to(c, self.device), draws.slice(first, count)
+
+    def _clock(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()

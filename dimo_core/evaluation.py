@@ -1,0 +1,219 @@
+"""Evaluation: the teacher at several step counts, the generator at one, and real data as the floor."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import attrs
+import torch
+from torch import nn
+
+from dimo_core.backbone import Backbone
+from dimo_core.drawing import Draw, Drawing
+from dimo_core.draws import Draws
+from dimo_core.generator import Generator
+from dimo_core.guidance import Guidance
+from dimo_core.judge import Judge, Loader, build
+from dimo_core.metric import Samples
+from dimo_core.sampler import Sampled, Sampler
+from dimo_core.settings import Evaluate
+from dimo_core.sources import Conditions
+from dimo_core.table import Kind, Row, Table
+from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.tree import Condition
+
+Progress = Callable[[str, int, int], None]
+"""Receives the name of a row, how many of its samples are drawn, and how many will be."""
+
+
+def _silent(row: str, done: int, total: int) -> None:
+    pass
+
+
+@attrs.define(kw_only=True, eq=False)
+class Evaluator:
+    """Draws samples and has them judged; every number repeats exactly.
+
+    Random numbers depend on the seed and the sample's position alone, so all rows share them, and an
+    evaluation on the way disturbs nothing. Networks are used in eval mode and get their modes back.
+
+    Attributes:
+        teacher: Encodes conditions and decodes tokens.
+        conditions: Gives the conditions, evenly spread.
+        judge: Computes the numbers.
+        sampler: Multi-step sampler of the teacher's rows.
+        guidance: Its guidance.
+        settings: Sample counts and batch size; where null, the plan's count rules.
+        seed: Seed of the draws.
+        device: Where networks are and samples are drawn.
+        progress: Told after each batch.
+    """
+
+    teacher: Teacher
+    conditions: Conditions
+    judge: Judge
+    sampler: Sampler
+    guidance: Guidance
+    settings: Evaluate = attrs.field(factory=Evaluate)
+    seed: int = 0
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    progress: Progress = _silent
+
+    @classmethod
+    def resolve(
+        cls,
+        teacher: Teacher,
+        plan: EvaluationPlan,
+        registry: Loader,
+        *,
+        conditions: Conditions,
+        settings: Evaluate,
+        seed: int = 0,
+        device: torch.device,
+        sampler: Sampler | None = None,
+    ) -> Self:
+        """Build what the plan names.
+
+        Args:
+            teacher: Whose plan it is.
+            plan: What to compute, by registry names.
+            registry: Loads them.
+            conditions: Source of the conditions to sample for.
+            settings: Sample counts and batch size.
+            seed: Seed of the draws.
+            device: Where networks are.
+            sampler: Used instead of the plan's.
+
+        Raises:
+            UsageError: if data, extractor, sampler or guidance are unknown. A metric is only noted.
+        """
+        return cls(
+            teacher=teacher,
+            conditions=conditions,
+            judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
+            sampler=sampler or build(registry, "sampler", plan.sampler),
+            guidance=build(registry, "guidance", plan.guidance),
+            settings=settings,
+            seed=seed,
+            device=device,
+        )
+
+    def generator_row(
+        self, generator: Generator, name: str = "generator, 1 step", samples: int | None = None
+    ) -> Row:
+        """Judge one-step samples.
+
+        Args:
+            generator: On ``device``.
+            name: Name of the row.
+            samples: How many; None takes the protocol's number.
+        """
+
+        def draw(c: Condition, draws: Draws) -> Sampled:
+            return Sampled(tokens=generator.sample(c, draws), passes=1)
+
+        return self._row(name, "generator", 1, generator, draw, samples)
+
+    def teacher_row(self, network: Backbone, steps: int, samples: int | None = None) -> Row:
+        """Judge samples that the teacher draws in ``steps`` steps.
+
+        Args:
+            network: The teacher's network, on ``device``.
+            steps: Sampling steps.
+            samples: How many; None takes the protocol's number.
+        """
+
+        def draw(c: Condition, draws: Draws) -> Sampled:
+            return self.sampler.sample(
+                self.teacher, network, c, steps=steps, guidance=self.guidance, draws=draws
+            )
+
+        name = f"teacher, {steps} {'step' if steps == 1 else 'steps'}"
+        return self._row(name, "teacher", steps, network, draw, samples)
+
+    def floor_row(self) -> Row | None:
+        """Judge another part of the real data, as a perfect model would be; None when the plan has none."""
+        floor = self.judge.floor
+        if floor is None:
+            return None
+        numbers = self.judge.judge(floor)
+        return Row(name="real data", kind="real", samples=len(floor), metrics=numbers)
+
+    def table(self, generator: Generator, network: Backbone) -> Table:
+        """The teacher at each step count, the generator at one step, and the real floor.
+
+        Args:
+            generator: On ``device``.
+            network: The teacher's network, on ``device``.
+        """
+        plan = self.judge.plan
+        counts = plan.steps if self.settings.steps is None else self.settings.steps
+        rows = [*(self.teacher_row(network, n) for n in counts), self.generator_row(generator)]
+        if (floor := self.floor_row()) is not None:
+            rows.append(floor)
+        return Table(
+            rows=tuple(rows),
+            shown=plan.shown,
+            better=self.judge.better,
+            protocol=self.protocol(generator),
+            notes=(*self._size_notes(rows), *self.judge.notes),
+        )
+
+    def protocol(self, generator: Generator) -> dict[str, Any]:
+        """What makes these numbers comparable with others, as plain data."""
+        return {
+            "samples": self._count(None),
+            "seed": self.seed,
+            "batch_size": self.settings.batch_size,
+            "device": str(self.device),
+            **self.judge.protocol(),
+            "sampler": _described(self.sampler),
+            "guidance": _described(self.guidance),
+            "generator": dict(generator.sampling()),
+        }
+
+    def _count(self, samples: int | None) -> int:
+        return samples or self.settings.samples or self.judge.plan.samples
+
+    def _row(
+        self, name: str, kind: Kind, steps: int, network: nn.Module, draw: Draw, samples: int | None
+    ) -> Row:
+        count = self._count(samples)
+        raw = self.conditions.balanced(self.teacher.conditioning, count)
+        drawing = Drawing(
+            teacher=self.teacher,
+            seed=self.seed,
+            phase="evaluation",
+            device=self.device,
+            batch_size=self.settings.batch_size,
+        )
+        drawn = drawing.draw(raw, draw, network, progress=lambda done: self.progress(name, done, count))
+        judged = Samples(conditions=tuple(raw), tokens=drawn.tokens, images=drawn.images)
+        return Row(
+            name=name,
+            kind=kind,
+            steps=steps,
+            passes=drawn.passes,
+            samples=count,
+            seconds=drawn.seconds,
+            metrics=self.judge.judge(judged),
+        )
+
+    def _size_notes(self, rows: list[Row]) -> list[str]:
+        """Warnings about sample counts."""
+        reference, fewest = self.judge.reference, min(row.samples for row in rows)
+        if reference is not None and reference.features is not None:
+            width = reference.features.shape[1]
+            if fewest <= width:
+                return [
+                    f"{fewest} samples are few for {width} features: distances such as FID come out far too "
+                    "large. Raise --eval.samples."
+                ]
+        if len({row.samples for row in rows}) > 1:
+            return ["Rows differ in n: distances such as FID grow when there are fewer samples."]
+        return []
+
+
+def _described(plugin: object) -> dict[str, Any]:
+    """A plugin's class and all its options."""
+    options = attrs.asdict(plugin) if attrs.has(type(plugin)) else {}  # type: ignore[arg-type]
+    return {"class": type(plugin).__name__, **options}

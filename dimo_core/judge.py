@@ -1,0 +1,151 @@
+"""The judge: metrics, the reference they compare with, and the features they look at."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol, Self, runtime_checkable
+
+import attrs
+import torch
+from loguru import logger
+
+from dimo_core.choice import Choice
+from dimo_core.errors import DimoError
+from dimo_core.metric import FeatureExtractor, Metric, Samples
+from dimo_core.sources import Data
+from dimo_core.table import Better
+from dimo_core.teacher import EvaluationPlan, Teacher
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What a judge needs of the registry."""
+
+    def load(self, kind: str, name: str) -> Any:
+        """The options class that is registered as ``name``."""
+
+
+def build(registry: Loader, kind: str, choice: Choice) -> Any:
+    """The plugin that ``choice`` names, with its options."""
+    return registry.load(kind, choice.name)(**choice.options)
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class Judge:
+    """Numbers for samples, by one plan. What cannot be computed is noted, and the rest still is.
+
+    Attributes:
+        teacher: Whose samples they are.
+        plan: What is computed, against which part of the data.
+        metrics: The metrics of the plan that could be built, by registry name.
+        features: Extractor for the metrics that need one.
+        data: The reference data.
+        batch_size: Images of which features are extracted at a time.
+        notes: What is missing and how to mend it, each said once.
+    """
+
+    teacher: Teacher
+    plan: EvaluationPlan
+    metrics: Mapping[str, Metric]
+    features: FeatureExtractor | None = None
+    data: Data | None = None
+    batch_size: int = 500
+    notes: list[str] = attrs.field(factory=list)
+
+    @classmethod
+    def resolve(cls, teacher: Teacher, plan: EvaluationPlan, registry: Loader, *, batch_size: int) -> Self:
+        """Build what the plan names; a metric that cannot be built is noted and left out.
+
+        Raises:
+            UsageError: if data or extractor are unknown.
+        """
+        judge = cls(
+            teacher=teacher,
+            plan=plan,
+            metrics={},
+            features=build(registry, "features", plan.features) if plan.features else None,
+            data=build(registry, "data", plan.data) if plan.data else None,
+            batch_size=batch_size,
+        )
+        metrics = {}
+        for choice in plan.metrics:
+            try:
+                metrics[choice.name] = build(registry, "metric", choice)
+            except DimoError as error:
+                judge.note(f"metric {choice.name!r} is left out: {error}")
+        judge.metrics = metrics
+        return judge
+
+    @cached_property
+    def reference(self) -> Samples | None:
+        """The real samples that metrics compare with, features included; read once."""
+        return self._real(self.plan.split)
+
+    @cached_property
+    def floor(self) -> Samples | None:
+        """The other real part that is judged like a model's samples; None when the plan has none."""
+        return self._real(self.plan.floor_split)
+
+    def judge(self, samples: Samples) -> dict[str, float]:
+        """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
+        samples = self._with_features(samples)
+        numbers: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            try:
+                numbers |= metric.compute(samples, self.reference, self.teacher)
+            except DimoError as error:
+                self.note(f"metric {name!r} is missing: {error}")
+        return {name: float(value) for name, value in numbers.items()}
+
+    def score(self, numbers: Mapping[str, float]) -> float:
+        """The number by which ``best`` is kept, smaller being better; infinite when it is missing or not finite."""
+        name = self.plan.best
+        value = numbers.get(name.removeprefix("-"), math.nan)
+        return (-value if name.startswith("-") else value) if math.isfinite(value) else math.inf
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """Which direction is good, by number: what the metrics say, and the plan's ``best``."""
+        best = self.plan.best
+        better: dict[str, Better] = {best.removeprefix("-"): "larger" if best.startswith("-") else "smaller"}
+        for metric in self.metrics.values():
+            better |= metric.better
+        return better
+
+    def protocol(self) -> dict[str, Any]:
+        """What was compared with what, as plain data."""
+        plan = self.plan
+        return {
+            "reference": plan.data
+            and {**plan.data.as_dict(), "split": plan.split, "size": len(self.reference or ())},
+            "floor": {"split": plan.floor_split, "size": len(self.floor)} if self.floor else None,
+            "features": plan.features and plan.features.as_dict(),
+            "fingerprint": self.features and self.features.fingerprint,
+            "metrics": [choice.as_dict() for choice in plan.metrics],
+        }
+
+    def note(self, text: str) -> None:
+        """Remember something that a reader of the numbers must know; the first time, log it too."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logger.warning(text)
+
+    def _real(self, split: str) -> Samples | None:
+        if self.data is None or not split:
+            return None
+        examples = self.data.load(split)
+        labels = tuple(examples.labels.tolist())
+        return self._with_features(Samples(conditions=labels, images=examples.images))
+
+    def _with_features(self, samples: Samples) -> Samples:
+        """The samples with features and logits, where there are images and an extractor."""
+        if self.features is None or samples.images is None or samples.features is not None:
+            return samples
+        with torch.no_grad():
+            pairs = [self.features.extract(images) for images in samples.images.split(self.batch_size)]
+        logits = [logits.cpu() for _, logits in pairs if logits is not None]
+        return attrs.evolve(
+            samples,
+            features=torch.cat([features.cpu() for features, _ in pairs]),
+            logits=torch.cat(logits) if logits else None,
+        )

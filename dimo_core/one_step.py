@@ -1,0 +1,106 @@
+"""The paper's generator: masks mixed with random codes, noise on the embeddings, one forward pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core import process
+from dimo_core.backbone import Backbone
+from dimo_core.draws import Draws, categorical
+from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens, TokenSpace
+from dimo_core.tree import Condition
+
+
+@attrs.frozen(kw_only=True)
+class OneStep(GeneratorOptions):
+    """One-step generator with token initialisation (paper, section 3.3).
+
+    Attributes:
+        r_init: Share of masks in x_init; the other tokens are random codes.
+        sigma_init: Strength of the noise on the token embeddings, in training and in sampling.
+        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
+        temperature: Divides the logits when sampling a trained generator; training draws at 1.
+        top_k: Sample from the k likeliest codes; 0 for all.
+        top_p: Sample from the nucleus of this mass; 1 for all.
+        init: Folder of a trained generator to continue from; null starts from the teacher.
+    """
+
+    r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
+    sigma_init: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
+    train_embeddings: bool = False
+    temperature: float = attrs.field(default=1.0, validator=v.gt(0))
+    top_k: int = attrs.field(default=0, validator=v.ge(0))
+    top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
+    init: str | None = None
+
+    def build(self, teacher: Teacher, *, skeleton: bool = False) -> "OneStepGenerator":
+        """A generator with the teacher's weights, or with those of ``init``.
+
+        Raises:
+            CheckpointError: when ``init`` holds no generator of this shape.
+        """
+        backbone = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
+        if self.init and not skeleton:
+            from dimo_core.model_folder import load_weights
+
+            load_weights(self.init, backbone)
+        return OneStepGenerator(self, teacher.tokens, backbone)
+
+
+class OneStepGenerator(Generator):
+    """z_theta = backbone(noisy embeddings of x_init)."""
+
+    def __init__(self, options: OneStep, space: TokenSpace, backbone: Backbone) -> None:
+        super().__init__()
+        self.options, self.space, self.backbone = options, space, backbone
+
+    def initial_tokens(self, draws: Draws) -> Tokens:
+        """Exactly round(r_init L) masks among random codes."""
+        return process.initial_tokens(self.space, self.options.r_init, draws)
+
+    def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
+        """Hidden states from the perturbed embeddings of x_init."""
+        e = self.backbone.embed(x_init)
+        if self.options.sigma_init > 0:
+            e = process.perturb(e, self.options.sigma_init, draws.normal("eps", *e.shape[1:]))
+        # To the network x_init looks like a sample with r_init of its tokens masked.
+        ratio = torch.full((len(x_init),), self.options.r_init, device=x_init.device)
+        hidden: Tensor = self.backbone(e, c, mask_ratio=ratio)
+        return hidden
+
+    def rollout(self, c: Condition, draws: Draws) -> Rollout:
+        """x_theta ~ softmax(z_theta) at temperature 1, at every site."""
+        x_init = self.initial_tokens(draws)
+        hidden = self(x_init, c, draws)
+        with torch.no_grad():
+            x_theta = categorical(self.head(hidden), draws.uniform("x_theta", self.space.length))
+        return Rollout(x_init=x_init, hidden=hidden, x_theta=x_theta)
+
+    @torch.no_grad()
+    def sample(self, c: Condition, draws: Draws) -> Tokens:
+        """One forward pass, then a draw with the sampling temperature and filters."""
+        hidden = self(self.initial_tokens(draws), c, draws)
+        o = self.options
+        logits = filtered(self.head(hidden), o.temperature, o.top_k, o.top_p)
+        return categorical(logits, draws.uniform("x_theta", self.space.length))
+
+    def sampling(self) -> Mapping[str, Any]:
+        """The options of this generator, without what only concerns training."""
+        keep = ("r_init", "sigma_init", "temperature", "top_k", "top_p")
+        return {name: getattr(self.options, name) for name in keep}
+
+
+def trainable_copy(teacher: Teacher, *, skeleton: bool, train_embeddings: bool) -> Backbone:
+    """The teacher's network as a network to train, its frozen parameters fixed for good."""
+    backbone = teacher.skeleton() if skeleton else teacher.network()
+    frozen = () if train_embeddings else teacher.frozen_parameters()
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return backbone

@@ -1,0 +1,187 @@
+"""The table at the end of a run: what each way of sampling costs, and what its samples are worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+from rich.table import Table as RichTable
+from rich.text import Text
+
+Kind = Literal["teacher", "generator", "real"]
+Better = Literal["larger", "smaller"]
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One way of sampling.
+
+    Attributes:
+        name: As people read it, such as ``teacher, 16 steps``.
+        kind: Who made the samples; ``real`` is another part of the real data, the floor of every distance.
+        steps: Sampling steps; 0 for real data.
+        passes: Forward passes a sample took, the guidance's second pass counted.
+        samples: How many samples were judged.
+        seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
+        metrics: The numbers by name.
+    """
+
+    name: str
+    kind: Kind
+    steps: int = 0
+    passes: int = 0
+    samples: int
+    seconds: float = 0.0
+    metrics: Mapping[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Samples a second; 0 where nothing was sampled."""
+        return self.samples / self.seconds if self.seconds > 0 else 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Column:
+    """A column as text, aligned to one number of decimals.
+
+    Attributes:
+        title: Heading.
+        cells: One text a row.
+        best: Indices of the rows with the best value among the sampled ones.
+    """
+
+    title: str
+    cells: tuple[str, ...]
+    best: frozenset[int] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Table:
+    """Rows in the order of reading, and how they came about.
+
+    Attributes:
+        rows: The teacher at each number of steps, the generator, and the real floor if there is one.
+        shown: Metrics whose columns come first, in this order; others follow.
+        better: Which direction is good, by metric; the best value of those metrics is marked.
+        protocol: Sample count, seed, reference, extractor, sampler, guidance: what makes numbers comparable.
+        notes: What a reader must know about these numbers.
+    """
+
+    rows: tuple[Row, ...]
+    shown: tuple[str, ...] = ()
+    better: Mapping[str, Better] = attrs.field(factory=dict)
+    protocol: Mapping[str, Any] = attrs.field(factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, in the order of their columns."""
+        found = dict.fromkeys(name for row in self.rows for name in row.metrics)
+        first = [name for name in self.shown if name in found]
+        return (*first, *(name for name in found if name not in first))
+
+    def best(self, metric: str) -> frozenset[int]:
+        """The best sampled rows in a metric; none where no direction is known or nothing is compared."""
+        values = {
+            i: row.metrics[metric]
+            for i, row in enumerate(self.rows)
+            if row.kind != "real" and math.isfinite(row.metrics.get(metric, math.nan))
+        }
+        if metric not in self.better or len(values) < 2:
+            return frozenset()
+        extreme = (max if self.better[metric] == "larger" else min)(values.values())
+        return frozenset(i for i, value in values.items() if value == extreme)
+
+    def columns(self) -> list[Column]:
+        """Every column as text, the row names first."""
+        sampled = [row.kind != "real" for row in self.rows]
+
+        def cost(title: str, values: Sequence[float], decimals: int | None = None) -> Column:
+            kept = [value if there else None for value, there in zip(values, sampled, strict=True)]
+            return Column(title=title, cells=aligned(kept, decimals))
+
+        return [
+            Column(title="samples of", cells=tuple(row.name for row in self.rows)),
+            *(
+                Column(
+                    title=name,
+                    cells=aligned([row.metrics.get(name) for row in self.rows]),
+                    best=self.best(name),
+                )
+                for name in self.metrics
+            ),
+            cost("passes", [row.passes for row in self.rows], 0),
+            cost("seconds", [row.seconds for row in self.rows]),
+            cost("samples/s", [row.rate for row in self.rows]),
+            Column(title="n", cells=tuple(str(row.samples) for row in self.rows)),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``evaluation.json``; numbers that are not finite become null."""
+        rows = [attrs.asdict(row) for row in self.rows]
+        return {
+            "rows": [
+                {**row, "metrics": {k: v if math.isfinite(v) else None for k, v in row["metrics"].items()}}
+                for row in rows
+            ],
+            "shown": list(self.shown),
+            "better": dict(self.better),
+            "protocol": dict(self.protocol),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Table":
+        """Read what ``to_dict`` wrote."""
+
+        def row(values: Mapping[str, Any]) -> Row:
+            metrics = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
+            return Row(**{**values, "metrics": metrics})
+
+        return cls(
+            rows=tuple(row(values) for values in data["rows"]),
+            shown=tuple(data["shown"]),
+            better=data["better"],
+            protocol=data["protocol"],
+            notes=tuple(data["notes"]),
+        )
+
+    def rich(self) -> RichTable:
+        """The table for a terminal; best values are bold, notes stand below."""
+        result = RichTable(caption="\n".join(self.notes) or None, caption_justify="left")
+        columns = self.columns()
+        for i, column in enumerate(columns):
+            result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=not i)
+        for i, row in enumerate(self.rows):
+            style = {"teacher": "", "generator": "cyan", "real": "dim"}[row.kind]
+            cells = (Text(c.cells[i], style="bold" if i in c.best else "") for c in columns)
+            result.add_row(*cells, style=style)
+        return result
+
+    def markdown(self) -> str:
+        """The table for a README or a model card; best values are bold."""
+        columns = self.columns()
+        lines = [
+            [column.title for column in columns],
+            ["---", *["---:"] * (len(columns) - 1)],
+            *(
+                [f"**{c.cells[i]}**" if i in c.best else c.cells[i] for c in columns]
+                for i in range(len(self.rows))
+            ),
+        ]
+        return "\n".join(
+            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+        )
+
+
+def aligned(values: Sequence[float | None], decimals: int | None = None) -> tuple[str, ...]:
+    """Numbers with the same decimals: about three digits of the largest; a missing value is a hyphen.
+
+    Args:
+        values: Numbers of one column.
+        decimals: Digits after the point; chosen from the largest magnitude when None.
+    """
+    if decimals is None:
+        largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+        decimals = next(d for limit, d in ((10, 3), (100, 2), (1000, 1), (math.inf, 0)) if largest < limit)
+    return tuple("-" if v is None else f"{v:.{decimals}f}" for v in values)

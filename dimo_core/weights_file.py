@@ -1,0 +1,76 @@
+"""Reading and writing weights: safetensors only, matched strictly, with a readable difference."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dimo_core.errors import CheckpointError
+from dimo_core.folder import Folder
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors as safetensors bytes; the same tensors always give the same bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    return safetensors.torch.save(plain, metadata=dict(metadata) if metadata else None)
+
+
+def read_tensors(folder: Folder, name: str, digest: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Args:
+        folder: Where it is.
+        name: The file.
+        digest: Its expected SHA-256.
+
+    Raises:
+        CheckpointError: when it is missing, damaged, or another file than expected.
+    """
+    try:
+        data = folder.read(name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise CheckpointError(f"no file {folder.path(name)}") from error
+    if digest is not None and sha256(data) != digest:
+        raise CheckpointError(
+            f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. Use another copy."
+        )
+    try:
+        return dict(safetensors.torch.load(data))
+    except (SafetensorError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder.path(name)} is not a safetensors file: {error}") from error
+
+
+def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module; names and shapes must agree exactly.
+
+    Raises:
+        CheckpointError: with the missing, unexpected and misshapen names.
+    """
+    own = dict(module.state_dict())
+    problems = [f"missing: {name} {list(own[name].shape)}" for name in own.keys() - tensors.keys()]
+    problems += [f"unexpected: {name} {list(tensors[name].shape)}" for name in tensors.keys() - own.keys()]
+    problems += [
+        f"shape: {name} is {list(tensors[name].shape)}, the network has {list(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if problems:
+        shown = sorted(problems)[:12]
+        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise CheckpointError(
+            f"{source} does not fit the network ({len(problems)} differences):\n  "
+            + "\n  ".join(shown)
+            + more
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,1 @@
+"""Multi-step samplers of masked diffusion teachers."""

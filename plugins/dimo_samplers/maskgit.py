@@ -1,0 +1,128 @@
+"""The MaskGIT sampler: draw all masked tokens, keep some, repeat (Chang et al., 2022; MaskGIT-pytorch v1.0)."""
+
+import math
+from typing import Literal
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core.backbone import Backbone
+from dimo_core.draws import Draws, categorical
+from dimo_core.guidance import Guidance, guided_logits, passes
+from dimo_core.sampler import Sampled, Sampler
+from dimo_core.teacher import Teacher
+from dimo_core.tree import Condition
+
+Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
+
+
+def share(r: Float[Tensor, " n"], schedule: Schedule) -> Float[Tensor, " n"]:
+    """The decreasing function of a schedule, from 1 at r = 0 to 0 at r = 1."""
+    match schedule:
+        case "linear":
+            return 1 - r
+        case "square":
+            return 1 - r.square()
+        case "root":
+            return 1 - r.sqrt()
+        case "cosine":
+            return (r * (math.pi / 2)).cos()
+        case "arccos":
+            return r.acos() * (2 / math.pi)
+
+
+def tokens_per_step(
+    length: int, steps: int, schedule: Schedule, counts: Literal["share", "cumulative"]
+) -> list[int]:
+    """How many tokens each step decides; positive numbers that add up to ``length``.
+
+    ``share`` is MaskGIT-pytorch v1.0: the schedule read backwards gives each step's *share*, a zero becomes
+    one, and the last step takes the rest. At large step counts that rest is negative; here the steps from
+    the end are shortened instead, so fewer than ``steps`` may be taken. ``cumulative`` masks
+    round(share(i / steps) * length) tokens after step i.
+
+    Args:
+        length: Number of tokens L.
+        steps: Steps asked for.
+        schedule: Shape.
+        counts: Meaning of the shape.
+    """
+    if counts == "share" and steps > 1:
+        f = share(torch.linspace(1, 0, steps), schedule)
+        each = (f / f.sum() * length).round().clamp_min(1)
+        each[-1] += (length - each.sum()).clamp_min(0)
+        decided = each.cumsum(0)
+    else:
+        left = share(torch.linspace(0, 1, steps + 1)[1:], schedule)
+        decided = length - (left * length).round()
+        decided[-1] = length
+    decided = torch.cat([torch.zeros(1), decided.clamp_max(length)])
+    return [int(n) for n in decided.diff() if n > 0]
+
+
+@attrs.frozen(kw_only=True)
+class MaskGitSampler(Sampler):
+    """Confidence or random order, with a schedule of token counts.
+
+    Attributes:
+        schedule: Shape of the schedule.
+        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0) or the tokens still masked after it.
+        order: Which drawn tokens are kept: the most confident ones, or random ones (the teacher rows of the Di[M]O paper).
+        gumbel: Strength of the Gumbel noise on the confidence; it falls linearly to 0 over the steps.
+        temperature: Divides the logits.
+    """
+
+    schedule: Schedule = "arccos"
+    counts: Literal["share", "cumulative"] = "cumulative"
+    order: Literal["confidence", "random"] = "confidence"
+    gumbel: float = attrs.field(default=4.5, validator=v.ge(0))
+    temperature: float = attrs.field(default=1.0, validator=v.gt(0))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        c: Condition,
+        *,
+        steps: int,
+        guidance: Guidance,
+        draws: Draws,
+        keep_trajectory: bool = False,
+    ) -> Sampled:
+        """Start from masks only; each step draws every undecided token and decides the best few."""
+        space = teacher.tokens
+        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
+        undecided = torch.ones_like(x, dtype=torch.bool)
+        counts, used, trajectory = tokens_per_step(space.length, steps, self.schedule, self.counts), 0, []
+        left = space.length
+        for i, count in enumerate(counts):
+            progress = i / (len(counts) - 1) if len(counts) > 1 else 1.0
+            now = attrs.evolve(draws, phase=f"{draws.phase}/{i}")
+            ratio = torch.full((draws.count,), left / space.length)
+            scale = guidance.at(ratio, progress)
+            used += passes(scale)
+            z = guided_logits(teacher, network, x, c, mask_ratio=ratio.to(x.device), scale=scale)
+            z = z.float() / self.temperature
+            drawn = categorical(z, now.uniform("drawn", space.length))
+            decide = self._best(z, drawn, undecided, count, 1 - progress, now)
+            x = torch.where(decide, drawn, x)
+            undecided, left = undecided & ~decide, left - count
+            trajectory += [x] if keep_trajectory else []
+        return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
+
+    def _best(
+        self, z: Tensor, drawn: Tensor, undecided: Tensor, count: int, noise: float, draws: Draws
+    ) -> Tensor:
+        """Which ``count`` undecided sites of each sample to decide."""
+        if self.order == "random":
+            score = draws.uniform("order", z.shape[1])
+        else:
+            score = z.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
+            if self.gumbel * noise > 0:
+                score = score + self.gumbel * noise * draws.gumbel("gumbel", z.shape[1])
+        best = score.masked_fill(~undecided, -torch.inf).topk(count, 1).indices
+        return torch.zeros_like(undecided).scatter(1, best, True)
