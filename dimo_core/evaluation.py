@@ -39,7 +39,7 @@ class Evaluator:
     Attributes:
         teacher: Encodes conditions and decodes tokens.
         conditions: Gives the conditions, evenly spread.
-        judge: Computes the numbers.
+        judge: Computes the numbers of samples: ``judge(samples)``.
         sampler: Multi-step sampler of the teacher's rows.
         guidance: Its guidance.
         settings: Sample counts and batch size; where null, the plan's count rules.
@@ -135,7 +135,7 @@ class Evaluator:
         floor = self.judge.floor
         if floor is None:
             return None
-        numbers = self.judge.judge(floor)
+        numbers = self.judge(floor)
         return Row(name="real data", kind="real", samples=len(floor), metrics=numbers)
 
     def table(self, generator: Generator, network: Backbone) -> Table:
@@ -195,7 +195,7 @@ class Evaluator:
             passes=drawn.passes,
             samples=count,
             seconds=drawn.seconds,
-            metrics=self.judge.judge(judged),
+            metrics=self.judge(judged),
         )
 
     def _size_notes(self, rows: list[Row]) -> list[str]:

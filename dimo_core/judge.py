@@ -86,7 +86,7 @@ class Judge:
         """The other real part that is judged like a model's samples; None when the plan has none."""
         return self._real(self.plan.floor_split)
 
-    def judge(self, samples: Samples) -> dict[str, float]:
+    def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
         samples = self._with_features(samples)
         numbers: dict[str, float] = {}
@@ -98,7 +98,7 @@ class Judge:
         return {name: float(value) for name, value in numbers.items()}
 
     def score(self, numbers: Mapping[str, float]) -> float:
-        """The number by which ``best`` is kept, smaller being better; infinite when it is missing or not finite."""
+        """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""
         name = self.plan.best
         value = numbers.get(name.removeprefix("-"), math.nan)
         return (-value if name.startswith("-") else value) if math.isfinite(value) else math.inf
@@ -142,7 +142,7 @@ class Judge:
         if self.features is None or samples.images is None or samples.features is not None:
             return samples
         with torch.no_grad():
-            pairs = [self.features.extract(images) for images in samples.images.split(self.batch_size)]
+            pairs = [self.features.extract(images) for images in torch.split(samples.images, self.batch_size)]
         logits = [logits.cpu() for _, logits in pairs if logits is not None]
         return attrs.evolve(
             samples,
