@@ -1,0 +1,201 @@
+"""Sheets of samples as PNG, or as text where samples are lines."""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+import matplotlib
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dimo_core.teacher import Preview
+
+PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
+GAP, MARGIN, TEXT = 4, 14, 15
+SMALLEST, WIDEST, LABEL = (
+    40,
+    1800,
+    220,
+)  # pixels: least side of a cell; most for a row of cells, and for a label
+
+
+@attrs.frozen
+class Picture:
+    """A sheet, ready to be written.
+
+    Attributes:
+        data: Bytes of the file.
+        suffix: ``.png`` or ``.txt``.
+    """
+
+    data: bytes
+    suffix: str
+
+
+def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = None) -> Picture:
+    """All samples of one preview: a picture of its images, or its lines as text.
+
+    Args:
+        preview: The samples.
+        names: Condition of each sample as people read it; a picture shows those of the first column.
+        columns: Samples a row; about a square when None.
+    """
+    if preview.images is None:
+        return _text({"": preview}, names)
+    columns = columns or _columns(len(preview.images))
+    return Picture(png(grid(preview.images, columns=columns, rows=names[::columns])), ".png")
+
+
+def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) -> Picture:
+    """The same conditions sampled in several ways, such as teacher and generator, side by side.
+
+    Args:
+        panels: The samples by caption; all of the same conditions and of one kind.
+        names: Condition of each sample.
+        columns: Samples a row of one panel.
+    """
+    images = {title: preview.images for title, preview in panels.items() if preview.images is not None}
+    if len(images) < len(panels):
+        return _text(panels, names)
+    blocks = [
+        grid(x, columns=columns, rows=names[::columns], title=title, labels=not i)
+        for i, (title, x) in enumerate(images.items())
+    ]
+    sheet = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), PAPER)
+    left = 0
+    for block in blocks:
+        sheet.paste(block, (left, 0))
+        left += block.width
+    return Picture(png(sheet), ".png")
+
+
+def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int = 16) -> Picture:
+    """The same draws as training goes on: one row a moment, the first ``count`` samples across.
+
+    Args:
+        moments: The samples by caption, such as ``step 500``, in order.
+        names: Condition of each sample.
+        count: Samples a row.
+    """
+    images = [preview.images[:count] for preview in moments.values() if preview.images is not None]
+    if len(images) < len(moments):
+        return _text(moments, names)
+    return Picture(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(moments))), ".png")
+
+
+def grid(
+    images: UInt8[Tensor, "N C H W"],
+    *,
+    columns: int,
+    rows: Sequence[str] = (),
+    title: str = "",
+    labels: bool = True,
+    scale: int | None = None,
+) -> Image.Image:
+    """Images in rows on light paper, with a label beside each row and a title above.
+
+    Args:
+        images: Grey or RGB.
+        columns: Images a row.
+        rows: Name of each row; rows of one name stand together and are labelled once.
+        title: Caption of the whole.
+        labels: False leaves the names out.
+        scale: Enlargement in whole pixels; when None, small images grow and large ones shrink to fit.
+    """
+    width, height = _cell(images, columns, scale)
+    left, top = MARGIN, MARGIN + (round(1.6 * TEXT) if title else 0)
+    if rows and labels:
+        left += round(max(_font().getlength(_fitted(name, LABEL)) for name in rows)) + 10
+    across = columns * (width + GAP) - GAP
+    tops = _tops(-(-len(images) // columns), height, rows)
+    paper = Image.new("RGB", (left + across + MARGIN, top + tops[-1] + height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(paper)
+    draw.text((left, MARGIN - 2), _fitted(title, across), fill=INK, font=_font())
+    for i, name in enumerate(rows if labels else ()):
+        if i == 0 or name != rows[i - 1]:
+            middle = (left - 10, top + tops[i] + height // 2)
+            draw.text(middle, _fitted(name, LABEL), fill=QUIET, font=_font(), anchor="rm")
+    for i, image in enumerate(images):
+        cell = _image(image).resize((width, height), _filter(width, images.shape[3]))
+        paper.paste(cell, (left + i % columns * (width + GAP), top + tops[i // columns]))
+    return paper
+
+
+def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:
+    """Where each row begins; where some rows share a name, there is more space between names."""
+    more = 2 * GAP if len(set(rows)) < len(rows) else 0
+    tops = [0]
+    for i in range(1, count):
+        new = i < len(rows) and rows[i] != rows[i - 1]
+        tops.append(tops[-1] + height + GAP + more * new)
+    return tops
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def image_png(image: UInt8[Tensor, "C H W"], scale: int = 1) -> bytes:
+    """One image as a PNG file, each pixel ``scale`` pixels wide."""
+    picture = _image(image)
+    return png(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST))
+
+
+def _image(image: UInt8[Tensor, "C H W"]) -> Image.Image:
+    array = image.cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+
+
+def _cell(images: UInt8[Tensor, "N C H W"], columns: int, scale: int | None) -> tuple[int, int]:
+    """Width and height of a cell."""
+    height, width = images.shape[2:]
+    if scale is None:
+        scale = max(1, -(-SMALLEST // max(height, width)))
+        fit = min(1.0, WIDEST / (columns * width * scale))
+        return max(1, round(width * scale * fit)), max(1, round(height * scale * fit))
+    return width * scale, height * scale
+
+
+def _filter(shown: int, pixels: int) -> Image.Resampling:
+    return Image.Resampling.LANCZOS if shown < pixels else Image.Resampling.NEAREST
+
+
+def _columns(count: int) -> int:
+    return next(n for n in range(1, count + 2) if n * n >= count)
+
+
+def _fitted(text: str, width: int) -> str:
+    """The text, or as much of its beginning as fits."""
+    font = _font()
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and knows the letters of most languages."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", TEXT)
+
+
+def _text(panels: Mapping[str, Preview], names: Sequence[str]) -> Picture:
+    """Lines under a caption for each panel, each line after the name of its condition."""
+    parts = []
+    for title, preview in panels.items():
+        lines = preview.lines or ()
+        width = max((len(name) for name in names[: len(lines)]), default=0)
+        named = [
+            f"{names[i] if i < len(names) else '':{width}}  {line}".lstrip() if names else line
+            for i, line in enumerate(lines)
+        ]
+        parts.append("\n".join([f"# {title}", *named] if title else named))
+    return Picture(("\n\n".join(parts) + "\n").encode(), ".txt")
