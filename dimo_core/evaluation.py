@@ -138,16 +138,18 @@ class Evaluator:
         numbers = self.judge(floor)
         return Row(name="real data", kind="real", samples=len(floor), metrics=numbers)
 
-    def table(self, generator: Generator, network: Backbone) -> Table:
+    def table(self, generator: Generator | None, network: Backbone) -> Table:
         """The teacher at each step count, the generator at one step, and the real floor.
 
         Args:
-            generator: On ``device``.
+            generator: On ``device``; None for a table of the teacher alone.
             network: The teacher's network, on ``device``.
         """
         plan = self.judge.plan
         counts = plan.steps if self.settings.steps is None else self.settings.steps
-        rows = [*(self.teacher_row(network, n) for n in counts), self.generator_row(generator)]
+        rows = [self.teacher_row(network, n) for n in counts]
+        if generator is not None:
+            rows.append(self.generator_row(generator))
         if (floor := self.floor_row()) is not None:
             rows.append(floor)
         return Table(
@@ -158,7 +160,7 @@ class Evaluator:
             notes=(*self._size_notes(rows), *self.judge.notes),
         )
 
-    def protocol(self, generator: Generator) -> dict[str, Any]:
+    def protocol(self, generator: Generator | None) -> dict[str, Any]:
         """What makes these numbers comparable with others, as plain data."""
         return {
             "samples": self._count(None),
@@ -168,7 +170,7 @@ class Evaluator:
             **self.judge.protocol(),
             "sampler": _described(self.sampler),
             "guidance": _described(self.guidance),
-            "generator": dict(generator.sampling()),
+            **({} if generator is None else {"generator": dict(generator.sampling())}),
         }
 
     def _count(self, samples: int | None) -> int:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from dimo_core.draws import Draws
     from dimo_core.teacher import Conditioning, EvaluationPlan
 
 
@@ -79,6 +80,13 @@ class Data(ABC):
         Raises:
             UsageError: for an unknown split, or when there is nothing to read.
         """
+
+    augments: bool = False
+    """Whether ``augment`` changes anything; if not, images are encoded once."""
+
+    def augment(self, images: Float[Tensor, "B C H W"], draws: "Draws") -> Float[Tensor, "B C H W"]:
+        """Randomly changed copies of training images in [0, 1], drawn anew for each batch."""
+        return images
 
     def evaluation(self) -> "EvaluationPlan | None":
         """How samples of a teacher that was pretrained on this data are judged; None when unknown."""

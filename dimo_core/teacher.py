@@ -59,6 +59,7 @@ class EvaluationPlan:
         floor_split: Another real part, judged like a generator: the real-against-real floor. Empty for none.
         features: The feature extractor for metrics that need one.
         metrics: What to compute.
+        conditions: What is sampled for when no run says otherwise.
         samples: How many samples are drawn for each row of the table.
         steps: Step counts of the teacher's rows.
         sampler: The multi-step sampler of the teacher's rows.
@@ -73,6 +74,7 @@ class EvaluationPlan:
     split: str = ""
     floor_split: str = ""
     features: Choice | None = None
+    conditions: Choice = Choice("labels")
     samples: int = 2000
     steps: tuple[int, ...] = (16, 8, 4, 2, 1)
     sampler: Choice = Choice("maskgit")
@@ -93,7 +95,7 @@ class EvaluationPlan:
     def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":
         """Read what ``as_dict`` gives."""
         plan = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        for name in ("data", "features", "sampler", "guidance"):
+        for name in ("data", "features", "sampler", "guidance", "conditions"):
             if plan.get(name) is not None:
                 plan[name] = Choice.from_dict(plan[name])
         plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))

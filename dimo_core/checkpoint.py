@@ -1,0 +1,110 @@
+"""Resumable state: safetensors files and, written last, a manifest that makes them a checkpoint.
+
+A folder without a manifest is half written and never loaded; a file whose SHA-256 differs from the
+manifest's is damaged and never loaded; and nothing is ever unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+from torch import Tensor
+
+from dimo_core.errors import CheckpointError
+from dimo_core.folder import Folder
+from dimo_core.weights_file import encode_tensors, read_tensors, sha256
+
+FORMAT = "dimo-checkpoint/1"
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    folder: Folder, name: str, files: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        name: Name of the checkpoint, such as ``step_000500``.
+        files: Tensors by file name, without extension.
+        facts: What else the manifest holds: at least ``step``.
+    """
+    target = folder.sub(name)
+    target.remove(MANIFEST)
+    digests = {}
+    for file, tensors in files.items():
+        data = encode_tensors(tensors)
+        target.write(f"{file}.safetensors", data)
+        digests[f"{file}.safetensors"] = sha256(data)
+    target.write_json(MANIFEST, {"format": FORMAT, **facts, "sha256": digests})
+
+
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        CheckpointError: when it is missing, or not of this format.
+    """
+    try:
+        manifest = json.loads(folder.read(MANIFEST))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{folder.url} is no complete checkpoint: it has no {MANIFEST}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder.path(MANIFEST)} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{folder.path(MANIFEST)} is not a checkpoint of the format {FORMAT!r}")
+    return manifest
+
+
+def load_checkpoint(folder: Folder) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Manifest and tensors of a checkpoint, every file checked against its SHA-256.
+
+    Raises:
+        CheckpointError: when anything is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    files = {
+        name.removesuffix(".safetensors"): read_tensors(folder, name, digest)
+        for name, digest in manifest["sha256"].items()
+    }
+    return manifest, files
+
+
+def step_name(step: int) -> str:
+    """``step_000500``."""
+    return f"step_{step:06d}"
+
+
+def complete_steps(folder: Folder) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    names = [name for name in folder.names() if name.startswith("step_") and name[5:].isdigit()]
+    return sorted(int(name[5:]) for name in names if folder.exists(name, MANIFEST))
+
+
+def load_newest(folder: Folder) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over.
+
+    Returns:
+        Manifest and tensors, or None when there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: when there are checkpoints, and every one is damaged.
+    """
+    failures = []
+    for step in reversed(complete_steps(folder)):
+        try:
+            return load_checkpoint(folder.sub(step_name(step)))
+        except CheckpointError as error:
+            logger.warning("passing over a checkpoint: {}", error)
+            failures.append(str(error))
+    if failures:
+        raise CheckpointError("no checkpoint can be used: " + "; ".join(failures))
+    return None
+
+
+def prune(folder: Folder, keep_last: int) -> None:
+    """Delete all complete checkpoints but the newest ``keep_last``."""
+    for step in complete_steps(folder)[:-keep_last]:
+        folder.remove(step_name(step), MANIFEST)
+        folder.remove(step_name(step))

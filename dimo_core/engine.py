@@ -1,0 +1,227 @@
+"""The loop. It knows parts and phases, and nothing of what they mean.
+
+A step: for each phase, zero the gradients of its parts, accumulate over micro-batches, check, clip and
+update; then move the averages. Everything random is keyed by the step, so the state of a run is its
+parts and one integer.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import Protocol
+
+import attrs
+import torch
+from loguru import logger
+from torch import Tensor
+
+from dimo_core.backbone import Backbone
+from dimo_core.checkpoint import load_newest, prune, save_checkpoint, step_name
+from dimo_core.draws import Draws, stream_seed
+from dimo_core.errors import Interrupted, NumericalError
+from dimo_core.folder import Folder
+from dimo_core.metrics_log import MetricsLog
+from dimo_core.objective import Batch, Objective, Phase
+from dimo_core.part_state import PartState
+from dimo_core.progress import Progress
+from dimo_core.settings import Train
+
+
+class Feed(Protocol):
+    """Batches by global position."""
+
+    def read(self, start: int, count: int) -> Batch:
+        """The samples at positions start .. start + count - 1, on the training device."""
+
+
+@attrs.frozen(kw_only=True)
+class Action:
+    """Something that is done every so many steps, such as an evaluation.
+
+    Attributes:
+        every: Steps between runs; 0 for never.
+        run: Takes the number of finished steps; returns scalars for the log.
+    """
+
+    every: int
+    run: Callable[[int], Mapping[str, float]]
+
+
+class Engine:
+    """Trains the parts of an objective.
+
+    Args:
+        objective: Parts and phases.
+        feed: Where batches come from.
+        train: Length and precision.
+        folder: The run folder.
+        seed: Seed of every draw.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, objective: Objective, feed: Feed, train: Train, *, folder: Folder, seed: int, device: torch.device
+    ) -> None:
+        self.objective, self.feed, self.train = objective, feed, train
+        self.folder, self.seed, self.device = folder, seed, device
+        for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
+            module.to(device)
+            if train.compile:
+                compile_backbones(module)
+        self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
+        self.step = 0
+        self.skipped = 0
+
+    @property
+    def checkpoints(self) -> Folder:
+        """Where checkpoints go."""
+        return self.folder.sub("checkpoints")
+
+    def resume(self) -> bool:
+        """Continue from the newest whole checkpoint; False when there is none.
+
+        Raises:
+            CheckpointError: when checkpoints exist and none fits.
+        """
+        found = load_newest(self.checkpoints)
+        if found is None:
+            return False
+        manifest, files = found
+        for name, state in self.states.items():
+            state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
+        self.step, self.skipped = manifest["step"], manifest["skipped"]
+        return True
+
+    def save(self, name: str | None = None) -> None:
+        """Write a checkpoint of the finished steps."""
+        files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
+        facts = {"step": self.step, "cursor": self.step * self.train.batch_size, "skipped": self.skipped}
+        facts |= {"parts": sorted(self.states), "world_size": 1}
+        save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts)
+        if name is None:
+            prune(self.checkpoints, self.train.keep_last)
+
+    def run(self, actions: Sequence[Action] = (), sink: Callable[[int, Mapping[str, float]], None] | None = None) -> None:
+        """Train to the last step.
+
+        Args:
+            actions: What is done on the way.
+            sink: Receives the scalars of each logged step, besides metrics.jsonl.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with the state saved.
+            NumericalError: for a non-finite gradient, with the state saved under ``checkpoints/nonfinite_*``.
+        """
+        t, log = self.train, MetricsLog(self.folder, self.step)
+        phases, began = self.objective.phases(), time.monotonic()
+        with Stop() as stop, Progress(t.steps, self.step) as progress:
+            while self.step < t.steps:
+                watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
+                scalars: dict[str, Tensor] = {}
+                for phase in phases:
+                    scalars |= self.run_phase(phase, watch)
+                for state in self.states.values():
+                    state.follow(self.step)
+                self.step += 1
+                values = {name: float(value) for name, value in scalars.items()} if watch else {}
+                for action in actions:
+                    if action.every and self.step % action.every == 0:
+                        values |= action.run(self.step)
+                if values:
+                    values["seconds"] = round(time.monotonic() - began, 3)
+                    log.write(self.step, values)
+                    if sink is not None:
+                        sink(self.step, values)
+                if self.step % t.checkpoint_every == 0 or self.step == t.steps:
+                    self.save()
+                progress.advance(self.step, values)
+                if stop.requested and self.step < t.steps:
+                    self.save()
+                    raise Interrupted(f"stopped by {stop.requested} after step {self.step}; state saved")
+
+    def run_phase(self, phase: Phase, watch: bool) -> dict[str, Tensor]:
+        """One update of the phase's parts; returns the logged scalars."""
+        t, parts = self.train, [self.states[name] for name in phase.parts]
+        for part in parts:
+            part.zero()
+        scalars: dict[str, Tensor] = {}
+        size = t.batch_size // t.accumulate
+        draws = Draws(seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device)
+        for start in range(0, t.batch_size, size):
+            batch = self.feed.read(self.step * t.batch_size + start, size)
+            with self._dropout_seed(phase.name, start), self._precision():
+                logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
+            for name, value in logs.items():
+                scalars[name] = scalars.get(name, torch.zeros_like(value)) + value
+        norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
+        finite = torch.stack([value.isfinite().all() for value in (*norms.values(), *scalars.values())]).all()
+        if not bool(finite):
+            self._not_finite(phase, {**norms, **scalars})
+            return {}
+        for part in parts:
+            part.update(self.step, t.steps)
+        return scalars | norms | {"skipped": torch.tensor(float(self.skipped))}
+
+    def _not_finite(self, phase: Phase, values: Mapping[str, Tensor]) -> None:
+        culprits = ", ".join(name for name, value in values.items() if not bool(value.isfinite().all()))
+        text = f"step {self.step}, phase {phase.name!r}: not finite: {culprits}"
+        if self.train.nonfinite == "skip":
+            self.skipped += 1
+            logger.warning("{}; update skipped ({} so far)", text, self.skipped)
+            return
+        name = f"nonfinite_{self.step:06d}"
+        self.save(name)
+        raise NumericalError(
+            f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower the learning "
+            "rate, raise objective.*.eps, or set train.nonfinite to skip."
+        )
+
+    @contextmanager
+    def _dropout_seed(self, phase: str, start: int) -> Iterator[None]:
+        """Dropout is the one consumer of torch's global generator: seed it by the step, and put it back."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(stream_seed(self.seed, self.step, phase, "dropout", start))
+            yield
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.train.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def compile_backbones(module: torch.nn.Module) -> None:
+    """Compile the forward pass of every backbone in a module, in place; names of parameters do not change."""
+    for inner in module.modules():
+        if isinstance(inner, Backbone):
+            inner.compile(dynamic=False)
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a request to stop after the step; a second SIGINT stops at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = ""
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        logger.warning("{}: finishing this step, then saving; once more to stop at once", self.requested)
+
+    def __enter__(self) -> "Stop":
+        """Install the handlers, where this is the main thread."""
+        try:
+            self._old = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        except ValueError:  # only the main thread may; elsewhere signals are its caller's business
+            self._old = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the old handlers back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""Batches by global position: encoded conditions, or tokens of examples in memory."""
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+
+from dimo_core import tree
+from dimo_core.draws import Draws, permutation
+from dimo_core.objective import Batch
+from dimo_core.sources import ConditionStream, Data, Examples
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ConditionFeed:
+    """Conditions of a stream, encoded by the teacher.
+
+    Attributes:
+        stream: Raw conditions by position.
+        teacher: Encodes them.
+        device: Where they go.
+    """
+
+    stream: ConditionStream
+    teacher: Teacher
+    device: torch.device
+
+    def read(self, start: int, count: int) -> Batch:
+        """The conditions at positions start .. start + count - 1."""
+        c = self.teacher.encode_conditions(self.stream.read(start, count))
+        return Batch(conditions=tree.to(c, self.device))
+
+
+class TokenFeed:
+    """Examples as tokens, in a fresh order each epoch that depends on (seed, epoch) alone.
+
+    Images are encoded once, or, where the data augments, anew for every batch.
+
+    Args:
+        teacher: Encodes images and labels.
+        data: Augments images.
+        examples: What to train on.
+        seed: Fixes order and augmentation.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self, teacher: Teacher, data: Data, examples: Examples, *, seed: int, device: torch.device
+    ) -> None:
+        self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
+        self.examples = examples
+        self.conditions = teacher.encode_conditions(examples.labels.tolist())
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._cache = None if data.augments else torch.cat([*self._encoded()])
+
+    def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
+        for i in range(0, len(self.examples), chunk):
+            rows = slice(i, i + chunk)
+            yield self.teacher.encode(self.examples.images[rows] / 255, tree.index(self.conditions, rows))
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.examples))
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(self.seed, epoch, len(self.examples)))
+        return self._order[1][place]
+
+    def read(self, start: int, count: int) -> Batch:
+        """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
+        rows = torch.tensor([self._index(position) for position in range(start, start + count)])
+        c = tree.index(self.conditions, rows)
+        if self._cache is not None:
+            tokens = self._cache[rows]
+        else:
+            draws = Draws(seed=self.seed, step=start, phase="augment", total=count)
+            tokens = self.teacher.encode(self.data.augment(self.examples.images[rows] / 255, draws), c)
+        return Batch(conditions=tree.to(c, self.device), tokens=tokens.to(self.device))

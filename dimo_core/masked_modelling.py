@@ -1,0 +1,114 @@
+"""The objective ``masked-modelling``: trains a masked diffusion teacher on tokens of real data."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs import validators as v
+from torch import Tensor
+
+from dimo_core import process, tree
+from dimo_core.backbone import Backbone
+from dimo_core.draws import Draws
+from dimo_core.objective import (
+    Batch,
+    Ingredients,
+    Objective,
+    ObjectiveOptions,
+    Optimisation,
+    Part,
+    Phase,
+    Stream,
+)
+from dimo_core.step import draw_remask, full
+from dimo_core.teacher import Teacher
+
+
+@attrs.frozen(kw_only=True)
+class MaskedModelling(ObjectiveOptions):
+    """Cross-entropy of the true tokens where they are masked.
+
+    Attributes:
+        schedule: Corruption schedule r(t), with t uniform.
+        masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
+        positions: Learn at the masked sites, or at all (MaskGIT-pytorch v1.0).
+        label_smoothing: Share of the target spread evenly over the codes.
+        label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance.
+        teacher: How the network is optimised.
+    """
+
+    needs: ClassVar[frozenset[Stream]] = frozenset({"data"})
+
+    schedule: process.Schedule = "arccos"
+    masking: process.Masking = "bernoulli"
+    positions: Literal["masked", "all"] = "masked"
+    label_smoothing: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
+    label_dropout: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
+    teacher: Optimisation = attrs.field(
+        factory=lambda: Optimisation(
+            lr=1.5e-3, warmup=200, decay="cosine", weight_decay=0.05, beta2=0.99, ema=0.999
+        )
+    )
+
+    def build(self, ingredients: Ingredients) -> "MaskedModellingObjective":
+        """The teacher's network as the one trained part."""
+        teacher = ingredients.teacher
+        network = teacher.skeleton() if ingredients.skeleton else teacher.network()
+        return MaskedModellingObjective(self, teacher, network.train())
+
+
+class MaskedModellingObjective(Objective):
+    """One part, one phase."""
+
+    def __init__(self, options: MaskedModelling, teacher: Teacher, network: Backbone) -> None:
+        self.options, self.teacher, self.network = options, teacher, network
+
+    def parts(self) -> Mapping[str, Part]:
+        """``teacher``."""
+        return {"teacher": Part(module=self.network, optimisation=self.options.teacher)}
+
+    def phases(self) -> Sequence[Phase]:
+        """``denoise``."""
+        return [DenoisePhase(self.options, self.teacher, self.network)]
+
+
+class DenoisePhase(Phase):
+    """Predict the tokens that q_{t|0} hides."""
+
+    name, parts = "denoise", ("teacher",)
+
+    def __init__(self, options: MaskedModelling, teacher: Teacher, network: Backbone) -> None:
+        self.options, self.teacher, self.network = options, teacher, network
+
+    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
+        """The gradient of the mean cross-entropy over the global batch's learnt sites."""
+        o, space = self.options, self.teacher.tokens
+        if batch.tokens is None:
+            raise ValueError("the objective 'masked-modelling' is fed with data, not with conditions alone")
+        remask = draw_remask(space.length, o.schedule, o.masking, draws)
+        c = batch.conditions
+        if o.label_dropout > 0:
+            drop = draws.uniform("label_dropout") < o.label_dropout
+            c = tree.where(drop, self.teacher.null_condition(c), c)
+        x_t = process.apply_mask(batch.tokens, remask.masked, space)
+        rows = remask.rows if o.positions == "masked" else None
+        z = full(self.network.logits(x_t, c, mask_ratio=remask.ratio.to(x_t.device), rows=rows))
+        targets = batch.tokens.flatten()
+        targets = targets if rows is None else targets[rows]
+        count = self._count(remask.counts, draws)
+        loss = F.cross_entropy(z.flatten(0, -2), targets, reduction="sum", label_smoothing=o.label_smoothing)
+        (loss / count).backward()
+        with torch.no_grad():
+            right = (z.flatten(0, -2).argmax(-1) == targets).sum()
+        return {"loss": loss.detach() / count, "accuracy": right / count}
+
+    def _count(self, counts: Tensor, draws: Draws) -> int:
+        """Learnt sites of the global batch."""
+        o, length = self.options, self.teacher.tokens.length
+        if o.positions == "all":
+            return draws.total * length
+        if draws.count < draws.total:
+            counts = draw_remask(length, o.schedule, o.masking, draws.whole().host()).counts
+        return int(counts.sum())

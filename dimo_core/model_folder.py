@@ -1,0 +1,139 @@
+"""The generator folder: ``generator.safetensors`` and ``generator.yaml``, all that sampling needs.
+
+The YAML names the plugins, their options and versions, and the SHA-256 of every frozen part, so that a
+generator is never silently put beside another teacher than its own.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from dimo_core.config_fields import build
+from dimo_core.errors import CheckpointError, ConfigError
+from dimo_core.folder import Folder
+from dimo_core.generator import Generator
+from dimo_core.registry import Registry
+from dimo_core.teacher import Teacher
+from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
+
+FORMAT = "dimo-generator/1"
+CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
+
+
+def save_generator(
+    folder: Folder, generator: Generator, teacher: Teacher, config: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Write a generator folder; the YAML comes last and makes it complete.
+
+    Args:
+        folder: Where.
+        generator: Holding the weights to save.
+        teacher: For provenance.
+        config: The run's resolved configuration; its ``teacher`` and ``generator`` sections are kept.
+        facts: What else to write down, such as the step and the run's seed.
+    """
+    data = encode_tensors(generator.backbone.state_dict())
+    options = {**config["generator"], **generator.sampling()}
+    if "init" in options:
+        options["init"] = None  # what it continued from does not matter to sampling
+    folder.write(WEIGHTS, data)
+    folder.write_yaml(
+        CARD,
+        {
+            "format": FORMAT,
+            "teacher": config["teacher"],
+            "generator": options,
+            "frozen": dict(teacher.provenance()),
+            "sha256": {WEIGHTS: sha256(data)},
+            "versions": versions(),
+            **facts,
+        },
+    )
+
+
+def read_card(folder: Folder) -> dict[str, Any]:
+    """``generator.yaml``.
+
+    Raises:
+        CheckpointError: when the folder is no generator folder.
+    """
+    try:
+        card = folder.read_yaml(CARD)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = " Its generator is in the folder 'generator' within." if folder.exists("generator", CARD) else ""
+        raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
+    return card
+
+
+def load_generator(
+    path: str,
+    device: torch.device | str = "cpu",
+    *,
+    registry: Registry | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Teacher, Generator]:
+    """The teacher (for decoding) and the generator of a folder, in eval mode.
+
+    Args:
+        path: The folder, a path or fsspec URL.
+        device: Where the generator goes.
+        registry: The plugins; discovered when None.
+        options: Generator options that differ from the saved ones, such as ``temperature``.
+
+    Raises:
+        CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was trained with.
+        UnknownNameError: when a plugin that it names is not installed.
+    """
+    folder, registry = Folder(path), registry or Registry.discover()
+    card = read_card(folder)
+    teacher: Teacher = built(registry, "teacher", card["teacher"], folder)
+    if dict(teacher.provenance()) != card["frozen"]:
+        raise CheckpointError(
+            f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: "
+            f"expected {card['frozen']}, found {dict(teacher.provenance())}"
+        )
+    generator = built(registry, "generator", {**card["generator"], **(options or {})}, folder)
+    module: Generator = generator.build(teacher, skeleton=True)
+    assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))
+    return teacher, module.to(device).eval().requires_grad_(False)
+
+
+def load_weights(path: str, backbone: nn.Module) -> None:
+    """Copy the weights of a generator folder into a backbone.
+
+    Raises:
+        CheckpointError: when they do not fit.
+    """
+    folder = Folder(path)
+    digest = read_card(folder)["sha256"][WEIGHTS]
+    assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))
+
+
+def built(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:
+    """The options object of a section ``{name: ..., option: ...}`` of a card.
+
+    Raises:
+        CheckpointError: when the installed plugin does not take these options.
+    """
+    options = dict(section)
+    cls = registry.load(kind, options.pop("name"))
+    try:
+        return build(cls, options)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder.path(CARD)}, section {kind!r}: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of dimo and torch."""
+    found = {}
+    for name in ("dimo", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

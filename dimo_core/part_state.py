@@ -1,0 +1,131 @@
+"""One trained part at work: optimiser, learning-rate schedule, clipping, moving average, and its state."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core.errors import CheckpointError
+from dimo_core.objective import Optimisation, Part
+from dimo_core.weights_file import assign
+
+
+def lr_factor(step: int, steps: int, o: Optimisation) -> float:
+    """The learning rate at step ``step`` of ``steps``, as a share of its peak; linear warm-up, then the decay."""
+    if step < o.warmup:
+        return (step + 1) / o.warmup
+    if o.decay == "constant":
+        return 1.0
+    done = min(1.0, (step - o.warmup) / max(1, steps - o.warmup))
+    falling = 1 - done if o.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return o.lr_end + (1 - o.lr_end) * falling
+
+
+def ema_rate(step: int, decay: float) -> float:
+    """min(decay, (1 + k) / (10 + k)) at step k, so that early averages forget quickly."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class PartState:
+    """A part and everything that changes while it is trained.
+
+    Args:
+        name: The part's name, in errors and files.
+        part: The part, its module on the training device.
+    """
+
+    def __init__(self, name: str, part: Part) -> None:
+        self.name, self.module, self.options = name, part.module, part.optimisation
+        self.trained = {n: p for n, p in part.module.named_parameters() if p.requires_grad}
+        decayed = [p for n, p in self.trained.items() if p.ndim > 1 and "emb" not in n]
+        other = [p for n, p in self.trained.items() if p.ndim <= 1 or "emb" in n]
+        o = self.options
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": o.weight_decay}, {"params": other, "weight_decay": 0.0}],
+            lr=o.lr,
+            betas=(o.beta1, o.beta2),
+            eps=o.eps,
+            fused=fused,
+        )
+        self.average = {n: p.detach().clone() for n, p in self.trained.items()} if o.ema else {}
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def clip(self) -> Float[Tensor, ""]:
+        """Clip the gradient; returns its norm before that."""
+        parameters = list(self.trained.values())
+        return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf, foreach=True)
+
+    def update(self, step: int, steps: int) -> None:
+        """One optimiser step with the scheduled learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.lr * lr_factor(step, steps, self.options)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the average towards the weights."""
+        if self.average:
+            weight = 1 - ema_rate(step, self.options.ema)
+            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), weight)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the module holds the averaged weights; afterwards, exactly the trained ones again."""
+        if not self.average:
+            yield
+            return
+        trained = list(self.trained.values())
+        kept = [p.detach().clone() for p in trained]
+        with torch.no_grad():
+            torch._foreach_copy_(trained, list(self.average.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(trained, kept)
+
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors to save, by file."""
+        files: dict[str, Mapping[str, Tensor]] = {self.name: self.module.state_dict()}
+        moments = {
+            f"{n}.{key}": value
+            for n, p in self.trained.items()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+        files[f"{self.name}.optimizer"] = moments
+        if self.average:
+            files[f"{self.name}.average"] = self.average
+        return files
+
+    def load(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what ``state`` gave.
+
+        Raises:
+            CheckpointError: when it belongs to another part.
+        """
+        expected = self.state().keys()
+        if expected != files.keys():
+            raise CheckpointError(
+                f"the checkpoint of part {self.name!r} holds {sorted(files)}, this run needs {sorted(expected)}; "
+                "its options differ from those of the saved run"
+            )
+        assign(self.module, files[self.name], f"the checkpoint of part {self.name!r}")
+        moments = files[f"{self.name}.optimizer"]
+        for n, p in self.trained.items():
+            own = {
+                key: moments[f"{n}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{n}.{key}" in moments
+            }
+            if own:
+                self.optimizer.state[p] = {
+                    key: t.clone() if key == "step" else t.to(p.device, p.dtype) for key, t in own.items()
+                }
+        with torch.no_grad():
+            for n, average in self.average.items():
+                average.copy_(files[f"{self.name}.average"][n])

@@ -1,0 +1,116 @@
+"""``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from attrs import validators as v
+from loguru import logger
+from rich.console import Console
+
+from dimo_core.device import find_device
+from dimo_core.engine import Engine
+from dimo_core.errors import UsageError
+from dimo_core.evaluation import Evaluator
+from dimo_core.feeds import TokenFeed
+from dimo_core.folder import Folder
+from dimo_core.model_folder import versions
+from dimo_core.objective import Ingredients, ObjectiveOptions
+from dimo_core.registry import Registry
+from dimo_core.run import CONFIG, log_file
+from dimo_core.settings import Evaluate, Train
+from dimo_core.sources import Data
+from dimo_core.table import Table
+from dimo_core.teacher import Teacher
+
+
+@attrs.frozen(kw_only=True)
+class PretrainJob:
+    """Everything ``dimo pretrain`` needs, validated.
+
+    Attributes:
+        config: The resolved configuration as plain data.
+        teacher: The class of the teacher to make.
+        model: Its ``pretraining_options``.
+        data: The training images.
+        objective: What is trained, and how.
+        train: Length and precision.
+        eval: Evaluation of the finished teacher, where the data says how.
+        seed: Seed of weights, tokenizer and draws.
+        out: Run folder.
+        device: ``auto``, or a torch device.
+    """
+
+    config: Mapping[str, Any]
+    teacher: type[Teacher]
+    model: Any
+    data: Data
+    objective: ObjectiveOptions
+    train: Train = attrs.field(factory=Train)
+    eval: Evaluate = attrs.field(factory=Evaluate)
+    seed: int = attrs.field(default=0, validator=v.ge(0))
+    out: str
+    device: str = "auto"
+
+
+def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | None = None) -> Folder:
+    """Train a teacher.
+
+    Args:
+        job: What to do.
+        resume: Continue the run in ``job.out`` from its newest whole checkpoint.
+        registry: The plugins that the data's evaluation plan names; discovered when None.
+
+    Returns:
+        The teacher folder, ``<out>/teacher``.
+
+    Raises:
+        UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not fit.
+    """
+    folder, device = Folder(job.out), find_device(job.device)
+    if not resume and folder.names():
+        raise UsageError(
+            f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
+        )
+    if job.objective.needs != {"data"}:
+        raise UsageError(f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more")
+    examples = job.data.load(job.data.splits()[0])
+    teacher = job.teacher.create(job.model, job.data, seed=job.seed)
+    objective = job.objective.build(Ingredients(teacher=teacher))
+    folder.write_yaml(CONFIG, dict(job.config))
+    with log_file(folder):
+        feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
+        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        if resume and engine.resume():
+            logger.info("resuming {} at step {}", job.out, engine.step)
+        count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
+        logger.info("pretraining {} parameters on {} images into {} on {}", count, len(examples), job.out, device)
+        engine.run()
+        with engine.states["teacher"].averaged():
+            network: Any = engine.states["teacher"].module.eval()
+            table = _judge(job, teacher, network, registry or Registry.discover(), device)
+            card: dict[str, Any] = {"pretraining": dict(job.config), "versions": versions()}
+            if table is not None:
+                folder.write_json("evaluation.json", table.to_dict())
+                folder.write("evaluation.md", table.markdown().encode())
+                Console().print(table.rich())
+            teacher.save(folder.path("teacher"), network, card)
+        logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
+    return folder.sub("teacher")
+
+
+def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry, device: Any) -> Table | None:
+    """The teacher's rows, by the plan that comes with the data."""
+    plan = teacher.evaluation() if job.eval.enabled else None
+    if plan is None:
+        return None
+    evaluator = Evaluator.resolve(
+        teacher,
+        plan,
+        registry,
+        conditions=registry.load("conditions", plan.conditions.name)(**plan.conditions.options),
+        settings=job.eval,
+        seed=job.seed,
+        device=device,
+    )
+    return evaluator.table(None, network)

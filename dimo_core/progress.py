@@ -1,0 +1,70 @@
+"""Progress with an estimate of the time left: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from loguru import logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+SHOWN = ("divergence", "auxiliary_loss", "loss", "entropy_theta", "fid")
+
+
+class Progress:
+    """Shows how far a run is.
+
+    Args:
+        total: Number of steps.
+        done: Steps that are finished already.
+        interval: Seconds between plain lines.
+    """
+
+    def __init__(self, total: int, done: int = 0, interval: float = 15.0) -> None:
+        self.total, self.first, self.interval = total, done, interval
+        self.began = self.last = time.monotonic()
+        self.values: dict[str, float] = {}
+        self.bar: Bar | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("steps", total=total, completed=done)
+
+    def __enter__(self) -> "Progress":
+        """Show the bar, if there is one."""
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        """``done`` steps are finished; ``values`` are this step's scalars, if it was logged."""
+        self.values |= {name: value for name, value in values.items() if name in SHOWN}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        if self.bar:
+            self.bar.update(self.task, completed=done, description=numbers or "steps")
+            return
+        now = time.monotonic()
+        if now - self.last >= self.interval or done == self.total:
+            self.last = now
+            left = (now - self.began) / (done - self.first) * (self.total - done)
+            logger.info("step {}/{}  {}  {} left", done, self.total, numbers, clock(left))
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,0 +1,98 @@
+"""What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
+
+from collections.abc import Mapping
+
+import torch
+from loguru import logger
+from rich.console import Console
+from torch import nn
+
+from dimo_core.backbone import Backbone
+from dimo_core.checkpoint import step_name
+from dimo_core.config_fields import build
+from dimo_core.engine import Engine
+from dimo_core.evaluation import Evaluator
+from dimo_core.folder import Folder
+from dimo_core.generator import Generator
+from dimo_core.job import Job
+from dimo_core.metrics_log import read_metrics
+from dimo_core.model_folder import save_generator
+from dimo_core.plots import plots
+from dimo_core.registry import Registry
+from dimo_core.report import write_report
+from dimo_core.showcase import Showcase
+from dimo_core.table import Table
+
+
+class Results:
+    """Looks at the generator of a run, at its averaged weights.
+
+    Args:
+        job: The run's job.
+        engine: Holds the trained parts.
+        generator: The module of the part ``generator``.
+        network: The teacher's network, on the training device.
+        registry: The plugins that the evaluation plan names.
+    """
+
+    def __init__(
+        self, job: Job, engine: Engine, generator: Generator, network: nn.Module, registry: Registry
+    ) -> None:
+        assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
+        self.job, self.engine, self.generator, self.network = job, engine, generator, network
+        self.folder, self.device = Folder(job.out), engine.device
+        self.showcase = Showcase.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
+        plan = job.teacher.evaluation() if job.eval.enabled else None
+        self.evaluator = plan and Evaluator.resolve(
+            job.teacher,
+            plan,
+            registry,
+            conditions=job.conditions,
+            settings=job.eval,
+            seed=job.seed,
+            device=engine.device,
+            sampler=job.sampler,
+        )
+
+    def show(self, step: int) -> Mapping[str, float]:
+        """Write the sheet of fixed draws after ``step`` steps."""
+        with self.engine.states["generator"].averaged():
+            picture = self.showcase.picture(self.showcase.of_generator(self.generator))
+        name = f"samples/{step_name(step)}{picture.suffix}"
+        self.folder.write(name, picture.data)
+        self.job.tracker.picture(step, "samples", self.folder.path(name))
+        return {}
+
+    def judge(self, step: int) -> Mapping[str, float]:
+        """Evaluate after ``step`` steps; keep the generator in ``checkpoints/best`` when it is the best so far."""
+        if self.evaluator is None:
+            return {}
+        with self.engine.states["generator"].averaged():
+            row = self.evaluator.generator_row(self.generator, samples=self.job.eval.samples_on_the_way)
+            score = self.evaluator.judge.score(row.metrics)
+            best = self.engine.checkpoints.sub("best")
+            if score < self._best_before(step):
+                facts = {"step": step, "seed": self.job.seed, "metrics": dict(row.metrics)}
+                save_generator(best, self.generator, self.job.teacher, self.job.config, facts)
+        return {f"eval/{name}": value for name, value in row.metrics.items()}
+
+    def _best_before(self, step: int) -> float:
+        """The best score of evaluations before ``step``, from metrics.jsonl: nothing to save or resume."""
+        assert self.evaluator is not None
+        scores = [
+            self.evaluator.judge.score({k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")})
+            for line in read_metrics(self.folder)
+            if line["step"] < step and any(k.startswith("eval/") for k in line)
+        ]
+        return min(scores, default=float("inf"))
+
+    def finish(self) -> Table | None:
+        """Table, pictures, plots and report; the generator holds the weights to be judged."""
+        table = None
+        if self.evaluator is not None:
+            logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])
+            table = self.evaluator.table(self.generator, self.network)
+            self.folder.write_json("evaluation.json", table.to_dict())
+            self.folder.write("evaluation.md", table.markdown().encode())
+            Console().print(table.rich())
+        return table

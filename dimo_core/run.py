@@ -1,0 +1,165 @@
+"""``dimo run``: distil, evaluate, and leave a run folder behind."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+from loguru import logger
+
+from dimo_core.config import job_from_config, resolve_job
+from dimo_core.device import find_device
+from dimo_core.engine import Action, Engine
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.feeds import ConditionFeed
+from dimo_core.folder import Folder
+from dimo_core.generator import Generator
+from dimo_core.job import Job
+from dimo_core.model_folder import save_generator
+from dimo_core.objective import Ingredients, Objective
+from dimo_core.registry import Registry
+from dimo_core.results import Results
+from dimo_core.table import Table
+
+CONFIG = "config.yaml"
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: The run folder.
+        generator: The trained generator, averaged weights, in eval mode.
+        table: The result table; None when evaluation was off or the teacher has no protocol.
+    """
+
+    folder: Folder
+    generator: Generator
+    table: Table | None
+
+
+def distill(
+    *, preset: str | None = None, resume: bool = False, registry: Registry | None = None, **options: Any
+) -> RunResult:
+    """Distil a teacher into a one-step generator; the Python form of ``dimo run``.
+
+    Args:
+        preset: A named recipe of the teacher; its first one when None.
+        resume: Continue the run in ``out``.
+        registry: The plugins; discovered when None.
+        options: As in a config file. A plugin is given by name, as ``{"name": ..., option: ...}``, or as an
+            options object such as ``Jeffrey(beta=0.2)``; ``train`` and ``eval`` as mappings or objects;
+            ``seed``, ``out`` and ``device`` as values.
+
+    Returns:
+        The run folder, the generator and the table.
+
+    Raises:
+        UsageError: for wrong options, or an ``out`` that is not empty.
+    """
+    registry = registry or Registry.discover()
+    return run(resolve_job(options, preset=preset, registry=registry), resume=resume, registry=registry)
+
+
+def resume_job(path: str, registry: Registry, changes: Mapping[str, Any] | None = None) -> Job:
+    """The job of a run folder.
+
+    Args:
+        path: The run folder.
+        registry: The plugins.
+        changes: Nested options that differ from the stored ones.
+
+    Raises:
+        CheckpointError: when the folder holds no run.
+    """
+    folder = Folder(path)
+    try:
+        config = folder.read_yaml(CONFIG)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"no run in {path!r}: it has no {CONFIG}. --resume takes a run folder.") from error
+    return job_from_config({**config, "out": path, **(changes or {})}, registry)
+
+
+def build_objective(job: Job, *, skeleton: bool = False) -> Objective:
+    """The job's objective, bound to its models."""
+    return job.objective.build(
+        Ingredients(
+            teacher=job.teacher,
+            generator=job.generator,
+            auxiliary=job.auxiliary,
+            divergence=job.divergence,
+            guidance=job.guidance,
+            skeleton=skeleton,
+        )
+    )
+
+
+def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> RunResult:
+    """Train, evaluate and report.
+
+    Args:
+        job: What to do.
+        resume: Continue the run in ``job.out`` from its newest whole checkpoint.
+        registry: The plugins that the evaluation plan names; discovered when None.
+
+    Raises:
+        UsageError: when the run folder is not empty and this is no resumption.
+        Interrupted: after a signal, with the state saved.
+        NumericalError: for a non-finite gradient, with the state saved.
+    """
+    registry = registry or Registry.discover()
+    folder, device = Folder(job.out), find_device(job.device)
+    if not resume and folder.names():
+        raise UsageError(
+            f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
+        )
+    if job.objective.needs != {"conditions"}:
+        raise UsageError(f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data")
+    stream = job.conditions.open(job.teacher.conditioning, seed=job.seed)
+    objective = build_objective(job)
+    generator = objective.parts()["generator"].module
+    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
+    folder.write_yaml(CONFIG, dict(job.config))
+    with log_file(folder):
+        feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
+        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        if resume and engine.resume():
+            logger.info("resuming {} at step {}", job.out, engine.step)
+        results = Results(job, engine, generator, objective.frozen()["teacher"], registry)
+        logger.info("{} into {} on {}", describe(job), job.out, device)
+        if engine.step == 0:
+            results.show(0)
+        job.tracker.start(job.out, job.config)
+        actions = [
+            Action(every=job.train.sample_every, run=results.show),
+            Action(every=job.eval.every, run=results.judge),
+        ]
+        engine.run(actions, job.tracker.scalars)
+        with engine.states["generator"].averaged():
+            facts = {"step": engine.step, "seed": job.seed}
+            save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
+            table = results.finish()
+            averaged = {name: t.clone() for name, t in generator.state_dict().items()}
+        job.tracker.finish()
+        generator.load_state_dict(averaged)
+        return RunResult(folder=folder, generator=generator.eval(), table=table)
+
+
+def describe(job: Job) -> str:
+    """The job in a few words."""
+    names = (job.config[kind]["name"] for kind in ("teacher", "divergence", "objective"))
+    teacher, divergence, objective = names
+    return f"distilling {teacher} with {objective}, {divergence}, {job.train.steps} steps of {job.train.batch_size}"
+
+
+@contextmanager
+def log_file(folder: Folder) -> Iterator[None]:
+    """Within, log lines also go to ``run.log``."""
+    form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}\n{exception}"
+    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
+    try:
+        yield
+    finally:
+        logger.remove(sink)
+
