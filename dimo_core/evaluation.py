@@ -1,7 +1,7 @@
 """Evaluation: the teacher at several step counts, the generator at one, and real data as the floor."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import attrs
 import torch
@@ -70,7 +70,7 @@ class Evaluator:
         seed: int = 0,
         device: torch.device,
         sampler: Sampler | None = None,
-    ) -> Self:
+    ) -> "Evaluator":
         """Build what the plan names.
 
         Args:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -53,7 +53,7 @@ class Judge:
     notes: list[str] = attrs.field(factory=list)
 
     @classmethod
-    def resolve(cls, teacher: Teacher, plan: EvaluationPlan, registry: Loader, *, batch_size: int) -> Self:
+    def resolve(cls, teacher: Teacher, plan: EvaluationPlan, registry: Loader, *, batch_size: int) -> "Judge":
         """Build what the plan names; a metric that cannot be built is noted and left out.
 
         Raises:

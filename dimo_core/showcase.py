@@ -1,7 +1,7 @@
 """The same few conditions and draws at every moment of a run, so that pictures compare."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import attrs
 import torch
@@ -49,7 +49,7 @@ class Showcase:
         device: torch.device,
         rows: int = 8,
         columns: int = 8,
-    ) -> Self:
+    ) -> "Showcase":
         """Choose ``rows`` conditions, evenly spread, equal ones together."""
         chosen = conditions.balanced(teacher.conditioning, rows)
         order = {repr(raw): i for i, raw in reversed(list(enumerate(chosen)))}

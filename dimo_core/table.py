@@ -1,7 +1,7 @@
 """The table at the end of a run: what each way of sampling costs, and what its samples are worth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -94,25 +94,21 @@ class Table:
 
     def columns(self) -> list[Column]:
         """Every column as text, the row names first."""
-        sampled = [row.kind != "real" for row in self.rows]
 
-        def cost(title: str, values: Sequence[float], decimals: int | None = None) -> Column:
-            kept = [value if there else None for value, there in zip(values, sampled, strict=True)]
-            return Column(title=title, cells=aligned(kept, decimals))
+        def cost(title: str, value: Callable[[Row], float], decimals: int | None = None) -> Column:
+            values = [None if row.kind == "real" else float(value(row)) for row in self.rows]
+            return Column(title=title, cells=aligned(values, decimals))
+
+        def number(metric: str) -> Column:
+            cells = aligned([row.metrics.get(metric) for row in self.rows])
+            return Column(title=metric, cells=cells, best=self.best(metric))
 
         return [
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
-            *(
-                Column(
-                    title=name,
-                    cells=aligned([row.metrics.get(name) for row in self.rows]),
-                    best=self.best(name),
-                )
-                for name in self.metrics
-            ),
-            cost("passes", [row.passes for row in self.rows], 0),
-            cost("seconds", [row.seconds for row in self.rows]),
-            cost("samples/s", [row.rate for row in self.rows]),
+            *map(number, self.metrics),
+            cost("passes", lambda row: row.passes, 0),
+            cost("seconds", lambda row: row.seconds),
+            cost("samples/s", lambda row: row.rate),
             Column(title="n", cells=tuple(str(row.samples) for row in self.rows)),
         ]
 

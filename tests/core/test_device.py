@@ -1,0 +1,38 @@
+"""The device by name."""
+
+import pytest
+import torch
+
+from dimo_core.device import available_devices, find_device
+from dimo_core.errors import UsageError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def make(cuda=0, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": 2, "mps": True}, "cuda")]
+)
+def test_auto_takes_the_fastest(machine, there, expected):
+    machine(**there)
+    assert torch.device(expected) == find_device("auto")
+
+
+def test_a_device_can_be_named(machine):
+    machine(cuda=2)
+    assert ["cpu", "cuda", "cuda:1"] == [str(find_device(name)) for name in ("cpu", "cuda", "cuda:1")]
+    assert ("cuda:0", "cuda:1", "cpu") == available_devices()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "gpu", "", "cpu:x"])
+def test_what_is_not_there_is_an_error_that_names_what_is(machine, name):
+    machine()
+    with pytest.raises(UsageError, match=f"device '{name}' is not available. This machine has: cpu."):
+        find_device(name)

@@ -1,0 +1,207 @@
+"""Evaluation: rows repeat, depend on nothing else, and survive what is missing."""
+
+import json
+
+import attrs
+import pytest
+import torch
+from loguru import logger
+
+from dimo_core.choice import Choice
+from dimo_core.errors import UnknownNameError
+from dimo_core.evaluation import Evaluator
+from dimo_core.settings import Evaluate
+from dimo_core.table import Table
+
+
+@pytest.fixture
+def evaluator(toy):
+    def make(plan=toy.plan, teacher=None, seed=0, **settings):
+        return Evaluator.resolve(
+            teacher or toy.Teacher(),
+            plan,
+            toy.Registry(),
+            conditions=toy.Conditions(),
+            settings=Evaluate(**{"batch_size": 8, **settings}),
+            seed=seed,
+            device=torch.device("cpu"),
+        )
+
+    return make
+
+
+def test_a_row_repeats_exactly(evaluator, toy):
+    first, second = (evaluator().generator_row(toy.Generator()) for _ in range(2))
+    assert attrs.evolve(first, seconds=0.0) == attrs.evolve(second, seconds=0.0)
+
+
+def test_another_seed_draws_other_samples(evaluator, toy):
+    first, second = (evaluator(seed=seed).generator_row(toy.Generator()) for seed in (0, 1))
+    assert first.metrics != second.metrics
+
+
+def test_a_row_does_not_depend_on_torchs_own_generator_nor_change_it(evaluator, toy):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = evaluator().generator_row(toy.Generator())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(4)
+    assert first.metrics == evaluator().generator_row(toy.Generator()).metrics
+
+
+def test_a_row_draws_the_number_of_samples_in_batches(evaluator, toy):
+    generator = toy.Generator()
+    row = evaluator().generator_row(generator)
+    assert (30, [8, 8, 8, 6]) == (row.samples, generator.batches)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "expected"), [({}, None, 30), ({"samples": 12}, None, 12), ({}, 9, 9)]
+)
+def test_the_sample_count_comes_from_the_call_then_the_settings_then_the_plan(
+    evaluator, toy, settings, given, expected
+):
+    assert expected == evaluator(**settings).generator_row(toy.Generator(), samples=given).samples
+
+
+def test_networks_get_their_modes_back(evaluator, toy):
+    generator, network = toy.Generator(), toy.Backbone()
+    generator.train()
+    generator.backbone.eval()
+    generator.backbone.dropout.train()
+    network.train()
+    evaluator().table(generator, network)
+    modes = (generator.training, generator.backbone.training, generator.backbone.dropout.training)
+    assert ((True, False, True), True) == (modes, network.training)
+
+
+def test_modes_come_back_after_an_error_too(evaluator, toy):
+    class Failing(toy.Generator):
+        def sample(self, c, draws):
+            raise RuntimeError("no memory")
+
+    generator = Failing().train()
+    with pytest.raises(RuntimeError, match="no memory"):
+        evaluator().generator_row(generator)
+    assert generator.training
+
+
+def test_a_missing_library_costs_one_metric_and_is_noted_once(evaluator, toy):
+    lines = []
+    sink = logger.add(lines.append, format="{message}")
+    judged = evaluator()
+    rows = [judged.generator_row(toy.Generator()) for _ in range(2)]
+    logger.remove(sink)
+    expected = "metric 'broken' is missing: foo does not load. Install it: pip install foo"
+    assert [expected] == judged.judge.notes
+    assert [expected] == [str(line).strip() for line in lines]
+    assert {"variety", "brightness"} == set(rows[0].metrics)
+
+
+def test_an_unknown_metric_is_noted_and_unknown_data_is_an_error(evaluator, toy):
+    more = attrs.evolve(toy.plan, metrics=(*toy.plan.metrics, Choice("varietx")))
+    assert "Did you mean 'variety'?" in evaluator(more).judge.notes[0]
+    with pytest.raises(UnknownNameError, match="unknown data 'todo'"):
+        evaluator(attrs.evolve(toy.plan, data=Choice("todo")))
+
+
+def test_the_table_has_the_teacher_at_each_step_count_then_the_generator_then_real_data(evaluator, toy):
+    table = evaluator().table(toy.Generator(), toy.Backbone())
+    expected = [
+        ("teacher, 4 steps", "teacher", 4, 8, 30),
+        ("teacher, 1 step", "teacher", 1, 2, 30),
+        ("generator, 1 step", "generator", 1, 1, 30),
+        ("real data", "real", 0, 0, 30),
+    ]
+    assert expected == [(r.name, r.kind, r.steps, r.passes, r.samples) for r in table.rows]
+    assert all((row.seconds > 0) == (row.kind != "real") for row in table.rows)
+
+
+def test_step_counts_can_be_chosen(evaluator, toy):
+    table = evaluator(steps=(3,)).table(toy.Generator(), toy.Backbone())
+    assert [3, 1, 0] == [row.steps for row in table.rows]
+
+
+def test_the_real_row_is_the_distance_between_two_real_parts(evaluator, toy):
+    judged = evaluator()
+    held_out, other = (
+        judged.judge.data.load(split).images.double().mean() for split in ("held-out", "other")
+    )
+    assert {"brightness": pytest.approx(abs(held_out - other).item())} == judged.floor_row().metrics
+
+
+def test_reference_features_are_extracted_once(evaluator, toy, monkeypatch):
+    judged = evaluator()
+    seen = []
+    extract = type(judged.judge.features).extract
+    monkeypatch.setattr(
+        type(judged.judge.features), "extract", lambda self, x: seen.append(len(x)) or extract(self, x)
+    )
+    for _ in range(2):
+        judged.generator_row(toy.Generator(), samples=8)
+    assert 40 + 2 * 8 == sum(seen)
+
+
+def test_tokens_without_decoding_are_judged_as_tokens(evaluator, toy):
+    plan = attrs.evolve(
+        toy.plan,
+        metrics=(Choice("variety"),),
+        best="-variety",
+        data=None,
+        features=None,
+        split="",
+        floor_split="",
+    )
+    table = evaluator(plan, toy.TokensTeacher()).table(toy.Generator(), toy.Backbone())
+    assert [{"variety"}] * 3 == [set(row.metrics) for row in table.rows]
+    assert () == table.notes
+
+
+def test_the_protocol_says_what_makes_numbers_comparable(evaluator, toy):
+    protocol = evaluator().table(toy.Generator(), toy.Backbone()).protocol
+    assert {"name": "toy", "split": "held-out", "size": 40} == protocol["reference"]
+    assert {"split": "other", "size": 30} == protocol["floor"]
+    assert "abc123" == protocol["fingerprint"]
+    assert {"class": "ToySampler", "greed": 0.25} == protocol["sampler"]
+    assert {"class": "Constant", "scale": 1.0} == protocol["guidance"]
+    assert {"temperature": 1.0} == protocol["generator"]
+    assert (30, 0, 8) == (protocol["samples"], protocol["seed"], protocol["batch_size"])
+
+
+def test_a_table_survives_json(evaluator, toy):
+    table = evaluator().table(toy.Generator(), toy.Backbone())
+    assert table == Table.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False)))
+
+
+def test_few_samples_are_noted(evaluator, toy):
+    assert (
+        "3 samples are few for 4 features"
+        in evaluator(samples=3).table(toy.Generator(), toy.Backbone()).notes[0]
+    )
+
+
+def test_rows_of_unequal_size_are_noted(evaluator, toy):
+    table = evaluator(samples=20).table(toy.Generator(), toy.Backbone())
+    assert "Rows differ in n: distances such as FID grow when there are fewer samples." == table.notes[0]
+
+
+def test_progress_is_told_after_each_batch(evaluator, toy):
+    judged, heard = evaluator(samples=20), []
+    judged.progress = lambda *news: heard.append(news)
+    judged.generator_row(toy.Generator(), name="g")
+    assert [("g", 8, 20), ("g", 16, 20), ("g", 20, 20)] == heard
+
+
+@pytest.mark.parametrize(
+    ("best", "numbers", "expected"),
+    [
+        ("fid", {"fid": 3.0}, 3.0),
+        ("-readable", {"readable": 0.9}, -0.9),
+        ("fid", {}, float("inf")),
+        ("-readable", {"readable": float("nan")}, float("inf")),
+    ],
+)
+def test_the_score_for_best_is_smaller_when_better_and_infinite_when_missing(
+    evaluator, toy, best, numbers, expected
+):
+    assert expected == evaluator(attrs.evolve(toy.plan, best=best)).judge.score(numbers)

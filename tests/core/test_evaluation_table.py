@@ -1,0 +1,103 @@
+"""The table: alignment, best values, and its forms."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from dimo_core.table import Row, Table, aligned
+
+
+def row(name, kind="teacher", **metrics):
+    return Row(name=name, kind=kind, steps=2, passes=4, samples=1000, seconds=0.5, metrics=metrics)
+
+
+@pytest.fixture
+def table():
+    return Table(
+        rows=(
+            row("teacher, 2 steps", fid=120.5, readable=0.5, other=1.0),
+            row("generator, 1 step", "generator", fid=10.25, readable=0.75),
+            Row(name="real data", kind="real", samples=450, metrics={"fid": 2.5, "readable": 0.9}),
+        ),
+        shown=("readable", "absent"),
+        better={"fid": "smaller", "readable": "larger", "other": "larger"},
+        notes=("n is small",),
+    )
+
+
+def test_the_best_sampled_value_of_each_column_is_marked_and_real_data_never_is(table):
+    assert {"readable": {1}, "fid": {1}} == {c.title: set(c.best) for c in table.columns() if c.best}
+
+
+def test_a_column_of_one_value_or_of_unknown_direction_marks_nothing(table):
+    assert frozenset() == table.best("other")
+    assert frozenset() == table.best("unheard of")
+
+
+def test_equal_values_are_all_best():
+    table = Table(
+        rows=(row("a", fid=1.0), row("b", fid=1.0), row("c", fid=math.nan)), better={"fid": "smaller"}
+    )
+    assert {0, 1} == table.best("fid")
+
+
+def test_shown_metrics_come_first_and_others_follow(table):
+    assert ("readable", "fid", "other") == table.metrics
+
+
+def test_columns_are_aligned_and_real_data_has_no_cost(table):
+    expected = {
+        "samples of": ("teacher, 2 steps", "generator, 1 step", "real data"),
+        "readable": ("0.500", "0.750", "0.900"),
+        "fid": ("120.5", "10.2", "2.5"),
+        "other": ("1.000", "-", "-"),
+        "passes": ("4", "4", "-"),
+        "seconds": ("0.500", "0.500", "-"),
+        "samples/s": ("2000", "2000", "-"),
+        "n": ("1000", "1000", "450"),
+    }
+    assert expected == {column.title: column.cells for column in table.columns()}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.1234, 0.9], ("0.123", "0.900")),
+        ([9.0, 12.345], ("9.00", "12.35")),
+        ([5123.4, 1.0], ("5123", "1")),
+        ([math.nan, 1.0], ("nan", "1.000")),
+        ([-250.04, None], ("-250.0", "-")),
+        ([], ()),
+    ],
+)
+def test_numbers_of_a_column_share_their_decimals(values, expected):
+    assert expected == aligned(values)
+
+
+def test_markdown_has_a_line_a_row_with_bold_best_values(table):
+    lines = table.markdown().splitlines()
+    assert "| samples of | readable | fid | other | passes | seconds | samples/s | n |" == lines[0]
+    assert "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |" == lines[1]
+    assert "| generator, 1 step | **0.750** | **10.2** | - | 4 | 0.500 | 2000 | 1000 |" == lines[3]
+    assert 5 == len(lines)
+
+
+def test_the_terminal_shows_every_row_and_note(table):
+    output = io.StringIO()
+    Console(file=output, width=120).print(table.rich())
+    for text in ("teacher, 2 steps", "generator, 1 step", "real data", "120.5", "n is small"):
+        assert text in output.getvalue()
+
+
+def test_names_with_brackets_are_no_markup():
+    output = io.StringIO()
+    Console(file=output, width=120).print(Table(rows=(row("a [red]b[/red]", fid=1.0),)).rich())
+    assert "a [red]b[/red]" in output.getvalue()
+
+
+def test_numbers_that_are_not_finite_are_null_in_json():
+    table = Table(rows=(row("a", fid=math.nan),))
+    assert {"fid": None} == table.to_dict()["rows"][0]["metrics"]
+    assert math.isnan(Table.from_dict(table.to_dict()).rows[0].metrics["fid"])
