@@ -1,0 +1,238 @@
+"""Curves of a run, from metrics.jsonl, and quality against sampling steps, from the result table.
+
+Drawn with matplotlib's object interface: nothing global is set, and no display is needed.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from dimo_core.table import Row, Table
+
+INK, QUIET, LINE, PAPER = "#22252a", "#6b7078", "#e3e4e1", "#fbfbf9"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a3588c", "#56b4e9", "#8a7000")
+SILENT = frozenset({"step", "seconds"})
+PANEL, ACROSS, MOST = (3.4, 2.5), 3, 9  # inches a small panel takes, panels a row, panels a figure
+WIDE = 10  # largest over smallest value, from which on an axis is logarithmic
+NAMES = {"entropy_theta": "generator, p_θ", "entropy_phi": "teacher, p_φ"}
+
+Series = tuple[list[float], list[float]]
+"""Steps and values."""
+
+
+@attrs.frozen
+class Group:
+    """Scalars that share one plot.
+
+    Attributes:
+        name: File name without suffix.
+        title: Heading of the plot.
+        parts: A scalar belongs here when its name contains one of these.
+        log: Whether the axis is logarithmic when values spread widely.
+    """
+
+    name: str
+    title: str
+    parts: tuple[str, ...]
+    log: bool = True
+
+
+GROUPS = (
+    Group("losses", "losses", ("loss",)),
+    Group("gradient_norms", "gradient norms before clipping", ("grad_norm",)),
+    Group("divergence", "divergence of teacher and auxiliary, a masked token", ("divergence",)),
+    Group("entropy", "entropy at masked tokens, nats", ("entropy",), log=False),
+    Group("logit_scale", "scale of the generator's logits", ("logit_scale",)),
+)
+
+
+def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dict[str, bytes]:
+    """Every plot for which there is data, as PNG files by name.
+
+    Args:
+        lines: Scalars by name, each with its ``step``: the lines of metrics.jsonl.
+        table: The result table, for quality against steps.
+    """
+    found = {} if table is None else quality(table)
+    series = _series(lines)
+    judged = {
+        name.removeprefix("eval/"): series.pop(name) for name in sorted(series) if name.startswith("eval/")
+    }
+    if judged:
+        known = table or Table(rows=())
+        order = [name for name in known.metrics if name in judged]
+        order += [name for name in judged if name not in order]
+        found["metrics"] = _multiples({_directed(name, known): judged[name] for name in order}, marker="o")
+    for group in GROUPS:
+        members = {name: series.pop(name) for name in sorted(series) if any(p in name for p in group.parts)}
+        if members:
+            found[group.name] = _curves(group, members)
+    if series:
+        found["others"] = _multiples(dict(sorted(series.items())))
+    return found
+
+
+def quality(table: Table) -> dict[str, bytes]:
+    """Each shown metric against sampling steps: the teacher's curve, the generator, and real data."""
+    names = [name for name in table.metrics if name in (*table.shown, *table.better)][:6]
+    if not names or not any(row.kind != "real" for row in table.rows):
+        return {}
+    figure, panels = _panels(len(names))
+    for axes, name in zip(panels, names, strict=True):
+        _quality(axes, name, table)
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
+    return {"quality": _png(figure)}
+
+
+def _quality(axes: Axes, name: str, table: Table) -> None:
+    def points(kind: str) -> list[Row]:
+        rows = [
+            row for row in table.rows if row.kind == kind and math.isfinite(row.metrics.get(name, math.nan))
+        ]
+        return sorted(rows, key=lambda row: row.steps)
+
+    teacher, generator, real = points("teacher"), points("generator"), points("real")
+    steps = sorted({row.steps for row in (*teacher, *generator)}) or [1]
+    axes.plot(
+        [r.steps for r in teacher],
+        [r.metrics[name] for r in teacher],
+        "o-",
+        color=COLOURS[0],
+        label="teacher",
+    )
+    axes.plot(
+        [r.steps for r in generator],
+        [r.metrics[name] for r in generator],
+        "D",
+        color=COLOURS[1],
+        markersize=8,
+        label="generator",
+        zorder=3,
+    )
+    for row in real:
+        axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
+    values = [row.metrics[name] for row in (*teacher, *generator, *real)]
+    _style(axes, _directed(name, table), "sampling steps", _spread(values) > WIDE)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(steps))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _directed(name: str, table: Table) -> str:
+    return f"{name} ({table.better[name]} is better)" if name in table.better else name
+
+
+def _curves(group: Group, members: Mapping[str, Series]) -> bytes:
+    """Several scalars in one plot."""
+    figure = Figure(figsize=(7, 3.2), facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot()
+    for (name, series), colour in zip(members.items(), _colours(len(members)), strict=True):
+        _curve(axes, series, colour, NAMES.get(name, name.removeprefix("grad_norm_")))
+    values = [value for _, ys in members.values() for value in ys]
+    _style(axes, group.title, "step", group.log and _spread(values) > WIDE)
+    if len(members) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _png(figure)
+
+
+def _multiples(members: Mapping[str, Series], marker: str = "") -> bytes:
+    """One small plot for each scalar."""
+    members = dict(list(members.items())[:MOST])
+    figure, panels = _panels(len(members))
+    for axes, (name, series) in zip(panels, members.items(), strict=True):
+        _curve(axes, series, COLOURS[0], name, marker)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _style(axes, name, "step", _spread(series[1]) > WIDE)
+    return _png(figure)
+
+
+def _curve(axes: Axes, series: Series, colour: str, label: str, marker: str = "") -> None:
+    """A curve; where it has many points, pale, with its moving average in full colour."""
+    steps, values = series
+    if len(values) < 40:
+        axes.plot(
+            steps, values, color=colour, label=label, marker=marker or ("o" if len(values) == 1 else "")
+        )
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, _smooth(values), color=colour, label=label)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Mean of the values so far, weighted towards the last fiftieth of the curve."""
+    keep = 1 - 50 / (len(values) + 50)
+    total = weight = 0.0
+    smooth = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight)
+    return smooth
+
+
+def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+    """Steps and finite values of each scalar that ever changes or is not zero."""
+    series: dict[str, Series] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in SILENT and isinstance(value, int | float) and math.isfinite(value):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(float(line["step"]))
+                values.append(float(value))
+    return {name: s for name, s in series.items() if any(s[1])}
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The largest value as a multiple of the smallest; 0 unless all are positive."""
+    return max(values) / min(values) if values and min(values) > 0 else 0.0
+
+
+def _colours(count: int) -> Iterator[str]:
+    return (COLOURS[i % len(COLOURS)] for i in range(count))
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    across = min(count, ACROSS)
+    down = -(-count // across)
+    figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), facecolor=PAPER, layout="constrained")
+    return figure, [figure.add_subplot(down, across, i + 1) for i in range(count)]
+
+
+def _style(axes: Axes, title: str, below: str, log: bool) -> None:
+    axes.set_facecolor(PAPER)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(below, fontsize=9, color=QUIET)
+    if log:
+        axes.set_yscale("log")
+    axes.tick_params(colors=QUIET, labelsize=8, length=0, which="both")
+    axes.grid(True, color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.03)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(QUIET)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=144, facecolor=PAPER)
+    return buffer.getvalue()
