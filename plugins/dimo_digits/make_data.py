@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from dimo_core.errors import MissingLibraryError
 from dimo_digits.data import split_of
 
+SOURCE = "UCI Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, 1998, CC BY 4.0"
+
 
 def make_data(path: Path) -> None:
     """Write the scans, their digits and their parts to ``path``.
@@ -37,11 +39,8 @@ def make_data(path: Path) -> None:
         "digits": digits.to(torch.uint8),
         "split": split_of(digits).to(torch.uint8),
     }
-    metadata = {
-        "source": "UCI Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, 1998",
-        "licence": "CC BY 4.0",
-    }
-    save_file(tensors, path, metadata)
+    # One entry of metadata only: safetensors writes several in arbitrary order.
+    save_file(tensors, path, {"source": SOURCE})
 
 
 if __name__ == "__main__":
