@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -29,6 +29,7 @@ from dimo_core.progress import Progress
 from dimo_core.settings import Train
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Batches by global position."""
 

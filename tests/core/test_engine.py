@@ -1,0 +1,262 @@
+"""The loop: exact resume, micro-batches, signals, non-finite gradients."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dimo_divergences import Jeffrey
+from dimo_prompts.labels import Labels
+from torch import Tensor
+
+from dimo_core.checkpoint import complete_steps, step_name
+from dimo_core.denoiser import Denoiser
+from dimo_core.dimo_objective import Dimo
+from dimo_core.engine import Action, Engine
+from dimo_core.errors import CheckpointError, Interrupted, NumericalError
+from dimo_core.feeds import ConditionFeed
+from dimo_core.folder import Folder
+from dimo_core.guidance import Constant
+from dimo_core.metrics_log import read_metrics
+from dimo_core.objective import Ingredients, Optimisation
+from dimo_core.one_step import OneStep
+from dimo_core.settings import Train
+
+CPU = torch.device("cpu")
+
+
+def engine(teacher: Any, folder: Path, *, lr: float = 1e-2, dimo: Mapping[str, Any] = {}, **train: Any) -> Engine:  # noqa: B006
+    optimisation = Optimisation(lr=lr, warmup=2, ema=0.9)
+    options = Dimo(**{"generator": optimisation, "auxiliary": optimisation, **dimo})
+    ingredients = Ingredients(
+        teacher=teacher,
+        generator=OneStep(),
+        auxiliary=Denoiser(),
+        divergence=Jeffrey(beta=0.2),
+        guidance=Constant(scale=1.5),
+    )
+    stream = Labels().open(teacher.conditioning, seed=3)
+    return Engine(
+        options.build(ingredients),
+        ConditionFeed(stream=stream, teacher=teacher, device=CPU),
+        Train(**{"steps": 12, "batch_size": 8, "log_every": 1, "checkpoint_every": 3, "keep_last": 9, **train}),
+        folder=Folder(str(folder)),
+        seed=3,
+        device=CPU,
+    )
+
+
+def tensors(e: Engine) -> dict[str, Tensor]:
+    return {
+        f"{file}/{name}": tensor.clone()
+        for state in e.states.values()
+        for file, part in state.state().items()
+        for name, tensor in part.items()
+    }
+
+
+def assert_bitwise_equal(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> None:
+    assert expected.keys() == actual.keys()
+    different = [name for name in expected if not torch.equal(expected[name], actual[name])]
+    assert different == []
+
+
+CHOICES = [
+    {},
+    {"rollout": "fresh", "auxiliary_steps": 2},
+    {"dropout": True, "score_dropout": True, "masking": "bernoulli", "weight": "dmd"},
+]
+
+
+@pytest.mark.parametrize("dimo", CHOICES)
+def test_a_resumed_run_equals_the_uninterrupted_one_bitwise(
+    tiny_teacher: Any, tmp_path: Path, dimo: dict[str, Any]
+) -> None:
+    whole = engine(tiny_teacher, tmp_path / "whole", dimo=dimo)
+    whole.run()
+    stopped = engine(tiny_teacher, tmp_path / "parts", dimo=dimo, steps=7)
+    stopped.run()  # its newest checkpoint is that of step 7; pretend that it died before writing it
+    stopped.checkpoints.remove(step_name(7))
+    resumed = engine(tiny_teacher, tmp_path / "parts", dimo=dimo)
+    assert resumed.resume()
+    assert resumed.step == 6
+    resumed.run()
+    assert_bitwise_equal(tensors(whole), tensors(resumed))
+
+
+def test_the_log_of_a_resumed_run_has_each_step_once(tiny_teacher: Any, tmp_path: Path) -> None:
+    engine(tiny_teacher, tmp_path, steps=8).run()
+    Folder(str(tmp_path)).remove("checkpoints", step_name(8))
+    resumed = engine(tiny_teacher, tmp_path)
+    resumed.resume()
+    resumed.run()
+    assert list(range(1, 13)) == [line["step"] for line in read_metrics(Folder(str(tmp_path)))]
+
+
+@pytest.mark.parametrize("dimo", [{}, {"rollout": "fresh"}, {"masking": "bernoulli"}])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(
+    tiny_teacher: Any, tmp_path: Path, dimo: dict[str, Any]
+) -> None:
+    one, four = (
+        engine(tiny_teacher, tmp_path / str(n), dimo=dimo, steps=1, accumulate=n) for n in (1, 4)
+    )
+    for e in (one, four):
+        e.run()
+    for a, b in zip(one.states.values(), four.states.values(), strict=True):
+        for name, p in a.trained.items():
+            torch.testing.assert_close(b.trained[name].grad, p.grad, atol=1e-5, rtol=1e-4)
+    logs = [read_metrics(e.folder)[0] for e in (one, four)]
+    for name in ("divergence", "entropy_theta", "auxiliary_loss"):
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4)
+
+
+def test_training_changes_generator_and_auxiliary_but_no_frozen_parameter(
+    tiny_teacher: Any, tmp_path: Path
+) -> None:
+    e = engine(tiny_teacher, tmp_path)
+    before = {name: state.module.state_dict() for name, state in e.states.items()}
+    before = {name: {k: v.clone() for k, v in d.items()} for name, d in before.items()}
+    p_phi = {k: v.clone() for k, v in e.objective.frozen()["teacher"].state_dict().items()}
+    e.run()
+    for name, state in e.states.items():
+        after = state.module.state_dict()
+        assert torch.equal(before[name]["backbone.tok_emb.weight"], after["backbone.tok_emb.weight"])
+        assert not torch.equal(before[name]["backbone.out.weight"], after["backbone.out.weight"])
+    for k, v in e.objective.frozen()["teacher"].state_dict().items():
+        assert torch.equal(p_phi[k], v)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_the_run_continues_bitwise(
+    tiny_teacher: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = engine(tiny_teacher, tmp_path / "whole")
+    whole.run()
+
+    def interrupt(step: int) -> dict[str, float]:
+        if step == 5:
+            os.kill(os.getpid(), number)
+        return {}
+
+    stopped = engine(tiny_teacher, tmp_path / "parts")
+    with pytest.raises(Interrupted, match=f"{number.name} after step 5; state saved"):
+        stopped.run([Action(every=1, run=interrupt)])
+    resumed = engine(tiny_teacher, tmp_path / "parts")
+    resumed.resume()
+    assert resumed.step == 5
+    resumed.run()
+    assert_bitwise_equal(tensors(whole), tensors(resumed))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(tiny_teacher: Any, tmp_path: Path) -> None:
+    e = engine(tiny_teacher, tmp_path)
+    e.run()
+    newest = tmp_path / "checkpoints" / step_name(12) / "generator.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-3] ^= 1
+    newest.write_bytes(data)
+    resumed = engine(tiny_teacher, tmp_path)
+    resumed.resume()
+    assert resumed.step == 9
+
+
+def test_a_half_written_checkpoint_is_never_loaded(tiny_teacher: Any, tmp_path: Path) -> None:
+    engine(tiny_teacher, tmp_path).run()
+    (tmp_path / "checkpoints" / step_name(12) / "manifest.json").unlink()
+    resumed = engine(tiny_teacher, tmp_path)
+    resumed.resume()
+    assert resumed.step == 9
+
+
+def test_only_damaged_checkpoints_are_an_error(tiny_teacher: Any, tmp_path: Path) -> None:
+    engine(tiny_teacher, tmp_path, steps=3).run()
+    (tmp_path / "checkpoints" / step_name(3) / "auxiliary.safetensors").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        engine(tiny_teacher, tmp_path).resume()
+
+
+def test_a_pickle_in_place_of_a_checkpoint_file_is_not_executed(tiny_teacher: Any, tmp_path: Path) -> None:
+    import hashlib
+    import json
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    engine(tiny_teacher, tmp_path, steps=3).run()
+    folder = tmp_path / "checkpoints" / step_name(3)
+    data = pickle.dumps(Bomb())
+    (folder / "generator.safetensors").write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["generator.safetensors"] = hashlib.sha256(data).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        engine(tiny_teacher, tmp_path).resume()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_of_another_objective_is_refused(tiny_teacher: Any, tmp_path: Path) -> None:
+    engine(tiny_teacher, tmp_path, steps=3).run()
+    other = {"auxiliary": Optimisation(lr=1e-2, ema=0.0)}
+    with pytest.raises(CheckpointError, match="its options differ"):
+        engine(tiny_teacher, tmp_path, dimo=other).resume()
+
+
+def test_old_checkpoints_are_deleted_but_never_the_newest(tiny_teacher: Any, tmp_path: Path) -> None:
+    e = engine(tiny_teacher, tmp_path, keep_last=2, checkpoint_every=2)
+    e.run()
+    assert complete_steps(e.checkpoints) == [10, 12]
+
+
+def test_a_non_finite_gradient_stops_the_run_and_names_step_phase_and_part(
+    tiny_teacher: Any, tmp_path: Path
+) -> None:
+    e = engine(tiny_teacher, tmp_path)
+
+    def poison(step: int) -> dict[str, float]:
+        if step == 4:
+            with torch.no_grad():
+                e.states["auxiliary"].trained["backbone.out.bias"][0] = torch.nan
+        return {}
+
+    with pytest.raises(NumericalError, match=r"step 4, phase 'dimo': not finite: .*grad_norm_auxiliary"):
+        e.run([Action(every=1, run=poison)])
+    assert (tmp_path / "checkpoints" / "nonfinite_000004" / "manifest.json").exists()
+    assert complete_steps(e.checkpoints) == [3]
+
+
+def test_a_non_finite_gradient_can_be_skipped_and_is_counted(tiny_teacher: Any, tmp_path: Path) -> None:
+    e = engine(tiny_teacher, tmp_path, nonfinite="skip", dimo={"auxiliary": Optimisation(lr=1e-2)})
+
+    def poison(step: int) -> dict[str, float]:
+        bias = e.states["auxiliary"].trained["backbone.out.bias"]
+        with torch.no_grad():
+            bias[0] = torch.nan if step == 4 else 0.0
+        return {}
+
+    e.run([Action(every=1, run=poison)])
+    assert e.skipped == 1
+    assert all(bool(t.isfinite().all()) for t in tensors(e).values())
+
+
+def test_an_average_is_used_within_and_the_trained_weights_are_back_afterwards(
+    tiny_teacher: Any, tmp_path: Path
+) -> None:
+    e = engine(tiny_teacher, tmp_path)
+    e.run()
+    state = e.states["generator"]
+    before = {n: p.detach().clone() for n, p in state.trained.items()}
+    with state.averaged():
+        assert all(torch.equal(p, state.average[n]) for n, p in state.trained.items())
+    assert all(torch.equal(p, before[n]) for n, p in state.trained.items())
+
+
+def test_a_bf16_run_stays_finite_and_keeps_fp32_weights(tiny_teacher: Any, tmp_path: Path) -> None:
+    e = engine(tiny_teacher, tmp_path, precision="bf16")
+    e.run()
+    assert {t.dtype for n, t in tensors(e).items() if not n.endswith("step")} == {torch.float32}
+    assert all(bool(t.isfinite().all()) for t in tensors(e).values())
