@@ -10,7 +10,11 @@ from torch import Tensor
 from dimo_core.divergence import log_ratio
 
 
-def finite(_: object, field: "Attribute[float]", value: float) -> None:
+Real = float | int
+"""An option as Python users write it: ``Alpha(alpha=1)`` too."""
+
+
+def finite(_: object, field: "Attribute[float]", value: Real) -> None:
     """Validate an option that may be any real number.
 
     Raises:
@@ -36,7 +40,7 @@ def difference(
     return torch.maximum(log_a, log_b).exp() * -gap.sign() * torch.expm1(-gap.abs())
 
 
-def log_mixture(d: Float[Tensor, "*N V"], share: float) -> Float[Tensor, "*N V"]:
+def log_mixture(d: Float[Tensor, "*N V"], share: Real) -> Float[Tensor, "*N V"]:
     """log(m / q) for the mixture m = share p + (1 - share) q, 0 < share < 1, from d = log(p / q).
 
     Bounded below by log(1 - share); log(m / p) is ``log_mixture(-d, 1 - share)``.
