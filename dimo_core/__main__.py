@@ -1,0 +1,8 @@
+"""``python -m dimo_core``: the command ``dimo``, as launchers such as torchrun start it."""
+
+import sys
+
+from dimo_core.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""``dimo``: finds the command, sets up logging, and turns errors into one line and an exit code."""
+
+import argparse
+import difflib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from loguru import logger
+
+from dimo_core.errors import DimoError, Interrupted, UsageError
+
+COMMANDS: Mapping[str, str] = {
+    "run": "distil a teacher into a one-step generator",
+    "sample": "draw samples from a trained generator",
+    "pretrain": "train a masked diffusion teacher from images",
+    "plugins": "list what is installed, from which package, and what failed",
+    "doctor": "show versions and devices, and what is missing for which command",
+}
+"""Commands with one line about each; the module of the same name in this package holds ``main(argv)``."""
+
+LEVELS = ("trace", "debug", "info", "warning", "error")
+
+BROKEN_PIPE = 1
+INTERRUPTED = Interrupted.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments after ``dimo``; those of the process when None.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    prog = f"dimo {name}".rstrip()
+    try:
+        code = _command(name, arguments[1:]) if name else _top(arguments)
+        sys.stdout.flush()
+    except DimoError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"{prog}: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        return _unexpected(prog, error)
+    return code
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    _log_to_console(_take_level(arguments))
+    command: Callable[[Sequence[str]], int] = import_module(f"dimo_core.cli.{name}").main
+    try:
+        return command(arguments)
+    except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _top(arguments: Sequence[str]) -> int:
+    """``dimo`` itself: ``--help``, ``--version``, or a command that does not exist."""
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="dimo",
+        usage="dimo COMMAND [OPTIONS]",
+        description="One-step generators from masked diffusion models (Di[M]O, arXiv 2503.15457).",
+        epilog=f"commands:\n{lines}\n\n`dimo COMMAND --help` lists the options of a command. First steps:\n\n"
+        "  dimo run --teacher maskgit --divergence jeffrey --beta 0.2\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dimo {_version()}")
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if wanted is not None:
+        close = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"unknown command {wanted!r}. Commands: {', '.join(COMMANDS)}.{hint}")
+    try:
+        parser.parse_args(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    parser.print_help()
+    return 0
+
+
+def _version() -> str:
+    try:
+        return version("dimo")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _take_level(arguments: list[str]) -> str:
+    """Remove ``--log-level LEVEL``, which every command takes, and return the level.
+
+    Raises:
+        UsageError: for another level than ``LEVELS``.
+    """
+    level = os.environ.get("DIMO_LOG_LEVEL") or "info"
+    for index, argument in enumerate(arguments):
+        option, given, value = argument.partition("=")
+        if option == "--log-level":
+            level = value if given else "".join(arguments[index + 1 : index + 2])
+            del arguments[index : index + (1 if given else 2)]
+            break
+    if level.lower() not in LEVELS:
+        raise UsageError(f"unknown log level {level!r}. Levels: {', '.join(LEVELS)}")
+    return level.upper()
+
+
+def _log_to_console(level: str) -> None:
+    logger.remove()
+    logger.add(
+        sys.stderr, level=level, format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}"
+    )
+
+
+def _unexpected(prog: str, error: Exception) -> int:
+    """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
+    if os.environ.get("DIMO_TRACEBACK", "") not in ("", "0"):
+        traceback.print_exception(error)
+        return 1
+    with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"{prog}: error: unexpected {text}", file=sys.stderr)
+    print(f"{prog}: the traceback is in {file.name}; DIMO_TRACEBACK=1 prints it", file=sys.stderr)
+    return 1

@@ -1,0 +1,91 @@
+"""``dimo plugins``: what is installed, from which package, and what failed and why."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dimo_core.discovery import Offer
+from dimo_core.errors import DimoError
+from dimo_core.hookspecs import KINDS
+from dimo_core.registry import Registry
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the arguments are those after ``dimo plugins``."""
+    parser = argparse.ArgumentParser(
+        prog="dimo plugins",
+        description="List installed plugins. Only what registers them is imported, unless --check is given.",
+        epilog="Exit code 1 when --check finds a plugin that cannot be used. DIMO_DISABLE_PLUGINS=NAME,... "
+        "leaves out entry points or distributions, 'all' every distribution but dimo; DIMO_STRICT_PLUGINS=1 "
+        "stops at the first broken one.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check", action="store_true", help="import every plugin, and say which cannot be used"
+    )
+    options = parser.parse_args(argv)
+    registry = Registry.discover()
+    rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
+    broken = [
+        {"entry_point": b.entry_point, "dist": b.dist, "version": b.version, "error": b.error}
+        for b in registry.broken
+    ]
+    disabled = [{"entry_point": point, "dist": dist} for dist, point in registry.findings.disabled]
+    if options.json:
+        json.dump({"plugins": rows, "broken": broken, "disabled": disabled}, sys.stdout, indent=1)
+        print()
+    else:
+        print(_table(rows, broken, disabled))
+    failed = broken or any(row["state"] != "ok" for row in rows)
+    return 1 if options.check and failed else 0
+
+
+def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[str, Any]:
+    """One offer with its state: ``ok``, ``clash``, or ``broken`` when checked and not usable."""
+    state, error = "ok", ""
+    if registry.rivals(offer):
+        state = "clash"
+    try:
+        if check or state == "clash":
+            registry.load(offer.kind, offer.name)
+    except DimoError as found:
+        state, error = state if state == "clash" else "broken", str(found)
+    return {
+        "kind": offer.kind,
+        "name": offer.name,
+        "state": state,
+        "dist": offer.dist,
+        "version": offer.version,
+        "entry_point": offer.entry_point,
+        "target": offer.target,
+        "api": offer.api,
+        "extra": offer.extra,
+        "summary": offer.summary,
+        "error": error,
+    }
+
+
+def _table(
+    rows: Sequence[dict[str, Any]], broken: Sequence[dict[str, str]], disabled: Sequence[dict[str, str]]
+) -> str:
+    cells = [("KIND", "NAME", "FROM", "STATE", "SUMMARY")]
+    cells += [(r["kind"], r["name"], f"{r['dist']} {r['version']}", r["state"], r["summary"]) for r in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    lines = [
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in cells
+    ]
+    lines += [
+        f"CLASH     {error}" for error in dict.fromkeys(r["error"] for r in rows if r["state"] == "clash")
+    ]
+    lines += [f"BROKEN    {r['error']}" for r in rows if r["state"] == "broken"]
+    lines += [
+        f"BROKEN    {b['dist']} {b['version']} (entry point {b['entry_point']!r}): {b['error']}"
+        for b in broken
+    ]
+    lines += [f"DISABLED  {d['dist']} (entry point {d['entry_point']!r})" for d in disabled]
+    return "\n".join(lines)

@@ -1,0 +1,226 @@
+"""Options classes as lists of options, plain data as options objects, and back.
+
+An options class is a frozen, keyword-only attrs class. Its annotations, defaults, validators and the
+``Attributes:`` section of its docstring are all that the command line, config files and ``--help`` are made
+from. A field whose type is itself an attrs class is a group of options: ``--objective.generator.lr``.
+"""
+
+import enum
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any, Literal
+
+import attrs
+import docstring_parser
+from jsonargparse import ArgumentError, ArgumentParser
+
+from dimo_core.errors import ConfigError, PluginError
+
+Path = tuple[str, ...]
+"""Keys from the top of the configuration: ``("objective", "generator", "lr")``."""
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """One value that can be set.
+
+    Attributes:
+        path: Keys that lead to it.
+        type: Its annotation.
+        default: What it is when nobody sets it; ``attrs.NOTHING`` when it must be set.
+        doc: Its entry in the docstring.
+    """
+
+    path: Path
+    type: Any
+    default: Any
+    doc: str
+
+    @property
+    def key(self) -> str:
+        """The path with dots: the option string without dashes."""
+        return ".".join(self.path)
+
+
+def options_of(cls: type, prefix: Path = (), defaults: object = None) -> list[Option]:
+    """All options of an attrs class, nested ones included.
+
+    Args:
+        cls: The options class.
+        prefix: Keys before its own.
+        defaults: An instance whose values are the defaults; the class's own when None.
+
+    Raises:
+        PluginError: for a class whose annotations or defaults cannot be read.
+    """
+    docs = field_docs(cls)
+    found = []
+    for name, hint, default in _fields(cls, defaults):
+        if attrs.has(hint):
+            inner = None if default is attrs.NOTHING else default
+            found += options_of(hint, (*prefix, name), inner)
+        else:
+            found.append(Option(path=(*prefix, name), type=hint, default=default, doc=docs.get(name, "")))
+    return found
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The entries of the ``Attributes:`` sections of a class and its bases, by field name."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if "__doc__" in vars(base) and base.__doc__:
+            for entry in docstring_parser.parse(base.__doc__, docstring_parser.DocstringStyle.GOOGLE).params:
+                docs[entry.arg_name] = " ".join((entry.description or "").split())
+    return docs
+
+
+def first_line(cls: type) -> str:
+    """The first line of a class's docstring."""
+    return next(iter((cls.__doc__ or "").strip().splitlines()), "")
+
+
+def coerce(hint: Any, value: Any, *, text: bool = False) -> Any:
+    """A value of the annotated type.
+
+    Args:
+        hint: A type annotation.
+        value: What a config file, Python, or (``text``) the command line or the environment gave.
+        text: Whether ``value`` is text to be read as YAML where the type is no string; None is then an option
+            string without a value, which only booleans may have.
+
+    Raises:
+        ConfigError: when it is of another type.
+    """
+    if attrs.has(hint) and isinstance(value, hint):
+        return value
+    if text and value is None:
+        if hint is bool:
+            return True
+        raise ConfigError("needs a value")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        given = parser.parse_args([f"--value={value}"]) if text else parser.parse_object({"value": value})
+    except ArgumentError:
+        raise ConfigError(f"expected {type_name(hint)}, got {value!r}") from None
+    if given.value is None and not _allows_none(hint):
+        raise ConfigError(f"expected {type_name(hint)}, got {'null' if value is None else repr(value)}")
+    return given.value
+
+
+def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:
+    """An options object from typed values in nested mappings.
+
+    Args:
+        cls: The options class.
+        values: By field name; nested classes as mappings.
+        defaults: An instance whose values stand where ``values`` has none; the class's own when None.
+
+    Raises:
+        ConfigError: when a validator refuses a value; the message is ``path.of.option: reason``, with an
+            empty path when the reason is about several options.
+    """
+    arguments = {}
+    for name, hint, default in _fields(cls, defaults):
+        given = values.get(name, default)
+        if attrs.has(hint) and isinstance(given, Mapping):
+            try:
+                given = build(hint, given, None if default is attrs.NOTHING else default)
+            except ConfigError as error:
+                raise ConfigError(f"{name}{'' if str(error).startswith(':') else '.'}{error}") from error
+        if given is not attrs.NOTHING:
+            arguments[name] = given
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(_refusal(cls, error)) from error
+
+
+def plain(value: Any) -> Any:
+    """Data that YAML holds: mappings, lists, strings, numbers, booleans and null.
+
+    Raises:
+        PluginError: for a value that no config file could hold.
+    """
+    if value is None or (isinstance(value, str | bool | int | float) and not isinstance(value, enum.Enum)):
+        return value
+    if attrs.has(type(value)):
+        return {name: plain(getattr(value, attribute)) for name, attribute in _attributes(type(value))}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Set):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise PluginError(
+        f"an option holds {value!r}, which no config file can hold. Options are numbers, strings, booleans, "
+        "null, and lists, mappings or attrs classes of these."
+    )
+
+
+def type_name(hint: Any) -> str:
+    """An annotation as people read it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None or hint is types.NoneType:
+        return "null"
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(type_name, arguments))
+    if isinstance(origin, type) and issubclass(origin, Sequence | Set):
+        inner = [type_name(argument) for argument in arguments if argument is not Ellipsis]
+        several = len(inner) > 1 or (Ellipsis not in arguments and origin is tuple)
+        return f"[{', '.join(inner)}]" if several else f"list of {inner[0]}"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " | ".join(member.name for member in hint)
+    return hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
+
+
+def _attributes(cls: type) -> Iterator[tuple[str, str]]:
+    """Argument name and attribute name of each field that ``__init__`` takes."""
+    for field in attrs.fields(cls):
+        if field.init:
+            yield field.alias, field.name
+
+
+def _fields(cls: type, defaults: object) -> Iterator[tuple[str, Any, Any]]:
+    """Argument name, annotation and default of each field that ``__init__`` takes."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise PluginError(
+            f"{cls.__module__}.{cls.__qualname__}: an annotation cannot be read ({error}). Import the names "
+            "of option types outside TYPE_CHECKING."
+        ) from error
+    for field in attrs.fields(cls):
+        if not field.init:
+            continue
+        default = field.default if defaults is None else getattr(defaults, field.name)
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            if default.takes_self:
+                raise PluginError(
+                    f"{cls.__qualname__}.{field.name}: a default must not depend on other options."
+                )
+            default = default.factory()
+        yield field.alias, hints[field.name], default
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint in (None, types.NoneType, Any) or any(map(_allows_none, typing.get_args(hint)))
+
+
+def _refusal(cls: type, error: Exception) -> str:
+    """A validator's or constructor's complaint, with the option it is about in front."""
+    text = str(error.args[0]) if error.args else str(error)
+    if match := re.match(r"'(\w+)' (.*)", text, re.DOTALL):
+        alias = {attribute: name for name, attribute in _attributes(cls)}.get(match[1])
+        if alias:
+            return f"{alias}: {match[2]}"
+    return f": {text}"

@@ -1,0 +1,85 @@
+"""From names and options to the job of a pretraining; see ``dimo_core.config`` for distillation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loguru import logger
+
+from dimo_core.config import GROUPS, SCALARS
+from dimo_core.config_draft import Draft, choose, complete, finish, group, next_folder, scalar_options
+from dimo_core.config_layers import Layer, from_mapping
+from dimo_core.config_sections import Context, Section
+from dimo_core.errors import ConfigError
+from dimo_core.pretraining import PretrainJob
+from dimo_core.registry import Registry
+
+DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "data": "digits", "objective": "masked-modelling"}
+"""Plugins of a pretraining, by registry name, when nobody chooses others."""
+
+KEYS = ("teacher", "model", "data", "objective", *GROUPS, *SCALARS)
+"""Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""
+
+
+def resolve_pretraining(
+    overrides: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+    *,
+    layers: Sequence[Layer] = (),
+) -> PretrainJob:
+    """Everything that a pretraining needs.
+
+    Args:
+        overrides: The shape of a config file; ``data`` and ``objective`` may also be finished objects.
+        registry: The installed plugins; discovered when None.
+        layers: Further sources below ``overrides``, from the lowest to the highest.
+
+    Raises:
+        ConfigError: for wrong options, all of them in one message.
+        UnknownNameError: for a plugin that does not exist.
+        PluginError: for a plugin that cannot be used.
+    """
+    layer = from_mapping(overrides or {}, "the arguments")
+    return pretraining_of(draft_pretraining([*layers, layer], registry or Registry.discover()))
+
+
+def draft_pretraining(layers: Sequence[Layer], registry: Registry, *, short: Sequence[str] = ()) -> Draft:
+    """Sections and values of a pretraining.
+
+    Args:
+        layers: From the lowest to the highest precedence.
+        registry: The installed plugins.
+        short: Short forms on the command line, for near matches.
+    """
+    context = Context(registry=registry, short=short)
+    chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
+    sections: list[Section | None] = []
+    if chosen is not None:
+        sections = [Section(key="teacher", name=chosen.name, cls=None), _model(chosen, layers, context)]
+    sections += [choose(kind, DEFAULTS[kind], layers, context) for kind in ("data", "objective")]
+    sections += [group(key, cls, layers, context) for key, cls in GROUPS.items()]
+    return complete(sections, scalar_options(PretrainJob, SCALARS), layers, context, KEYS)
+
+
+def _model(teacher: Section, layers: Sequence[Layer], context: Context) -> Section | None:
+    options = getattr(teacher.cls, "pretraining_options", None)
+    if options is None:
+        context.problems.add(ConfigError(f"{teacher.title} cannot be pretrained. Choose another --teacher."))
+        return None
+    return group("model", options, layers, context)
+
+
+def pretraining_of(draft: Draft) -> PretrainJob:
+    """The pretraining job of a draft.
+
+    Raises:
+        DimoError: for all mistakes of the draft.
+    """
+    made = draft.make()
+    for note in draft.context.notes:
+        logger.warning(note)
+    config = draft.config(made)
+    names = {key: section.name for key, section in draft.sections.items()}
+    made["teacher"] = draft.context.registry.load("teacher", names["teacher"])
+    out = made["out"] or next_folder("pretrain", names["teacher"], names["data"])
+    job: PretrainJob = finish(PretrainJob, made | {"config": config, "out": out}, draft)
+    return job

@@ -1,0 +1,56 @@
+"""Continuing what a run folder holds: its stored configuration, and the little that may change."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import attrs
+
+from dimo_core.config_layers import Layer, from_file
+from dimo_core.config_sections import Problems
+from dimo_core.errors import ConfigError
+from dimo_core.folder import Folder
+
+J = TypeVar("J")
+
+
+def resumed(folder: str, layers: Sequence[Layer], resolve: Callable[[Sequence[Layer]], J]) -> J:
+    """The job of a run folder.
+
+    Args:
+        folder: The run folder.
+        layers: Options given besides; they may repeat what is stored, change ``device``, and raise
+            ``train.steps``.
+        resolve: Makes the job from layers, without presets.
+
+    Raises:
+        ConfigError: when there is no run, or an option contradicts it.
+    """
+    if not Folder(folder).exists("config.yaml"):
+        raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
+    stored = from_file(Folder(folder).path("config.yaml"))
+    before: Any = resolve([stored])
+    after: Any = resolve([stored, *layers])
+    problems = Problems()
+    for key, old, new in _differences(before.config, after.config):
+        longer = key == "train.steps" and new > old
+        same_folder = key == "out" and str(new).rstrip("/") == folder.rstrip("/")
+        if key != "device" and not longer and not same_folder:
+            problems.add(
+                ConfigError(
+                    f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: "
+                    "only --device may change, and --steps may grow."
+                )
+            )
+    problems.check()
+    job: J = attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
+    return job
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Options whose values differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for inner in {**old, **new}:
+            if old.get(inner) != new.get(inner):
+                yield from _differences(old.get(inner), new.get(inner), f"{key}.{inner}".lstrip("."))
+    else:
+        yield key, old, new
