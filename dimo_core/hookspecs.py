@@ -17,7 +17,7 @@ The plugin module should import nothing heavy: the *target* is a string, and is 
 somebody chooses the name.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pluggy
 
@@ -47,6 +47,7 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
+@runtime_checkable
 class Register(Protocol):
     """The callable that ``dimo_register`` receives."""
 
