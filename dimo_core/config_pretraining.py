@@ -5,18 +5,19 @@ from typing import Any
 
 from loguru import logger
 
-from dimo_core.config import GROUPS, SCALARS
+from dimo_core.config import SCALARS
 from dimo_core.config_draft import Draft, choose, complete, finish, group, next_folder, scalar_options
 from dimo_core.config_layers import Layer, from_mapping
 from dimo_core.config_sections import Context, Section
 from dimo_core.errors import ConfigError
-from dimo_core.pretraining import PretrainJob
+from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry
+from dimo_core.settings import Train
 
 DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "data": "digits", "objective": "masked-modelling"}
 """Plugins of a pretraining, by registry name, when nobody chooses others."""
 
-KEYS = ("teacher", "model", "data", "objective", *GROUPS, *SCALARS)
+KEYS = ("teacher", "model", "data", "objective", "train", *SCALARS)
 """Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""
 
 
@@ -56,7 +57,7 @@ def draft_pretraining(layers: Sequence[Layer], registry: Registry, *, short: Seq
     if chosen is not None:
         sections = [Section(key="teacher", name=chosen.name, cls=None), _model(chosen, layers, context)]
     sections += [choose(kind, DEFAULTS[kind], layers, context) for kind in ("data", "objective")]
-    sections += [group(key, cls, layers, context) for key, cls in GROUPS.items()]
+    sections.append(group("train", Train, layers, context))
     return complete(sections, scalar_options(PretrainJob, SCALARS), layers, context, KEYS)
 
 
@@ -79,7 +80,8 @@ def pretraining_of(draft: Draft) -> PretrainJob:
         logger.warning(note)
     config = draft.config(made)
     names = {key: section.name for key, section in draft.sections.items()}
-    made["teacher"] = draft.context.registry.load("teacher", names["teacher"])
+    del made["teacher"]
+    made["teacher_class"] = draft.context.registry.load("teacher", names["teacher"])
     out = made["out"] or next_folder("pretrain", names["teacher"], names["data"])
     job: PretrainJob = finish(PretrainJob, made | {"config": config, "out": out}, draft)
     return job

@@ -87,8 +87,8 @@ class Registry:
             raise UnknownNameError(kind, name, self.names(kind), self._hint(kind))
         if len(claims) > 1:
             raise PluginError(
-                f"{kind} {name!r} is claimed by {' and by '.join(claim.origin for claim in claims)}. Uninstall "
-                f"one of them, or hide it with DIMO_DISABLE_PLUGINS={claims[-1].dist}."
+                f"{kind} {name!r} is claimed by {' and by '.join(claim.origin for claim in claims)}. "
+                f"Uninstall one of them, or hide it with DIMO_DISABLE_PLUGINS={claims[-1].dist}."
             )
         return claims[0]
 
