@@ -30,7 +30,7 @@ def log_ratio(log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"]) -> Flo
 
 
 def clipped_share(
-    log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"], log_ratio_max: float
+    log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"], log_ratio_max: float | int
 ) -> Float[Tensor, ""]:
     """Share of all entries with abs(log p/q) above ``log_ratio_max``."""
     clipped = log_ratio(log_p, log_q).abs() > log_ratio_max
@@ -71,7 +71,23 @@ def transport(
 
     Where ``log_r`` is log(p/q) clipped from above, w r takes over before w/q can overflow.
     """
-    return torch.minimum(log_p + log_ratio(log_w, log_q), torch.maximum(log_p, log_w + log_r))
+    bound = torch.fmax(log_p, log_w + log_r)  # fmax: w = 0 and r = inf set no bound
+    return torch.minimum(log_p + log_ratio(log_w, log_q), bound)
+
+
+def _derivative(total: Tensor, leaf: Tensor, what: str) -> Tensor:
+    """d total / d leaf.
+
+    Raises:
+        PluginError: if ``total`` cannot be differentiated.
+    """
+    if not total.requires_grad:
+        raise PluginError(
+            f"{what} has no gradient in its tensor argument. Compute it with differentiable torch "
+            "operations, or give potential(log_p, log_q) too."
+        )
+    (slope,) = torch.autograd.grad(total, leaf)
+    return slope
 
 
 class Divergence(ABC):
@@ -89,8 +105,8 @@ class Divergence(ABC):
         """
         if missing := sorted(cls.__abstractmethods__):
             raise PluginError(
-                f"divergence {cls.__module__}.{cls.__qualname__} does not define {', '.join(missing)}. A "
-                "divergence gives value(log_p, log_q), with or without potential and grad; or it derives from "
+                f"divergence {cls.__module__}.{cls.__qualname__} does not define {', '.join(missing)}. "
+                "A divergence gives value(log_p, log_q), with or without potential and grad; or it derives from "
                 "FDivergence and gives f(r). Define one of them; docs/divergences.md shows all three ways."
             )
         return super().__new__(cls)
@@ -144,21 +160,11 @@ class Divergence(ABC):
     def _flux_of_value(
         self, log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"]
     ) -> Float[Tensor, "*N V"]:
-        """The products q u = dD/dlog q, by autograd.
-
-        Raises:
-            PluginError: if ``value`` cannot be differentiated.
-        """
+        """The products q u = dD/dlog q, by autograd."""
         with torch.enable_grad():
             leaf = log_q.detach().requires_grad_()
             total = self.value(log_p.detach(), leaf).sum()
-        if not total.requires_grad:
-            raise PluginError(
-                f"value of divergence {type(self).__qualname__} has no gradient in log_q. Compute it with "
-                "differentiable torch operations, or give potential(log_p, log_q) too."
-            )
-        (flux,) = torch.autograd.grad(total, leaf)
-        return flux
+            return _derivative(total, leaf, f"value of divergence {type(self).__qualname__}")
 
 
 class FDivergence(Divergence):
@@ -190,7 +196,7 @@ class FDivergence(Divergence):
         with torch.enable_grad():
             r = self._log_r(log_p, log_q).exp().detach().requires_grad_()
             f = self.f(r)
-        (slope,) = torch.autograd.grad(f.sum(), r)
+            slope = _derivative(f.sum(), r, f"f of divergence {type(self).__qualname__}")
         return (f - r * slope).detach()
 
     @torch.no_grad()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dimo_core.divergence import log_ratio
 
-
 Real = float | int
 """An option as Python users write it: ``Alpha(alpha=1)`` too."""
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.divergence import Divergence
-from dimo_divergences.arithmetic import finite
+from dimo_divergences.arithmetic import Real, finite
 from dimo_divergences.fkl import FKL
 from dimo_divergences.rkl import RKL
 
@@ -44,9 +44,9 @@ class Jeffrey(Divergence):
         """The same with weights w."""
         return _sum([share * d.student_grad(log_p, log_q, log_w) for share, d in self._members()])
 
-    def _members(self) -> list[tuple[float, Divergence]]:
+    def _members(self) -> list[tuple[Real, Divergence]]:
         """Shares that are not 0: an infinite reverse KL must not reach the pure forward one."""
-        pair: list[tuple[float, Divergence]] = [(1 - self.beta, FKL()), (self.beta, RKL())]
+        pair: list[tuple[Real, Divergence]] = [(1 - self.beta, FKL()), (self.beta, RKL())]
         return [(share, member) for share, member in pair if share != 0]
 
 

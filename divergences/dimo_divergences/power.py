@@ -4,7 +4,7 @@
 
 With v = p^a q^(1-a) = q (p/q)^a and sum p = sum q = 1 this is [sum (p - q) - sum (v - q) / a] / (1 - a),
 whose differences are formed without cancellation. For a in [0, 1] all is bounded. Outside, v overflows:
-log(p/q) is clipped to +-limit, and v formed as p r^(a-1) where r > 1, so that a clipped code keeps its weight.
+log(p/q) is clipped to +-limit, and v formed as p r^(a-1) where r > 1, so that a clipped code keeps pulling.
 """
 
 import math
@@ -65,8 +65,8 @@ def power_grad(
 ) -> Float[Tensor, "*N V"]:
     """w (u - E_w u) = (w E_w[r^a] - w r^a) / a; for w = q, (q sum v - v) / a.
 
-    Where p and q agree on the likeliest code, w r^a - w is projected, elsewhere w r^a: the result is the same,
-    and each avoids the cancellation that the other would suffer.
+    Where p and q agree on the likeliest code, w r^a - w is projected, elsewhere w r^a: the result is the
+    same, and each avoids the cancellation that the other would suffer.
     """
     gap, power, excess = _moment(log_p, log_q, log_w, a, limit)
     top = log_w.argmax(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Values and gradients against float64 autograd of definitions written down independently, and the golden file."""
+"""Values and gradients against float64 autograd of independent definitions, and against the golden file."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dimo_core.divergence import Divergence
 from dimo_divergences import (
     FKL,
     GJS,
@@ -21,10 +25,6 @@ from dimo_divergences import (
     SkewRKL,
     Triangular,
 )
-from safetensors.torch import load_file
-from torch import Tensor
-
-from dimo_core.divergence import Divergence
 
 GOLDEN = Path(__file__).parents[1] / "data" / "divergence.safetensors"
 
