@@ -41,13 +41,13 @@ def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = Non
 
     Args:
         preview: The samples.
-        names: Condition of each sample as people read it; a picture shows those of the first column.
+        names: Condition of each sample as people read it; a row of one condition is labelled with it.
         columns: Samples a row; about a square when None.
     """
     if preview.images is None:
         return _text({"": preview}, names)
     columns = columns or _columns(len(preview.images))
-    return Picture(png(grid(preview.images, columns=columns, rows=names[::columns])), ".png")
+    return Picture(png(grid(preview.images, columns=columns, rows=_row_names(names, columns))), ".png")
 
 
 def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) -> Picture:
@@ -62,7 +62,7 @@ def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) ->
     if len(images) < len(panels):
         return _text(panels, names)
     blocks = [
-        grid(x, columns=columns, rows=names[::columns], title=title, labels=not i)
+        grid(x, columns=columns, rows=_row_names(names, columns), title=title, labels=not i)
         for i, (title, x) in enumerate(images.items())
     ]
     sheet = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), PAPER)
@@ -123,6 +123,12 @@ def grid(
         cell = _image(image).resize((width, height), _filter(width, images.shape[3]))
         paper.paste(cell, (left + i % columns * (width + GAP), top + tops[i // columns]))
     return paper
+
+
+def _row_names(names: Sequence[str], columns: int) -> list[str]:
+    """The name that all samples of a row share, or nothing."""
+    rows = [names[i : i + columns] for i in range(0, len(names), columns)]
+    return [row[0] if len(set(row)) == 1 else "" for row in rows]
 
 
 def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ import attrs
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dimo_core.table import Row, Table
 
@@ -130,7 +130,7 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
     for row in real:
         axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
     values = [row.metrics[name] for row in (*teacher, *generator, *real)]
-    _style(axes, _directed(name, table), "sampling steps", _spread(values) > WIDE)
+    _style(axes, _directed(name, table), "sampling steps", _spread(values))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -148,7 +148,7 @@ def _curves(group: Group, members: Mapping[str, Series]) -> bytes:
     for (name, series), colour in zip(members.items(), _colours(len(members)), strict=True):
         _curve(axes, series, colour, NAMES.get(name, name.removeprefix("grad_norm_")))
     values = [value for _, ys in members.values() for value in ys]
-    _style(axes, group.title, "step", group.log and _spread(values) > WIDE)
+    _style(axes, group.title, "step", _spread(values) if group.log else 0.0)
     if len(members) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return _png(figure)
@@ -162,7 +162,7 @@ def _multiples(members: Mapping[str, Series], marker: str = "") -> bytes:
         _curve(axes, series, COLOURS[0], name, marker)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _style(axes, name, "step", _spread(series[1]) > WIDE)
+        _style(axes, name, "step", _spread(series[1]))
     return _png(figure)
 
 
@@ -217,12 +217,15 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(down, across, i + 1) for i in range(count)]
 
 
-def _style(axes: Axes, title: str, below: str, log: bool) -> None:
+def _style(axes: Axes, title: str, below: str, spread: float) -> None:
     axes.set_facecolor(PAPER)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel(below, fontsize=9, color=QUIET)
-    if log:
+    if spread > WIDE:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 300 else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.tick_params(colors=QUIET, labelsize=8, length=0, which="both")
     axes.grid(True, color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -8,6 +8,9 @@ import attrs
 from rich.table import Table as RichTable
 from rich.text import Text
 
+DECIMALS = ((0.1, 5), (10, 3), (100, 2), (1000, 1), (math.inf, 0))
+"""Digits after the point, by the largest magnitude of a column."""
+
 Kind = Literal["teacher", "generator", "real"]
 Better = Literal["larger", "smaller"]
 
@@ -92,8 +95,12 @@ class Table:
         extreme = (max if self.better[metric] == "larger" else min)(values.values())
         return frozenset(i for i, value in values.items() if value == extreme)
 
-    def columns(self) -> list[Column]:
-        """Every column as text, the row names first."""
+    def columns(self, metrics: Sequence[str] = ()) -> list[Column]:
+        """Names, costs, metrics and sample counts as text.
+
+        Args:
+            metrics: Which metrics; all when empty.
+        """
 
         def cost(title: str, value: Callable[[Row], float], decimals: int | None = None) -> Column:
             values = [None if row.kind == "real" else float(value(row)) for row in self.rows]
@@ -105,10 +112,10 @@ class Table:
 
         return [
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
-            *map(number, self.metrics),
             cost("passes", lambda row: row.passes, 0),
             cost("seconds", lambda row: row.seconds),
             cost("samples/s", lambda row: row.rate),
+            *map(number, metrics or self.metrics),
             Column(title="n", cells=tuple(str(row.samples) for row in self.rows)),
         ]
 
@@ -143,9 +150,9 @@ class Table:
         )
 
     def rich(self) -> RichTable:
-        """The table for a terminal; best values are bold, notes stand below."""
+        """The table for a terminal: shown metrics only, best values bold, notes below."""
         result = RichTable(caption="\n".join(self.notes) or None, caption_justify="left")
-        columns = self.columns()
+        columns = self.columns([name for name in self.metrics if name in self.shown])
         for i, column in enumerate(columns):
             result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=not i)
         for i, row in enumerate(self.rows):
@@ -171,7 +178,7 @@ class Table:
 
 
 def aligned(values: Sequence[float | None], decimals: int | None = None) -> tuple[str, ...]:
-    """Numbers with the same decimals: about three digits of the largest; a missing value is a hyphen.
+    """Numbers with the same decimals: three or four digits of the largest; a missing value is a hyphen.
 
     Args:
         values: Numbers of one column.
@@ -179,5 +186,5 @@ def aligned(values: Sequence[float | None], decimals: int | None = None) -> tupl
     """
     if decimals is None:
         largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
-        decimals = next(d for limit, d in ((10, 3), (100, 2), (1000, 1), (math.inf, 0)) if largest < limit)
+        decimals = next(d for limit, d in DECIMALS if largest < limit)
     return tuple("-" if v is None else f"{v:.{decimals}f}" for v in values)

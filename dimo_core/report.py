@@ -1,0 +1,228 @@
+"""``report.html``: one page that needs nothing but itself. Every text in it is escaped."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import PurePosixPath
+from string import Template
+from typing import Any
+
+import attrs
+
+from dimo_core.folder import Folder
+from dimo_core.pictures import Picture
+from dimo_core.table import Row, Table, aligned
+
+NAME = "report.html"
+TILES = 4
+NARROW = 1100  # pixels: wider pictures do not shrink to a phone, they scroll
+WIDE_PLOTS = frozenset({"quality", "metrics", "others"})
+PLOT_TEXTS = {
+    "quality": "Each metric against the number of sampling steps: teacher, generator and real data",
+    "metrics": "Metrics of the generator while it was trained",
+    "losses": "Losses over training steps",
+    "gradient_norms": "Gradient norms of each part over training steps",
+    "divergence": "Divergence between teacher and auxiliary over training steps",
+    "entropy": "Entropy of generator and teacher at masked tokens over training steps",
+    "logit_scale": "Scale of the generator's logits over training steps",
+    "others": "Other scalars over training steps",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What a page shows, from top to bottom; whatever is empty is left out.
+
+    Attributes:
+        title: Heading.
+        lead: A sentence below it.
+        facts: Short facts by name, such as the command and versions.
+        table: The result table.
+        notes: What a reader must know, besides the table's own notes.
+        pictures: Sheets of samples by caption.
+        plots: PNG files by the names that ``plots`` gives them.
+        config: The resolved configuration.
+    """
+
+    title: str
+    lead: str = ""
+    facts: Mapping[str, str] = attrs.field(factory=dict)
+    table: Table | None = None
+    notes: tuple[str, ...] = ()
+    pictures: Mapping[str, Picture] = attrs.field(factory=dict)
+    plots: Mapping[str, bytes] = attrs.field(factory=dict)
+    config: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def html(self) -> str:
+        """The whole page."""
+        notes = (*self.notes, *(self.table.notes if self.table else ()))
+        curves = dict(self.plots)
+        quality = {name: curves.pop(name) for name in ("quality",) if name in curves}
+        table, protocol = (_result(self.table), self.table.protocol) if self.table else ("", {})
+        sections = {
+            "Result": table + _notes(notes) + _plots(quality),
+            "Samples": _sheets(self.pictures),
+            "Training": _plots(curves),
+            "Settings": _details("Evaluation protocol", protocol) + _details("All options", self.config),
+        }
+        page = Template((files("dimo_core") / "report_page.html").read_text(encoding="utf-8"))
+        return page.substitute(
+            title=escape(self.title),
+            lead=f'<p class="lead">{escape(self.lead)}</p>' if self.lead else "",
+            facts=_facts(self.facts),
+            sections="\n".join(_section(title, body) for title, body in sections.items() if body),
+        )
+
+
+def write_report(folder: Folder, report: Report) -> str:
+    """Write ``report.html`` into a run folder; returns its path."""
+    folder.write(NAME, report.html().encode())
+    return folder.path(NAME)
+
+
+def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Picture]:
+    """The sheets that a run left in ``samples/``, by step: the first, the last, and some between.
+
+    Args:
+        folder: The run folder.
+        most: How many to take.
+    """
+    names = [name for name in folder.sub("samples").names() if name.startswith("step_")]
+    count = min(most, len(names))
+    chosen = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+    return {
+        _moment(name): Picture(folder.read("samples", name), PurePosixPath(name).suffix) for name in chosen
+    }
+
+
+def _moment(name: str) -> str:
+    return f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}"
+
+
+def _section(title: str, body: str) -> str:
+    name = title.lower()
+    return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{escape(title)}</h2>\n{body}\n</section>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(v)}</code></dd>" for k, v in facts.items())
+    return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def _result(table: Table) -> str:
+    return _tiles(table) + _table(table)
+
+
+def _tiles(table: Table) -> str:
+    """The generator's numbers in large, each beside the teacher's at its most steps."""
+    generator = next((row for row in table.rows if row.kind == "generator"), None)
+    teacher = max((row for row in table.rows if row.kind == "teacher"), key=lambda r: r.steps, default=None)
+    if generator is None:
+        return ""
+    names = [name for name in table.metrics if name in generator.metrics][:TILES]
+    tiles = [_tile(name, generator, teacher) for name in names]
+    if teacher is not None and generator.passes:
+        fewer = f"{teacher.passes / generator.passes:g}x"
+        tiles.append(_item("fewer forward passes", fewer, f"{generator.passes} instead of {teacher.passes}"))
+    return f'<ul class="tiles" aria-label="The generator in one step">{"".join(tiles)}</ul>'
+
+
+def _tile(name: str, generator: Row, teacher: Row | None) -> str:
+    pair = aligned([generator.metrics[name], teacher.metrics.get(name) if teacher else None])
+    return _item(name, pair[0], f"{teacher.name}: {pair[1]}" if teacher else "")
+
+
+def _item(name: str, number: str, beside: str) -> str:
+    return (
+        f'<li><span class="name">{escape(name)}</span> <span class="number">{escape(number)}</span> '
+        f'<span class="beside">{escape(beside)}</span></li>'
+    )
+
+
+def _table(table: Table) -> str:
+    first, *others = table.columns()
+    head = "".join(f'<th scope="col">{escape(_heading(c.title, table))}</th>' for c in (first, *others))
+    body = []
+    for i, row in enumerate(table.rows):
+        cells = "".join(
+            f'<td class="best">{escape(c.cells[i])}</td>' if i in c.best else f"<td>{escape(c.cells[i])}</td>"
+            for c in others
+        )
+        body.append(f'<tr class="{row.kind}"><th scope="row">{escape(first.cells[i])}</th>{cells}</tr>')
+    key = (
+        "↓ smaller is better, ↑ larger is better; bold: best of the sampled rows. "
+        "Passes: forward passes a sample. Seconds: drawing the tokens of all n samples."
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Result table">'
+        f'<table aria-describedby="key"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<p id="key" class="key">{key}</p>'
+    )
+
+
+def _heading(title: str, table: Table) -> str:
+    return title + {"larger": " ↑", "smaller": " ↓"}.get(table.better.get(title, ""), "")
+
+
+def _notes(notes: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
+    return f'<ul class="notes" aria-label="Notes">{items}</ul>' if items else ""
+
+
+def _sheets(pictures: Mapping[str, Picture]) -> str:
+    figures = []
+    for caption, picture in pictures.items():
+        if picture.suffix == ".txt":
+            body = f'<pre tabindex="0">{escape(picture.data.decode(errors="replace"))}</pre>'
+        else:
+            body = _image(picture.data, f"Samples: {caption}")
+        figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{body}</figure>")
+    return f'<div class="sheets">{"".join(figures)}</div>' if figures else ""
+
+
+def _plots(plots: Mapping[str, bytes]) -> str:
+    figures = []
+    for name, data in plots.items():
+        wide = ' class="wide"' if name in WIDE_PLOTS else ""
+        text = PLOT_TEXTS.get(name, name.replace("_", " "))
+        figures.append(f"<figure{wide}>{_image(data, text)}</figure>")
+    return f'<div class="plots">{"".join(figures)}</div>' if figures else ""
+
+
+def _image(data: bytes, alt: str) -> str:
+    """A PNG inline; a wide one can be scrolled where the screen is narrow."""
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))  # PNG's IHDR
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    image = f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    if width <= NARROW:
+        return image
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(alt)}">{image}</div>'
+
+
+def _details(title: str, values: Mapping[str, Any]) -> str:
+    """Nested values as a table of dotted names that opens on demand."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(value)}</code></td></tr>'
+        for name, value in _flat(values)
+    )
+    return f"<details><summary>{escape(title)}</summary><table>{lines}</table></details>" if lines else ""
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            pair
+            for key, inner in value.items()
+            for pair in _flat(inner, f"{name}.{key}" if name else str(key))
+        ]
+    if (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and any(isinstance(v, Mapping) for v in value)
+    ):
+        return [pair for i, inner in enumerate(value) for pair in _flat(inner, f"{name}.{i}")]
+    if isinstance(value, float) and math.isfinite(value):
+        return [(name, f"{value:g}")]
+    return [(name, "none" if value is None else str(value))] if name else []

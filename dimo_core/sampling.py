@@ -1,0 +1,165 @@
+"""``dimo sample``: pictures or lines from a generator folder."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dimo_core.device import find_device
+from dimo_core.drawing import Drawing, Drawn
+from dimo_core.draws import Draws
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.generator import Generator
+from dimo_core.model_folder import CARD, load_generator
+from dimo_core.pictures import image_png, sheet
+from dimo_core.sampler import Sampled
+from dimo_core.teacher import Conditioning, Preview, Teacher
+from dimo_core.tree import Condition
+
+BLOCK = 64
+"""Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
+
+SHOWN = 100
+"""The most samples that ``grid.png`` shows."""
+
+KNOWN = 20
+"""The most class names that an error lists."""
+
+
+def sample_folder(
+    path: str,
+    *,
+    count: int = 64,
+    conditions: Sequence[str] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "auto",
+    batch_size: int = BLOCK,
+) -> list[str]:
+    """Draw one-step samples of a trained generator into a new folder.
+
+    Images become ``00000.png``, ``00001.png`` ... in their own size, and ``grid.png``; tokens and text become
+    the lines of ``samples.txt``. ``samples.jsonl`` holds file, condition, seed and tokens of each sample.
+    Sample i with its condition is the same for any count and, up to rounding, any batch size.
+
+    Args:
+        path: A generator folder, or a run folder with one.
+        count: Number of samples.
+        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn.
+        temperature: Divides the logits; None takes the generator's own.
+        seed: Seed of the draws.
+        out: Where to write, empty or missing; None for the folder ``drawn`` beside the generator's.
+        device: ``auto``, or a torch device.
+        batch_size: Samples drawn at a time; more than 64 are drawn 64 at a time.
+
+    Returns:
+        The written files.
+
+    Raises:
+        UsageError: when ``out`` is not empty, or a condition, the temperature or the device is impossible.
+        CheckpointError: when ``path`` holds no whole generator.
+    """
+    source = Folder(path)
+    run = not source.exists(CARD) and source.exists("generator", CARD)
+    folder = Folder(out or _beside(source.sub("generator") if run else source))
+    if folder.names():
+        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
+    where = find_device(device)
+    teacher, generator = _load(source.path("generator") if run else source.url, where, temperature)
+    raw = raw_conditions(teacher.conditioning, conditions, count)
+    drawing = Drawing(
+        teacher=teacher,
+        seed=seed,
+        phase="sample",
+        device=where,
+        batch_size=min(batch_size, BLOCK),
+        block=BLOCK,
+    )
+
+    def draw(c: Condition, draws: Draws) -> Sampled:
+        return Sampled(tokens=generator.sample(c, draws), passes=1)
+
+    return _write(folder, teacher, raw, drawing.draw(raw, draw, generator), seed)
+
+
+def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
+    """``count`` raw conditions: the given ones in turn, or all classes in turn.
+
+    Args:
+        conditioning: What the teacher takes.
+        given: Class names or indices for labels; prompts, or whatever the teacher reads, otherwise.
+        count: How many.
+
+    Raises:
+        UsageError: for an unknown class, or when a teacher without classes is given nothing.
+    """
+    classes = conditioning.classes
+    if given and conditioning.kind == "label":
+        chosen: Sequence[Any] = [_label(classes, text) for text in given]
+    elif given:
+        chosen = given
+    elif classes:
+        chosen = range(len(classes))
+    else:
+        raise UsageError(f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ...")
+    return [chosen[i % len(chosen)] for i in range(count)]
+
+
+def _label(classes: Sequence[str], text: str) -> int:
+    if text in classes:
+        return classes.index(text)
+    if text.isdecimal() and (int(text) < len(classes) or not classes):
+        return int(text)
+    close = difflib.get_close_matches(text, classes, n=1)
+    known = (
+        f"Known: {', '.join(classes)}; or an index" if len(classes) <= KNOWN else "Give a name or an index"
+    )
+    raise UsageError(
+        f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}."
+        + (f" Did you mean {close[0]!r}?" if close else "")
+    )
+
+
+def _load(path: str, device: torch.device, temperature: float | None) -> tuple[Teacher, Generator]:
+    if temperature is None:
+        return load_generator(path, device)
+    if not temperature > 0:
+        raise UsageError(
+            f"temperature must be above 0, got {temperature}. Small values take the likeliest code."
+        )
+    teacher, generator = load_generator(path, device, options={"temperature": temperature})
+    if generator.sampling().get("temperature") != temperature:
+        raise UsageError(f"{type(generator).__name__} has no sampling temperature. Leave --temperature out.")
+    return teacher, generator
+
+
+def _beside(generator: Folder) -> str:
+    parent, slash, _ = generator.url.rpartition("/")
+    return f"{parent}{slash}drawn"
+
+
+def _write(folder: Folder, teacher: Teacher, raw: list[Any], drawn: Drawn, seed: int) -> list[str]:
+    """Write pictures or lines, and ``samples.jsonl``, which comes last and makes the folder complete."""
+    names = [teacher.describe(condition) for condition in raw]
+    if drawn.images is None:
+        preview = teacher.preview(drawn.tokens, teacher.encode_conditions(raw))
+        written = {"samples.txt": "".join(f"{line}\n" for line in preview.lines or ()).encode()}
+        files = ["samples.txt"] * len(raw)
+    else:
+        files = [f"{i:05d}.png" for i in range(len(raw))]
+        written = {file: image_png(image) for file, image in zip(files, drawn.images, strict=True)}
+        order = sorted(range(min(SHOWN, len(raw))), key=lambda i: names.index(names[i]))
+        shown = Preview(images=drawn.images[order])
+        written["grid.png"] = sheet(shown, [names[i] for i in order]).data
+    records = [
+        {"file": file, "index": i, "condition": name, "seed": seed, "tokens": tokens}
+        for i, (file, name, tokens) in enumerate(zip(files, names, drawn.tokens.tolist(), strict=True))
+    ]
+    written["samples.jsonl"] = "".join(f"{json.dumps(record)}\n" for record in records).encode()
+    for name, data in written.items():
+        folder.write(name, data)
+    return [folder.path(name) for name in written]
