@@ -15,8 +15,8 @@ from dimo_core.errors import UnknownNameError
 
 _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
-DIMO_TEACHER=maskgit) > preset > plugin default. The defaults shown count the config files, the environment \
-and the preset of this command line. Everything is checked before anything starts."""
+DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
+files, the environment and the preset of this command line. Everything is checked before anything starts."""
 
 General = Sequence[tuple[str, str | None, str]]
 """Options outside the configuration: option string, what its value is called (None for a flag), and text."""

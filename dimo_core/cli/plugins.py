@@ -1,11 +1,11 @@
 """``dimo plugins``: what is installed, from which package, and what failed and why."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dimo_core.cli.parsing import Parser
 from dimo_core.discovery import Offer
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
@@ -14,13 +14,12 @@ from dimo_core.registry import Registry
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo plugins``."""
-    parser = argparse.ArgumentParser(
-        prog="dimo plugins",
-        description="List installed plugins. Only what registers them is imported, unless --check is given.",
-        epilog="Exit code 1 when --check finds a plugin that cannot be used. DIMO_DISABLE_PLUGINS=NAME,... "
+    parser = Parser(
+        "dimo plugins",
+        "List installed plugins. Only what registers them is imported, unless --check is given.",
+        "Exit code 1 when --check finds a plugin that cannot be used. DIMO_DISABLE_PLUGINS=NAME,... "
         "leaves out entry points or distributions, 'all' every distribution but dimo; DIMO_STRICT_PLUGINS=1 "
         "stops at the first broken one.",
-        allow_abbrev=False,
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -35,10 +35,10 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
         return 0
 
-    from dimo_core.run import run
+    from dimo_core.run import dry_run, run
 
     if "dry_run" in given.flags:
-        run(job, registry=registry, dry_run=True)
+        dry_run(job)
     else:
         run(job, registry=registry, resume=bool(given.resume))
     return 0

@@ -1,0 +1,34 @@
+"""argparse as the other commands use it: wrong usage is one line."""
+
+import argparse
+from typing import NoReturn
+
+from dimo_core.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose errors are ``UsageError``."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        """Name the command and what it does."""
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Wrong usage.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def positive(text: str) -> int:
+    """An integer from 1 up.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
