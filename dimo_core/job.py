@@ -11,7 +11,7 @@ from dimo_core.divergence import Divergence
 from dimo_core.generator import GeneratorOptions
 from dimo_core.guidance import Guidance
 from dimo_core.metric import Tracker
-from dimo_core.objective import ObjectiveOptions
+from dimo_core.objective import Ingredients, ObjectiveOptions
 from dimo_core.sampler import Sampler
 from dimo_core.settings import Evaluate, Train
 from dimo_core.sources import Conditions
@@ -55,3 +55,14 @@ class Job:
     seed: int = attrs.field(default=0, validator=v.ge(0))
     out: str
     device: str = "auto"
+
+    def ingredients(self, *, skeleton: bool = False) -> Ingredients:
+        """What the objective is made of; with ``skeleton`` no weight is read."""
+        return Ingredients(
+            teacher=self.teacher,
+            generator=self.generator,
+            auxiliary=self.auxiliary,
+            divergence=self.divergence,
+            guidance=self.guidance,
+            skeleton=skeleton,
+        )

@@ -29,6 +29,11 @@ def ema_rate(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices, but to no bias, norm or embedding."""
+    return parameter.ndim > 1 and "emb" not in name and not name.endswith("bias")
+
+
 class PartState:
     """A part and everything that changes while it is trained.
 
@@ -40,8 +45,8 @@ class PartState:
     def __init__(self, name: str, part: Part) -> None:
         self.name, self.module, self.options = name, part.module, part.optimisation
         self.trained = {n: p for n, p in part.module.named_parameters() if p.requires_grad}
-        decayed = [p for n, p in self.trained.items() if p.ndim > 1 and "emb" not in n]
-        other = [p for n, p in self.trained.items() if p.ndim <= 1 or "emb" in n]
+        decayed = [p for n, p in self.trained.items() if is_decayed(n, p)]
+        other = [p for n, p in self.trained.items() if not is_decayed(n, p)]
         o = self.options
         fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
         self.optimizer = torch.optim.AdamW(

@@ -1,10 +1,7 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import attrs
-from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
@@ -15,42 +12,13 @@ from dimo_core.evaluation import Evaluator
 from dimo_core.feeds import TokenFeed
 from dimo_core.folder import Folder
 from dimo_core.model_folder import versions
-from dimo_core.objective import Ingredients, ObjectiveOptions
+from dimo_core.objective import Ingredients
+from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry
 from dimo_core.run import CONFIG, log_file
-from dimo_core.settings import Evaluate, Train
-from dimo_core.sources import Data
+from dimo_core.settings import Evaluate
 from dimo_core.table import Table
 from dimo_core.teacher import Teacher
-
-
-@attrs.frozen(kw_only=True)
-class PretrainJob:
-    """Everything ``dimo pretrain`` needs, validated.
-
-    Attributes:
-        config: The resolved configuration as plain data.
-        teacher: The class of the teacher to make.
-        model: Its ``pretraining_options``.
-        data: The training images.
-        objective: What is trained, and how.
-        train: Length and precision.
-        eval: Evaluation of the finished teacher, where the data says how.
-        seed: Seed of weights, tokenizer and draws.
-        out: Run folder.
-        device: ``auto``, or a torch device.
-    """
-
-    config: Mapping[str, Any]
-    teacher: type[Teacher]
-    model: Any
-    data: Data
-    objective: ObjectiveOptions
-    train: Train = attrs.field(factory=Train)
-    eval: Evaluate = attrs.field(factory=Evaluate)
-    seed: int = attrs.field(default=0, validator=v.ge(0))
-    out: str
-    device: str = "auto"
 
 
 def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | None = None) -> Folder:
@@ -75,7 +43,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
     if job.objective.needs != {"data"}:
         raise UsageError(f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more")
     examples = job.data.load(job.data.splits()[0])
-    teacher = job.teacher.create(job.model, job.data, seed=job.seed)
+    teacher = job.teacher_class.create(job.model, job.data, seed=job.seed)
     objective = job.objective.build(Ingredients(teacher=teacher))
     folder.write_yaml(CONFIG, dict(job.config))
     with log_file(folder):
@@ -101,7 +69,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
 
 def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry, device: Any) -> Table | None:
     """The teacher's rows, by the plan that comes with the data."""
-    plan = teacher.evaluation() if job.eval.enabled else None
+    plan = teacher.evaluation()
     if plan is None:
         return None
     evaluator = Evaluator.resolve(
@@ -109,7 +77,7 @@ def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry,
         plan,
         registry,
         conditions=registry.load("conditions", plan.conditions.name)(**plan.conditions.options),
-        settings=job.eval,
+        settings=Evaluate(),
         seed=job.seed,
         device=device,
     )

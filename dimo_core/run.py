@@ -1,22 +1,24 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
+import yaml
 from loguru import logger
+from rich.console import Console
 
-from dimo_core.config import job_from_config, resolve_job
+from dimo_core.config import resolve_job
 from dimo_core.device import find_device
 from dimo_core.engine import Action, Engine
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import UsageError
 from dimo_core.feeds import ConditionFeed
 from dimo_core.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.job import Job
+from dimo_core.memory import plan_memory
 from dimo_core.model_folder import save_generator
-from dimo_core.objective import Ingredients, Objective
 from dimo_core.registry import Registry
 from dimo_core.results import Results
 from dimo_core.table import Table
@@ -62,37 +64,12 @@ def distill(
     return run(resolve_job(options, preset=preset, registry=registry), resume=resume, registry=registry)
 
 
-def resume_job(path: str, registry: Registry, changes: Mapping[str, Any] | None = None) -> Job:
-    """The job of a run folder.
-
-    Args:
-        path: The run folder.
-        registry: The plugins.
-        changes: Nested options that differ from the stored ones.
-
-    Raises:
-        CheckpointError: when the folder holds no run.
-    """
-    folder = Folder(path)
-    try:
-        config = folder.read_yaml(CONFIG)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"no run in {path!r}: it has no {CONFIG}. --resume takes a run folder.") from error
-    return job_from_config({**config, "out": path, **(changes or {})}, registry)
-
-
-def build_objective(job: Job, *, skeleton: bool = False) -> Objective:
-    """The job's objective, bound to its models."""
-    return job.objective.build(
-        Ingredients(
-            teacher=job.teacher,
-            generator=job.generator,
-            auxiliary=job.auxiliary,
-            divergence=job.divergence,
-            guidance=job.guidance,
-            skeleton=skeleton,
-        )
-    )
+def dry_run(job: Job) -> None:
+    """Print what the job would do and need; nothing is allocated, read or written."""
+    console = Console()
+    console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
+    for table in plan_memory(job).tables():
+        console.print(table)
 
 
 def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> RunResult:
@@ -117,7 +94,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     if job.objective.needs != {"conditions"}:
         raise UsageError(f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data")
     stream = job.conditions.open(job.teacher.conditioning, seed=job.seed)
-    objective = build_objective(job)
+    objective = job.objective.build(job.ingredients())
     generator = objective.parts()["generator"].module
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
     folder.write_yaml(CONFIG, dict(job.config))

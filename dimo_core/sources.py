@@ -81,8 +81,10 @@ class Data(ABC):
             UsageError: for an unknown split, or when there is nothing to read.
         """
 
-    augments: bool = False
-    """Whether ``augment`` changes anything; if not, images are encoded once."""
+    @property
+    def augments(self) -> bool:
+        """Whether ``augment`` changes anything; if not, images are encoded once."""
+        return False
 
     def augment(self, images: Float[Tensor, "B C H W"], draws: "Draws") -> Float[Tensor, "B C H W"]:
         """Randomly changed copies of training images in [0, 1], drawn anew for each batch."""

@@ -7,12 +7,17 @@ from typing import Literal
 
 import attrs
 import torch
-from jaxtyping import Int
+from attrs import validators as v
+from jaxtyping import Float, Int
 from safetensors.torch import load
 from torch import Tensor
 
+from dimo_core.choice import Choice
+from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.sources import Data, Examples
+from dimo_core.teacher import EvaluationPlan
+from dimo_digits.augmentation import augmented
 
 SPLITS = ("teacher", "reader", "reference")
 """Who may see a part: the teacher trains on its own, the reader on its own, and nothing on the reference."""
@@ -49,11 +54,13 @@ class Digits(Data):
 
     Attributes:
         classes: What is given as the condition: even or odd, or which of the ten digits.
+        augment_probability: Probability of a small random change, when a teacher is trained on the scans.
     """
 
     classes: Literal["parity", "digit"] = attrs.field(
         default="parity", validator=attrs.validators.in_(("parity", "digit"))
     )
+    augment_probability: float = attrs.field(default=0.5, validator=[v.ge(0), v.le(1)])
 
     def splits(self) -> Sequence[str]:
         """``teacher`` (three fifths), ``reader`` and ``reference`` (one fifth each)."""
@@ -77,4 +84,38 @@ class Digits(Data):
             labels=digits % 2 if parity else digits,
             classes=("even", "odd") if parity else tuple("0123456789"),
             details={"digit": digits},
+        )
+
+    @property
+    def augments(self) -> bool:
+        """Whether any scan is changed in training."""
+        return self.augment_probability > 0
+
+    def augment(self, images: Float[Tensor, "B C H W"], draws: Draws) -> Float[Tensor, "B C H W"]:
+        """Small rotations, shears, changes of size, shifts, and noise."""
+        return augmented(images, self.augment_probability, draws)
+
+    def evaluation(self) -> EvaluationPlan:
+        """Judged by a reader, and against scans, that no teacher saw."""
+        return EvaluationPlan(
+            data=Choice("digits", {"classes": self.classes}),
+            split="reference",
+            floor_split="teacher",
+            features=Choice("digits-reader"),
+            metrics=(Choice("fidelity"), Choice("density-coverage"), Choice("digits")),
+            best="fid",
+            samples=3000,
+            sampler=Choice("maskgit", {"schedule": "cosine", "counts": "cumulative", "gumbel": 4.5}),
+            shown=(
+                "fid",
+                "is",
+                "kid",
+                "precision",
+                "recall",
+                "density",
+                "coverage",
+                "readable",
+                "accuracy",
+                "entropy",
+            ),
         )

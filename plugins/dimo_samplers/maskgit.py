@@ -41,8 +41,8 @@ def tokens_per_step(
 
     ``share`` is MaskGIT-pytorch v1.0: the schedule read backwards gives each step's *share*, a zero becomes
     one, and the last step takes the rest. At large step counts that rest is negative; here the steps from
-    the end are shortened instead, so fewer than ``steps`` may be taken. ``cumulative`` masks
-    round(share(i / steps) * length) tokens after step i.
+    the end are shortened instead, so fewer than ``steps`` may be taken. ``cumulative`` leaves
+    round(share(i / steps) * length) tokens masked after step i, and decides at least one in each step.
 
     Args:
         length: Number of tokens L.
@@ -57,7 +57,7 @@ def tokens_per_step(
         decided = each.cumsum(0)
     else:
         left = share(torch.linspace(0, 1, steps + 1)[1:], schedule)
-        decided = length - (left * length).round()
+        decided = (length - (left * length).round()).maximum(torch.arange(1.0, steps + 1))
         decided[-1] = length
     decided = torch.cat([torch.zeros(1), decided.clamp_max(length)])
     return [int(n) for n in decided.diff() if n > 0]

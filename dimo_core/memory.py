@@ -1,0 +1,138 @@
+"""``--dry-run``: what a run needs, found by taking one step on the meta device, where tensors have no storage."""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from rich.table import Table as RichTable
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dimo_core import tree
+from dimo_core.draws import Draws
+from dimo_core.job import Job
+from dimo_core.objective import Batch, Objective
+
+META = torch.device("meta")
+
+
+class LiveTensors(TorchDispatchMode):
+    """Within, follows every tensor storage that operations make: bytes alive now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and note its results."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: object) -> None:
+            del self._seen[key]
+            self.alive -= size
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+    def ignore(self, module: nn.Module) -> None:
+        """Do not count the tensors of a module that is there already."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            storage = tensor.untyped_storage()
+            key = id(storage)
+            self._seen[key] = weakref.ref(storage, lambda _, key=key: self._seen.pop(key, None))
+
+
+@attrs.frozen(kw_only=True)
+class MemoryPlan:
+    """Parameters and bytes of one process.
+
+    Attributes:
+        parameters: Parameters of each network, and how many of them are trained.
+        rows: Bytes by use.
+    """
+
+    parameters: Mapping[str, tuple[int, int]]
+    rows: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes at the fullest moment of a step."""
+        return sum(self.rows.values())
+
+    def tables(self) -> tuple[RichTable, RichTable]:
+        """Parameter counts and memory, for the terminal."""
+        counts = RichTable("network", "parameters", "trained", title="parameters")
+        for name, (every, trained) in self.parameters.items():
+            counts.add_row(name, f"{every:,}", f"{trained:,}")
+        memory = RichTable("memory of one process", "MiB", title="memory at the fullest moment of a step")
+        for name, size in (*self.rows.items(), ("total", self.total)):
+            memory.add_row(name, f"{size / 2**20:,.1f}")
+        for table in (counts, memory):
+            for column in table.columns[1:]:
+                column.justify = "right"
+        return counts, memory
+
+
+def plan_memory(job: Job) -> MemoryPlan:
+    """Parameter counts and peak memory of a training step; nothing is allocated and no weight is read.
+
+    Counted are the tensors of one process: weights, gradients, Adam's moments, averages, and what the
+    phases' forward and backward passes keep alive. What the libraries themselves need comes on top.
+    """
+    with META:
+        objective = job.objective.build(job.ingredients(skeleton=True))
+    modules = {**objective.frozen(), **{name: part.module for name, part in objective.parts().items()}}
+    trained = {name: _bytes(part.module, True) for name, part in objective.parts().items()}
+    averages = {name for name, part in objective.parts().items() if part.optimisation.ema}
+    rows = {f"weights of the {name}": _bytes(module) for name, module in modules.items()}
+    rows["Adam's moments"] = 2 * sum(trained.values())
+    rows["averages"] = sum(trained[name] for name in averages)
+    rows["activations and gradients"] = _step_peak(job, objective, list(modules.values()))
+    return MemoryPlan(
+        parameters={name: (_count(module), _count(module, True)) for name, module in modules.items()},
+        rows=rows,
+    )
+
+
+def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
+    """Bytes that one step makes, at its fullest moment."""
+    t = job.train
+    size = t.batch_size // t.accumulate
+    raw = job.conditions.balanced(job.teacher.conditioning, size)
+    batch = Batch(conditions=tree.to(job.teacher.encode_conditions(raw), META))
+    live = LiveTensors()
+    for module in modules:
+        live.ignore(module)
+    with live:
+        for phase in objective.phases():
+            draws = Draws(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
+            precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")
+            for start in range(0, t.batch_size, size):
+                with precision:
+                    phase.accumulate(batch, draws.slice(start, size), watch=True)
+            for name in phase.parts:
+                objective.parts()[name].module.zero_grad(set_to_none=True)
+    return live.peak
+
+
+def _bytes(module: nn.Module, trained: bool = False) -> int:
+    tensors = [p for p in module.parameters() if p.requires_grad] if trained else module.state_dict().values()
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _count(module: nn.Module, trained: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
