@@ -1,0 +1,17 @@
+"""Registers images from folders and from arrays."""
+
+from dimo_core.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def dimo_register(register: Register) -> None:
+    """Offer what this package holds."""
+    register(
+        "data", "image-folder", "dimo_images.folder:ImageFolder", summary="a folder of images for each class"
+    )
+    register(
+        "data",
+        "arrays",
+        "dimo_images.arrays:Arrays",
+        summary="images and labels in a .safetensors or .npz file",
+    )

@@ -1,0 +1,1 @@
+"""How samples are judged in a feature space: torch-fidelity's metrics, density and coverage."""

@@ -1,0 +1,55 @@
+"""What metrics in a feature space demand of samples and reference: ``feature_pair``."""
+
+from jaxtyping import Float
+from loguru import logger
+from torch import Tensor
+
+from dimo_core.errors import NumericalError, UsageError
+from dimo_core.metric import Samples
+
+
+def feature_pair(
+    metric: str, samples: Samples, reference: Samples | None, *, neighbours: int
+) -> tuple[Float[Tensor, "N F"], Float[Tensor, "M F"]]:
+    """The features of samples and reference, checked.
+
+    A side with no more samples than feature dimensions is warned about: its covariance has no full rank,
+    and distances in such a space say little.
+
+    Args:
+        metric: Whose features they are, for messages.
+        samples: What is judged.
+        reference: What it is compared with.
+        neighbours: Nearest neighbours that each side must have.
+
+    Raises:
+        UsageError: without features or a reference, with too few samples, or with features of two widths.
+        NumericalError: when features are not finite.
+    """
+    if samples.features is None or reference is None or reference.features is None:
+        raise UsageError(
+            f"metric {metric!r} compares features of samples with those of a reference, and one is missing."
+            " Name data, split and features in the teacher's evaluation plan."
+        )
+    pair = {"samples": samples.features, "reference": reference.features}
+    widths = {features.shape[1] for features in pair.values()}
+    if len(widths) > 1:
+        raise UsageError(f"metric {metric!r} got features of different widths: {sorted(widths)}.")
+    for side, features in pair.items():
+        count, width = features.shape
+        if count <= neighbours:
+            raise UsageError(
+                f"metric {metric!r} needs more than {neighbours} {side} (its neighbours), got {count}."
+                " Draw more samples, or lower the number of neighbours."
+            )
+        if not features.isfinite().all():
+            raise NumericalError(f"metric {metric!r}: the features of the {side} are not finite.")
+        if count <= width:
+            logger.warning(
+                "metric {!r}: {} {} in {} feature dimensions are too few to trust the numbers",
+                metric,
+                count,
+                side,
+                width,
+            )
+    return samples.features, reference.features
