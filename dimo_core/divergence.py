@@ -15,13 +15,15 @@ Inputs are log-probabilities, never probabilities: p and q may underflow, log p 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.errors import PluginError
+
+Own = TypeVar("Own", bound="Divergence")
 
 
 def log_ratio(log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"]) -> Float[Tensor, "*N V"]:
@@ -97,7 +99,7 @@ class Divergence(ABC):
     and the engine stops the run.
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> "Divergence":
+    def __new__(cls: type[Own], *args: Any, **options: Any) -> Own:
         """Refuse a class that cannot compute anything.
 
         Raises:
@@ -106,10 +108,10 @@ class Divergence(ABC):
         if missing := sorted(cls.__abstractmethods__):
             raise PluginError(
                 f"divergence {cls.__module__}.{cls.__qualname__} does not define {', '.join(missing)}. "
-                "A divergence gives value(log_p, log_q), with or without potential and grad; or it derives from "
-                "FDivergence and gives f(r). Define one of them; docs/divergences.md shows all three ways."
+                "A divergence gives value(log_p, log_q), with or without potential and grad; or it derives "
+                "from FDivergence and gives f(r). Define one; docs/divergences.md shows all three ways."
             )
-        return super().__new__(cls)
+        return object.__new__(cls)
 
     @abstractmethod
     def value(self, log_p: Float[Tensor, "*N V"], log_q: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:

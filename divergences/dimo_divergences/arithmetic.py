@@ -44,6 +44,6 @@ def log_mixture(d: Float[Tensor, "*N V"], share: Real) -> Float[Tensor, "*N V"]:
 
     Bounded below by log(1 - share); log(m / p) is ``log_mixture(-d, 1 - share)``.
     """
-    near = torch.log1p(share * torch.expm1(d.clamp(-1, 1)))
+    excess = share * torch.expm1(d)
     far = d.relu() + torch.log(share * d.clamp(max=0).exp() + (1 - share) * (-d.relu()).exp())
-    return torch.where(d.abs() < 1, near, far)
+    return torch.where(excess.abs() < 0.5, torch.log1p(excess), far)
