@@ -79,7 +79,8 @@ def _weights() -> bytes:
 
 
 @functools.cache
-def _shipped() -> ReaderNetwork:
+def shipped_reader() -> ReaderNetwork:
+    """The network with the shipped weights, in eval mode; one object for all who ask."""
     network = ReaderNetwork()
     network.load_state_dict(load(_weights()))
     return network.eval().requires_grad_(False)
@@ -102,5 +103,5 @@ class DigitReader(FeatureExtractor):
         Raises:
             UsageError: for images of another shape.
         """
-        result: Any = _shipped()(prepare(images.cpu()))
+        result: Any = shipped_reader()(prepare(images.cpu()))
         return result[0], result[1]

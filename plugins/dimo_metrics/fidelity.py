@@ -82,7 +82,7 @@ class Fidelity(Metric):
             "kid_subsets": self.kid_subsets,
             "kid_subset_size": min(self.kid_subset_size, count, real),
             "prc_neighborhood": self.neighbours,
-            "prc_batch_size": 2000,
+            "prc_batch_size": 1000,
             "rng_seed": self.seed,
             "batch_size": 1024,
             "cuda": False,

@@ -1,18 +1,22 @@
 """The reader of digits and its exact metrics."""
 
 import math
+import re
+from importlib.resources import files
 
 import attrs
 import pytest
 import torch
+from torch import Tensor
 
 from dimo_core.errors import UsageError
 from dimo_core.metric import Samples
 from dimo_core.teacher import Conditioning, Teacher
 from dimo_digits.data import Digits
 from dimo_digits.metric import READABLE, DigitMetrics, classes_of_digits, entropy_within_classes
-from dimo_digits.reader import DigitReader, ReaderNetwork, prepare
+from dimo_digits.reader import DigitReader, ReaderNetwork, prepare, shipped_reader
 from dimo_digits.train_reader import Training, distort, scores, train
+from dimo_metrics.fidelity import Fidelity
 
 EVEN_ODD = ("even", "odd")
 TEN = tuple("0123456789")
@@ -161,6 +165,35 @@ def test_distortions_are_small_and_keep_paper_white() -> None:
     blank = distort(torch.full((50, 1, 8, 8), -1.0))
     assert blank.mean() < -0.9
     assert 0.05 < (x - y).abs().mean() < 0.5
+
+
+def with_features(images: Tensor) -> Samples:
+    features, logits = DigitReader().extract(images)
+    return Samples(conditions=(0,) * len(images), images=images, features=features, logits=logits)
+
+
+def test_real_scans_are_far_closer_to_real_scans_than_chimeras_are() -> None:
+    reference = with_features(real("reference").images)
+    teacher_scans = real("teacher").images
+    floor = Fidelity().compute(with_features(teacher_scans), reference, teacher_of())
+    assert floor["fid"] < 0.1
+    assert abs(floor["kid"]) < 0.05
+    assert floor["precision"] > 0.85
+    assert floor["recall"] > 0.85
+    order = torch.randperm(len(teacher_scans), generator=torch.Generator().manual_seed(0))
+    halves = torch.cat([teacher_scans[:, :, :4], teacher_scans[order][:, :, 4:]], 2)
+    chimeras = Fidelity().compute(with_features(halves), reference, teacher_of())
+    assert chimeras["fid"] > 20 * floor["fid"]
+
+
+def test_the_card_quotes_the_scores_of_the_shipped_weights() -> None:
+    card = files("dimo_digits").joinpath("READER.md").read_text()
+    for split, numbers in scores(shipped_reader(), READABLE).items():
+        row = re.search(rf"^\| {split} .*$", card, re.MULTILINE)
+        assert row is not None
+        quoted = [float(x) for x in re.findall(r"\d\.\d+", row.group())]
+        assert quoted == pytest.approx(list(numbers.values()), abs=6e-4)
+    assert DigitReader().fingerprint in card
 
 
 def test_the_network_is_small() -> None:
