@@ -12,7 +12,7 @@ from dimo_core.drawing import Draw, Drawing
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
-from dimo_core.judge import Judge, Loader, build
+from dimo_core.judge import Judge, Loader, built
 from dimo_core.metric import Samples
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.settings import Evaluate
@@ -90,8 +90,8 @@ class Evaluator:
             teacher=teacher,
             conditions=conditions,
             judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
-            sampler=sampler or build(registry, "sampler", plan.sampler),
-            guidance=build(registry, "guidance", plan.guidance),
+            sampler=sampler or built(registry, "sampler", plan.sampler),
+            guidance=built(registry, "guidance", plan.guidance),
             settings=settings,
             seed=seed,
             device=device,

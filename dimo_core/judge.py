@@ -10,6 +10,7 @@ import torch
 from loguru import logger
 
 from dimo_core.choice import Choice
+from dimo_core.config_fields import build
 from dimo_core.errors import DimoError
 from dimo_core.metric import FeatureExtractor, Metric, Samples
 from dimo_core.sources import Data
@@ -25,9 +26,13 @@ class Loader(Protocol):
         """The options class that is registered as ``name``."""
 
 
-def build(registry: Loader, kind: str, choice: Choice) -> Any:
-    """The plugin that ``choice`` names, with its options."""
-    return registry.load(kind, choice.name)(**choice.options)
+def built(registry: Loader, kind: str, choice: Choice) -> Any:
+    """The plugin that ``choice`` names, with its options.
+
+    Raises:
+        UsageError: for an unknown name, or options that it refuses.
+    """
+    return build(registry.load(kind, choice.name), choice.options)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -63,14 +68,14 @@ class Judge:
             teacher=teacher,
             plan=plan,
             metrics={},
-            features=build(registry, "features", plan.features) if plan.features else None,
-            data=build(registry, "data", plan.data) if plan.data else None,
+            features=built(registry, "features", plan.features) if plan.features else None,
+            data=built(registry, "data", plan.data) if plan.data else None,
             batch_size=batch_size,
         )
         metrics = {}
         for choice in plan.metrics:
             try:
-                metrics[choice.name] = build(registry, "metric", choice)
+                metrics[choice.name] = built(registry, "metric", choice)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
         judge.metrics = metrics

@@ -179,12 +179,12 @@ def _columns(count: int) -> int:
 
 def _fitted(text: str, width: int) -> str:
     """The text, or as much of its beginning as fits."""
-    font = _font()
-    if font.getlength(text) <= width:
+    font, kept = _font(), text[:width]
+    if kept == text and font.getlength(text) <= width:
         return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    while kept and font.getlength(f"{kept}…") > width:
+        kept = kept[:-1]
+    return f"{kept}…"
 
 
 @lru_cache(maxsize=1)

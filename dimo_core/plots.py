@@ -111,22 +111,13 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
 
     teacher, generator, real = points("teacher"), points("generator"), points("real")
     steps = sorted({row.steps for row in (*teacher, *generator)}) or [1]
-    axes.plot(
-        [r.steps for r in teacher],
-        [r.metrics[name] for r in teacher],
-        "o-",
-        color=COLOURS[0],
-        label="teacher",
-    )
-    axes.plot(
-        [r.steps for r in generator],
-        [r.metrics[name] for r in generator],
-        "D",
-        color=COLOURS[1],
-        markersize=8,
-        label="generator",
-        zorder=3,
-    )
+    styles = ((teacher, "o-", COLOURS[0], 6), (generator, "D", COLOURS[1], 8))
+    for rows, marker, colour, size in styles:
+        if rows:
+            values = [row.metrics[name] for row in rows]
+            axes.plot(
+                [row.steps for row in rows], values, marker, color=colour, markersize=size, label=rows[0].kind
+            )
     for row in real:
         axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
     values = [row.metrics[name] for row in (*teacher, *generator, *real)]

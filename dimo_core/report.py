@@ -157,7 +157,8 @@ def _table(table: Table) -> str:
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Result table">'
-        f'<table aria-describedby="key"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<table aria-describedby="key"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
         f'<p id="key" class="key">{key}</p>'
     )
 

@@ -1,0 +1,163 @@
+"""``sample_folder``: files, conditions, and samples that do not depend on how they are drawn."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dimo_core import sampling
+from dimo_core.errors import UsageError
+from dimo_core.sampling import raw_conditions, sample_folder
+from dimo_core.teacher import Conditioning
+
+LABELS = Conditioning(kind="label", classes=("even", "odd"))
+
+
+@pytest.fixture
+def loaded(toy, monkeypatch):
+    """Replaces the loader; remembers its calls, and can be told to load tokens."""
+    calls = []
+
+    def load(path, device, *, options=None):
+        calls.append((path, str(device), options))
+        generator = toy.Generator()
+        if options and load.obeys:
+            generator.options = type(generator.options)(**options)
+        load.generators.append(generator)
+        return load.teacher, generator
+
+    load.teacher, load.calls, load.obeys, load.generators = toy.Teacher(), calls, True, []
+    monkeypatch.setattr(sampling, "load_generator", load)
+    return load
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_picture_each_a_grid_and_a_line_each(loaded, tmp_path):
+    out = tmp_path / "out"
+    paths = sample_folder("some/generator", count=3, seed=5, out=str(out), device="cpu")
+    names = ["00000.png", "00001.png", "00002.png", "grid.png", "samples.jsonl"]
+    assert [str(out / name) for name in names] == paths
+    assert names == sorted(path.name for path in out.iterdir())
+    lines = records(out)
+    assert [("00000.png", 0, "even", 5), ("00001.png", 1, "odd", 5), ("00002.png", 2, "even", 5)] == [
+        (r["file"], r["index"], r["condition"], r["seed"]) for r in lines
+    ]
+    for line in lines:
+        pixels = np.asarray(Image.open(out / line["file"])).flatten().tolist()
+        assert [round(token / 5 * 255) for token in line["tokens"]] == pixels
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(150, 7), (150, 64), (150, 500), (70, 13), (1, 1)])
+def test_samples_depend_neither_on_batch_size_nor_on_count(loaded, tmp_path, count, batch_size):
+    sample_folder("g", count=150, out=str(tmp_path / "whole"), device="cpu", batch_size=100)
+    sample_folder("g", count=count, out=str(tmp_path / "part"), device="cpu", batch_size=batch_size)
+    assert records(tmp_path / "whole")[:count] == records(tmp_path / "part")
+    assert max(loaded.generators[1].batches) <= batch_size
+
+
+def test_samples_of_all_blocks_differ(loaded, tmp_path):
+    sample_folder("g", count=192, out=str(tmp_path / "out"), device="cpu")
+    tokens = [record["tokens"] for record in records(tmp_path / "out")]
+    assert tokens[:64] != tokens[64:128] != tokens[128:]
+
+
+def test_another_seed_gives_other_samples(loaded, tmp_path):
+    for seed in (0, 1):
+        sample_folder("g", count=8, seed=seed, out=str(tmp_path / str(seed)), device="cpu")
+    first, second = ([r["tokens"] for r in records(tmp_path / str(seed))] for seed in (0, 1))
+    assert first != second
+
+
+def test_samples_overwrite_nothing(loaded, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        sample_folder("g", count=1, out=str(tmp_path), device="cpu")
+    assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
+    assert [] == loaded.calls
+
+
+def test_tokens_become_lines(loaded, toy, tmp_path):
+    loaded.teacher = toy.TokensTeacher()
+    paths = sample_folder("g", count=3, out=str(tmp_path / "out"), device="cpu")
+    assert ["samples.txt", "samples.jsonl"] == [path.rsplit("/", 1)[1] for path in paths]
+    lines = (tmp_path / "out" / "samples.txt").read_text().splitlines()
+    assert [" ".join(map(str, record["tokens"])) for record in records(tmp_path / "out")] == lines
+
+
+def test_the_generator_of_a_run_folder_is_found_and_samples_lie_beside_it(loaded, tmp_path):
+    (tmp_path / "generator").mkdir()
+    (tmp_path / "generator" / "generator.yaml").write_text("")
+    for path in (tmp_path, tmp_path / "generator"):
+        sample_folder(str(path), count=1, device="cpu")
+        assert str(tmp_path / "generator") == loaded.calls[-1][0]
+        for file in (tmp_path / "drawn").iterdir():
+            file.unlink()
+
+
+def test_a_temperature_reaches_the_generator(loaded, tmp_path):
+    sample_folder("g", count=1, temperature=0.5, out=str(tmp_path / "out"), device="cpu")
+    assert [("g", "cpu", {"temperature": 0.5})] == loaded.calls
+
+
+def test_a_generator_without_temperature_says_so(loaded, tmp_path):
+    loaded.obeys = False
+    with pytest.raises(UsageError, match="has no sampling temperature"):
+        sample_folder("g", count=1, temperature=0.5, out=str(tmp_path / "out"), device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_impossible_temperatures_are_refused(loaded, tmp_path, temperature):
+    with pytest.raises(UsageError, match="temperature must be above 0"):
+        sample_folder("g", count=1, temperature=temperature, out=str(tmp_path / "out"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, [0, 1, 0, 1, 0]), (["odd"], [1] * 5), (["1", "even"], [1, 0, 1, 0, 1]), ([], [0, 1, 0, 1, 0])],
+)
+def test_conditions_are_names_or_indices_in_turn_and_all_classes_by_default(given, expected):
+    assert expected == raw_conditions(LABELS, given, 5)
+
+
+def test_a_class_named_like_a_number_is_a_name():
+    assert [1] == raw_conditions(Conditioning(kind="label", classes=("7", "0")), ["0"], 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("evn", "unknown class 'evn'. Known: even, odd; or an index from 0 to 1. Did you mean 'even'?"),
+        ("2", "unknown class '2'. Known: even, odd; or an index from 0 to 1."),
+        ("-1", "unknown class '-1'. Known: even, odd; or an index from 0 to 1."),
+    ],
+)
+def test_an_unknown_class_is_answered_with_the_known_ones(given, message):
+    with pytest.raises(UsageError) as error:
+        raw_conditions(LABELS, [given], 1)
+    assert message == str(error.value)
+
+
+def test_many_classes_are_not_all_listed():
+    many = Conditioning(kind="label", classes=tuple(f"class {i}" for i in range(1000)))
+    with pytest.raises(UsageError) as error:
+        raw_conditions(many, ["clas 17"], 1)
+    expected = "unknown class 'clas 17'. Give a name or an index from 0 to 999. Did you mean 'class 17'?"
+    assert expected == str(error.value)
+
+
+def test_prompts_are_taken_as_they_are_and_must_be_given():
+    text = Conditioning(kind="text")
+    assert ["a cat", "a dog", "a cat"] == raw_conditions(text, ["a cat", "a dog"], 3)
+    with pytest.raises(UsageError, match="takes text conditions"):
+        raw_conditions(text, None, 3)
+
+
+def test_torchs_own_generator_is_left_alone(loaded, tmp_path):
+    before = torch.get_rng_state()
+    sample_folder("g", count=2, out=str(tmp_path / "out"), device="cpu")
+    assert torch.equal(before, torch.get_rng_state())
