@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
+from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -149,17 +151,40 @@ class Table:
             notes=tuple(data["notes"]),
         )
 
-    def rich(self) -> RichTable:
-        """The table for a terminal: shown metrics only, best values bold, notes below."""
-        result = RichTable(caption="\n".join(self.notes) or None, caption_justify="left")
-        columns = self.columns([name for name in self.metrics if name in self.shown])
+    def rich(self, width: int | None = None) -> RichTable:
+        """The table for a terminal: the shown metrics as far as they fit, best values bold, notes below.
+
+        Args:
+            width: Characters a line; that of the terminal when None.
+        """
+        chosen = [name for name in self.metrics if name in self.shown] or list(self.metrics)
+        while len(chosen) > 1 and self._width(chosen) > (width or Console().width):
+            chosen.pop()
+        hidden = ", ".join(name for name in self.metrics if name not in chosen)
+        notes = [*self.notes, *([f"not shown: {hidden}"] if hidden else [])]
+        caption = Text("\n".join(notes)) if notes else None
+        result = RichTable(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            caption=caption,
+            caption_justify="left",
+        )
+        columns = self._terminal(chosen)
         for i, column in enumerate(columns):
-            result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=not i)
+            result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=True)
         for i, row in enumerate(self.rows):
             style = {"teacher": "", "generator": "cyan", "real": "dim"}[row.kind]
             cells = (Text(c.cells[i], style="bold" if i in c.best else "") for c in columns)
             result.add_row(*cells, style=style)
         return result
+
+    def _terminal(self, metrics: Sequence[str]) -> list[Column]:
+        return [column for column in self.columns(metrics) if column.title != "samples/s"]
+
+    def _width(self, metrics: Sequence[str]) -> int:
+        """Characters a line of the terminal's table takes, two of them after each column."""
+        return sum(max(map(len, (c.title, *c.cells))) + 2 for c in self._terminal(metrics))
 
     def markdown(self) -> str:
         """The table for a README or a model card; best values are bold."""

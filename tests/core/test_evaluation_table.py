@@ -85,17 +85,41 @@ def test_markdown_has_a_line_a_row_with_bold_best_values(table):
     assert 5 == len(lines)
 
 
-def test_the_terminal_shows_every_row_and_note_but_the_chosen_metrics_only(table):
+def printed(table, width):
     output = io.StringIO()
-    Console(file=output, width=120).print(table.rich())
-    for text in ("teacher, 2 steps", "generator, 1 step", "real data", "0.750", "n is small"):
-        assert text in output.getvalue()
-    assert "fid" not in output.getvalue()
+    Console(file=output, width=width).print(table.rich(width))
+    return output.getvalue()
+
+
+def test_the_terminal_shows_every_row_and_note_but_the_chosen_metrics_only(table):
+    text = printed(table, 120)
+    for part in (
+        "teacher, 2 steps",
+        "generator, 1 step",
+        "real data",
+        "0.750",
+        "n is small",
+        "not shown: fid, other",
+    ):
+        assert part in text
+    assert "120.5" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_shows_fewer_metrics_but_whole_numbers(table, width):
+    many = {f"metric{i}": i + 0.125 for i in range(20)}
+    text = printed(Table(rows=(row("generator, 1 step", **many),), shown=tuple(many)), width)
+    assert "…" not in text
+    head = next(line for line in text.splitlines() if "passes" in line)
+    assert "metric0" in head
+    assert ("metric6" in head) == (width > 100)
+    assert "not shown: " in text
+    assert all(len(line) <= width for line in text.splitlines())
 
 
 def test_names_with_brackets_are_no_markup():
     output = io.StringIO()
-    Console(file=output, width=120).print(Table(rows=(row("a [red]b[/red]", fid=1.0),)).rich())
+    Console(file=output, width=120).print(Table(rows=(row("a [red]b[/red]", fid=1.0),)).rich(120))
     assert "a [red]b[/red]" in output.getvalue()
 
 
