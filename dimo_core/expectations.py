@@ -1,0 +1,65 @@
+"""How the conformance checks compare, and how they say what they expected."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dimo_core.errors import UsageError
+from dimo_core.tokens import TokenSpace
+from dimo_core.tree import Condition
+
+
+def require(condition: bool, text: str) -> None:
+    """Raise unless ``condition``.
+
+    Raises:
+        AssertionError: "expected: ..."; raised and not asserted, so that ``python -O`` checks too.
+    """
+    if not condition:
+        raise AssertionError(f"expected: {text}")
+
+
+def require_shape(t: Tensor, shape: tuple[int, ...], what: str) -> None:
+    """``t`` has exactly this shape."""
+    require(t.shape == shape, f"{what}, has shape {list(shape)}, not {list(t.shape)}")
+
+
+def require_close(actual: Tensor, expected: Tensor, what: str, tolerance: float) -> None:
+    """Equal shapes, and values within ``tolerance`` of the largest entry."""
+    require(actual.shape == expected.shape, f"{what} (shapes {list(actual.shape)}, {list(expected.shape)})")
+    error = (actual.detach() - expected.detach()).abs().max().item()
+    scale = max(1.0, expected.detach().abs().max().item())
+    require(error <= tolerance * scale, f"{what} (largest difference {error:.3g})")
+
+
+def require_equal(actual: Condition, expected: Condition, what: str) -> None:
+    """The same structure, shapes, dtypes and values."""
+    require(_same(actual, expected), what)
+
+
+def require_tokens(x: Int[Tensor, "..."], count: int, space: TokenSpace, what: str) -> None:
+    """``count`` complete samples of the space."""
+    require_shape(x, (count, space.length), what)
+    require(x.dtype == torch.long, f"{what} are of dtype int64, not {x.dtype}")
+    wrong = x[(x < 0) | (x >= space.columns)]
+    require(len(wrong) == 0, f"{what} are codes 0 .. {space.columns - 1}; {wrong[:1].tolist()} is none")
+
+
+def require_refusal(call: Callable[[], object], what: str) -> None:
+    """The call raises ``UsageError``."""
+    try:
+        call()
+    except UsageError:
+        return
+    raise AssertionError(f"expected: {what} (raise dimo_core.errors.UsageError)")
+
+
+def _same(a: Condition, b: Condition) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype
+        return alike and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(_same, a, b))

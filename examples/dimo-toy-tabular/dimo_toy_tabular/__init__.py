@@ -1,0 +1,1 @@
+"""A toy teacher for dimo whose joint distribution is known exactly."""
