@@ -141,7 +141,7 @@ def _suggestions(
         context.problems.add(error)
         return [], None, ()
     layers = []
-    defaults = dict(DEFAULTS)
+    defaults = {**DEFAULTS, "teacher": section.name}
     if plan is not None:
         defaults["sampler"] = plan.sampler.name
         origin = f"the evaluation plan of {section.title}"

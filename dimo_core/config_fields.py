@@ -120,11 +120,15 @@ def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:
         defaults: An instance whose values stand where ``values`` has none; the class's own when None.
 
     Raises:
-        ConfigError: when a validator refuses a value; the message is ``path.of.option: reason``, with an
-            empty path when the reason is about several options.
+        ConfigError: for an unknown option, or a value that a validator refuses; the message is
+            ``path.of.option: reason``, with an empty path when the reason is about several options.
     """
+    fields = list(_fields(cls, defaults))
+    for name in values:
+        if name not in [field for field, _, _ in fields]:
+            raise ConfigError(f"{name}: {cls.__name__} has no such option")
     arguments = {}
-    for name, hint, default in _fields(cls, defaults):
+    for name, hint, default in fields:
         given = values.get(name, default)
         if attrs.has(hint) and isinstance(given, Mapping):
             try:

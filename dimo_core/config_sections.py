@@ -121,6 +121,8 @@ class Section:
             return None
         values: dict[str, Any] = {}
         for path, (value, _) in given.items():
+            if path[0] != self.key:
+                continue
             inner = values
             for key in path[1:-1]:
                 inner = inner.setdefault(key, {})

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 import attrs
@@ -105,7 +105,7 @@ def discover(environ: Mapping[str, str] | None = None) -> Findings:
     offers: list[Offer] = []
     broken: list[Broken] = []
     disabled: list[tuple[str, str]] = []
-    for point, dist, version in _installed(entry_points(group=GROUP)):
+    for point, dist, version in _installed(tuple(entry_points(group=GROUP))):
         if _normal(point.name) in hidden or _normal(dist) in hidden or ("all" in hidden and dist != OWN):
             disabled.append((dist, point.name))
             continue
@@ -120,7 +120,7 @@ def discover(environ: Mapping[str, str] | None = None) -> Findings:
     return Findings(offers=tuple(offers), broken=tuple(broken), disabled=tuple(disabled))
 
 
-def _installed(points: Iterable[EntryPoint]) -> Iterator[tuple[EntryPoint, str, str]]:
+def _installed(points: Sequence[EntryPoint]) -> Iterator[tuple[EntryPoint, str, str]]:
     """Entry points with distribution and version: ``dimo``'s own first, then by name, none twice.
 
     The same distribution may be on the path twice (an editable install and its leftover); the first counts.

@@ -1,0 +1,362 @@
+"""A job from names and options: precedence, presets, round trips, and every mistake told in one message."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+
+from dimo_core.choice import Choice
+from dimo_core.config import DEFAULTS, KEYS, draft_job, job_from_config, job_of, resolve_job
+from dimo_core.config_layers import from_environment, from_file, from_mapping
+from dimo_core.config_resume import resumed
+from dimo_core.dimo_objective import Dimo
+from dimo_core.errors import ConfigError, DimoError, PluginError, UnknownNameError
+from dimo_core.guidance import Constant, Ramp
+from dimo_core.job import Job
+from dimo_core.objective import Optimisation
+from dimo_core.registry import Registry
+from dimo_core.settings import Train
+
+TOYS = Path(__file__).parents[1] / "data" / "toy_site"
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(TOYS))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def registry():
+    return Registry.discover({})
+
+
+def resolve(registry, preset=None, **overrides) -> Job:
+    return resolve_job({"teacher": "toy", **overrides}, preset, registry)
+
+
+def mistakes(registry, preset=None, **overrides) -> list[str]:
+    with pytest.raises(DimoError) as caught:
+        resolve(registry, preset, **overrides)
+    return str(caught.value).splitlines()
+
+
+def test_every_kind_of_a_job_has_a_default_name():
+    kinds = [
+        f.name
+        for f in attrs.fields(Job)
+        if f.name not in ("config", "train", "eval", "seed", "out", "device")
+    ]
+    assert kinds == [*DEFAULTS]
+
+
+def test_the_configuration_has_one_key_for_each_field_of_a_job():
+    assert [f.name for f in attrs.fields(Job)][1:] == [*KEYS][1:]
+
+
+def test_the_first_recipe_is_the_default_and_is_recorded(registry):
+    job = resolve(registry)
+    assert "fast" == job.config["preset"]
+    assert (10, Constant(scale=2.0), "coin") == (
+        job.train.steps,
+        job.guidance,
+        job.config["conditions"]["name"],
+    )
+
+
+def test_a_recipe_may_set_options_of_its_own_teacher(registry):
+    job = resolve(registry, "paper")
+    assert (9, 0.5) == (job.teacher.depth, job.objective.generator.lr)
+    assert Dimo().auxiliary == job.objective.auxiliary
+
+
+def test_nested_options_keep_the_defaults_of_their_owner(registry):
+    job = resolve(registry, teacher={"name": "toy", "shape": {"colour": "blue"}})
+    assert {"corners": 4, "colour": "blue"} == job.config["teacher"]["shape"]
+
+
+def test_the_teachers_evaluation_plan_chooses_the_sampler(registry):
+    job = resolve(registry, teacher={"name": "toy", "depth": 7})
+    assert {"name": "stepper", "stride": 7} == job.config["sampler"]
+
+
+def test_the_configuration_rebuilds_the_job(registry):
+    job = resolve(registry, "paper", out="somewhere", seed=3, guidance="ramp")
+    again = job_from_config(yaml.safe_load(yaml.safe_dump(dict(job.config))), registry)
+    assert job == again
+
+
+def test_a_rebuilt_job_ignores_what_the_preset_says_now(registry):
+    stored = {**resolve(registry).config, "preset": "a preset that is gone"}
+    assert stored == dict(job_from_config(stored, registry).config)
+
+
+def test_an_open_run_folder_is_the_next_free_one(registry):
+    assert "runs/toy-tilted-1" == resolve(registry).out
+    Path("runs/toy-tilted-4").mkdir(parents=True)
+    Path("runs/toy-tilted-best").mkdir()
+    job = resolve(registry)
+    assert ("runs/toy-tilted-5", None) == (job.out, job.config["out"])
+
+
+def test_a_named_run_folder_is_kept(registry):
+    job = resolve(registry, out=Path("mine"))
+    assert ("mine", "mine") == (job.out, job.config["out"])
+
+
+@pytest.mark.parametrize(
+    "divergence",
+    [{"name": "tilted", "beta": 0.5}, Choice("tilted", {"beta": 0.5})],
+    ids=["mapping", "choice"],
+)
+def test_a_plugin_may_be_a_mapping_or_a_choice(registry, divergence):
+    assert {"name": "tilted", "beta": 0.5} == resolve(registry, divergence=divergence).config["divergence"]
+
+
+def test_a_plugin_may_be_a_finished_object(registry):
+    tilted = registry.load("divergence", "tilted")(beta=0.5)
+    teacher = registry.load("teacher", "toy")(depth=5)
+    job = resolve(registry, "paper", teacher=teacher, divergence=tilted, train=Train(steps=3))
+    assert teacher is job.teacher
+    assert tilted is job.divergence
+    assert {"name": "tilted", "beta": 0.5} == job.config["divergence"]
+    assert (5, "toy", 3) == (
+        job.config["teacher"]["depth"],
+        job.config["teacher"]["name"],
+        job.config["train"]["steps"],
+    )
+
+
+def test_an_unregistered_object_is_recorded_by_class_and_cannot_be_read_back(registry):
+    @attrs.frozen(kw_only=True)
+    class Mine(Ramp):
+        strength: int = 1
+
+    job = resolve(registry, guidance=Mine(strength=2))
+    recorded = job.config["guidance"]
+    assert {"name": f"python:{Mine.__module__}.{Mine.__qualname__}", "scale": 1.0, "strength": 2} == recorded
+    with pytest.raises(ConfigError, match="no plugin registers.*docs/plugins.md"):
+        job_from_config(job.config, registry)
+
+
+def test_nested_options_may_be_objects(registry):
+    job = resolve(registry, objective={"name": "dimo", "generator": Optimisation(lr=0.25)})
+    assert 0.25 == job.objective.generator.lr
+
+
+@pytest.mark.parametrize("wrong", [Constant, 3, object()], ids=["class", "number", "object"])
+def test_something_else_than_a_plugin_is_refused(registry, wrong):
+    (line,) = mistakes(registry, guidance=wrong)
+    assert "guidance in the arguments" in line
+
+
+def layers(tmp_path, *, environment=None, file=None, arguments=None):
+    found = [from_environment(environment or {}, KEYS)]
+    if file is not None:
+        path = tmp_path / "run.yaml"
+        path.write_text(file)
+        found.append(from_file(str(path)))
+    return [*found, from_mapping(arguments or {}, "the arguments")]
+
+
+def test_arguments_beat_files_beat_environment_beats_preset_beats_default(registry, tmp_path):
+    toy = {"DIMO_TEACHER": "toy"}
+    steps = []
+    for settings in (
+        {"environment": {**toy, "DIMO_PRESET": "paper"}},
+        {"environment": toy},
+        {"environment": {**toy, "DIMO_TRAIN__STEPS": "20"}},
+        {"environment": {**toy, "DIMO_TRAIN__STEPS": "20"}, "file": "train: {steps: 30}"},
+        {
+            "environment": {**toy, "DIMO_TRAIN__STEPS": "20"},
+            "file": "train: {steps: 30}",
+            "arguments": {"train": {"steps": 40}},
+        },
+    ):
+        steps.append(job_of(draft_job(layers(tmp_path, **settings), registry)).train.steps)
+    assert [Train().steps, 10, 20, 30, 40] == steps
+
+
+def test_the_environment_reaches_nested_options(registry, tmp_path):
+    environment = {"DIMO_TEACHER__NAME": "toy", "DIMO_OBJECTIVE__GENERATOR__LR": "0.125", "DIMO_SEED": "4"}
+    job = job_of(draft_job(layers(tmp_path, environment=environment), registry))
+    assert (0.125, 4) == (job.objective.generator.lr, job.seed)
+
+
+def test_an_unknown_option_in_the_environment_is_ignored(registry, tmp_path):
+    environment = {"DIMO_TEACHER": "toy", "DIMO_TEACHER__DETH": "4", "DIMO_STRICT_PLUGINS": "1"}
+    draft = draft_job(layers(tmp_path, environment=environment), registry)
+    assert 2 == job_of(draft).teacher.depth
+    assert ["DIMO_TEACHER__DETH is ignored: there is no option teacher.deth"] == draft.context.notes
+
+
+def test_options_of_a_plugin_that_was_not_chosen_are_ignored(registry, tmp_path):
+    file = "teacher: toy\nguidance: {name: constant, scale: 9}\ndivergence: {name: tilted, beta: 3}"
+    draft = draft_job(
+        layers(tmp_path, file=file, arguments={"guidance": "ramp", "divergence": "flat"}), registry
+    )
+    job = job_of(draft)
+    assert (Ramp(), {"name": "flat"}) == (job.guidance, job.config["divergence"])
+    assert 2 == sum("do not apply" in note for note in draft.context.notes)
+
+
+def test_names_may_stand_alone_in_a_file(registry, tmp_path):
+    job = job_of(draft_job(layers(tmp_path, file="teacher: toy\nguidance: ramp\ntrain:\n"), registry))
+    assert Ramp() == job.guidance
+
+
+def test_numbers_in_scientific_notation_are_numbers(registry, tmp_path):
+    job = job_of(
+        draft_job(layers(tmp_path, file="{teacher: toy, objective: {generator: {lr: 1e-3}}}"), registry)
+    )
+    assert 0.001 == job.objective.generator.lr
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: b: c", r"no valid YAML: line 1, column 5"),
+        ("- 1\n- 2", "must hold a mapping"),
+        ("seed: 1\nseed: 2", "the key 'seed' is there twice"),
+        ("teacher: 3", "teacher in .*expected a name"),
+        ("teacher: !!python/object/apply:os.system [echo]", "no valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_where(tmp_path, text, reason):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        from_file(str(path))
+    assert "run.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"'none\.yaml': there is no such file"):
+        from_file("none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"trian": {"steps": 3}}, "trian in the arguments: unknown option. Did you mean train?"),
+        ({"train": {"stesp": 3}}, "train.stesp in the arguments: unknown option. Did you mean train.steps?"),
+        ({"train": 3}, "train in the arguments: expected options (accumulate,"),
+        ({"train": {"steps": -1}}, "train.steps in the arguments: must be >= 0: -1"),
+        (
+            {"train": {"batch_size": 3, "accumulate": 2}},
+            "train: batch_size 3 is not divisible by accumulate 2",
+        ),
+        (
+            {"train": {"precision": "fp8"}},
+            "train.precision in the arguments: expected fp32 | bf16, got 'fp8'",
+        ),
+        ({"seed": "x"}, "seed in the arguments: expected int, got 'x'"),
+        ({"seed": None}, "seed in the arguments: expected int, got null"),
+        ({"seed": -1}, "seed in the arguments: must be >= 0: -1"),
+        ({"teacher": {"name": "toy", "widths": [1, "b"]}}, "expected list of int, got [1, 'b']"),
+        ({"teacher": {"name": "toy", "names": {"a": "b"}}}, "teacher.names in the arguments: expected dict"),
+        (
+            {"teacher": {"name": "toy", "shape": {"corners": 1}}},
+            "teacher.shape.corners in the arguments: must be",
+        ),
+        ({"teacher": {"name": "toy", "shape": {"size": 1}}}, "teacher 'toy' has no option 'shape.size'"),
+        ({"teacher": {"name": "toy", "shape": 4}}, "expected options (colour, corners), got 4"),
+        (
+            {"divergence": {"name": "flat", "beta": 1}},
+            "divergence 'flat' has no option 'beta'. It takes: none.",
+        ),
+        ({"teacher": "picky"}, "teacher 'picky' needs --teacher.file: The file to read."),
+        ({"preset": "slow"}, "unknown preset 'slow'. Known: fast, paper."),
+        ({"teacher": "tooy"}, "unknown teacher 'tooy'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(registry, wrong, reason):
+    (line,) = mistakes(registry, **wrong)
+    assert reason in line
+
+
+def test_an_option_that_others_take_names_them(registry):
+    (line,) = mistakes(registry, divergence={"name": "flat", "beta": 1})
+    takers = line.partition("A divergence that takes it: ")[2].partition(".")[0].split(", ")
+    assert "tilted" in takers
+    assert "flat" not in takers
+
+
+def test_several_mistakes_are_told_at_once(registry):
+    found = mistakes(
+        registry, seed="x", sampler="steper", train={"steps": "many", "bath_size": 3}, guidance={"scale": -1}
+    )
+    assert 5 == len(found)
+    assert all(
+        any(word in line for line in found) for word in ("seed", "steper", "steps", "bath_size", "scale")
+    )
+
+
+def test_a_single_unknown_name_keeps_its_type(registry):
+    with pytest.raises(UnknownNameError):
+        resolve(registry, sampler="steper")
+
+
+def test_a_wrong_recipe_is_a_fault_of_the_plugin(registry):
+    with pytest.raises(PluginError, match=r"preset 'only' of teacher 'careless'.*no option 'strength'"):
+        resolve(registry, teacher="careless", divergence="flat")
+
+
+def test_a_recipe_for_another_plugin_than_the_chosen_one_is_ignored(registry):
+    assert Ramp() == resolve(registry, guidance="ramp").guidance
+    assert {"name": "flat"} == resolve(registry, divergence="flat").config["divergence"]
+
+
+def test_a_recipe_section_without_name_is_meant_for_the_default_plugin(registry):
+    job = resolve(registry, teacher="careless", guidance="ramp", divergence="flat")
+    assert Ramp() == job.guidance
+
+
+@pytest.fixture
+def run_folder(registry, tmp_path):
+    folder = tmp_path / "done"
+    folder.mkdir()
+    config = dict(resolve(registry, "paper", train={"steps": 100}).config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(folder)
+
+
+def resume(registry, folder, **given) -> Job:
+    def again(found):
+        return job_of(draft_job(found, registry, presets=False))
+
+    return resumed(folder, [from_mapping(given, "the arguments")], again)
+
+
+def test_a_run_folder_gives_its_job_back(registry, run_folder):
+    job = resume(registry, run_folder)
+    assert (run_folder, 9, "paper") == (job.out, job.teacher.depth, job.config["preset"])
+
+
+def test_a_resumed_run_may_change_device_and_grow(registry, run_folder):
+    job = resume(registry, run_folder, device="meta", train={"steps": 200}, out=run_folder, seed=0)
+    assert ("meta", 200, run_folder) == (job.device, job.train.steps, job.out)
+    assert (200, None) == (job.config["train"]["steps"], job.config["out"])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"train": {"steps": 50}}, "train.steps is 100"),
+        ({"seed": 1}, "seed is 0 in the run"),
+        ({"teacher": {"depth": 1}}, "teacher.depth is 9"),
+        ({"guidance": "ramp"}, "guidance.name is 'constant'"),
+        ({"out": "elsewhere"}, "out is None"),
+        ({"preset": "fast"}, "preset is 'paper'"),
+    ],
+)
+def test_a_resumed_run_refuses_other_options(registry, run_folder, given, reason):
+    with pytest.raises(ConfigError, match=reason):
+        resume(registry, run_folder, **given)
+
+
+def test_only_a_run_folder_can_be_resumed(registry, tmp_path):
+    with pytest.raises(ConfigError, match="it has no config.yaml"):
+        resume(registry, str(tmp_path))
