@@ -139,7 +139,9 @@ def _curves(group: Group, members: Mapping[str, Series]) -> bytes:
     for (name, series), colour in zip(members.items(), _colours(len(members)), strict=True):
         _curve(axes, series, colour, NAMES.get(name, name.removeprefix("grad_norm_")))
     values = [value for _, ys in members.values() for value in ys]
-    _style(axes, group.title, "step", _spread(values) if group.log else 0.0)
+    only = next(iter(members)) if len(members) == 1 else group.name
+    title = group.title if only == group.name else f"{group.title}: {only}"
+    _style(axes, title, "step", _spread(values) if group.log else 0.0)
     if len(members) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return _png(figure)
