@@ -159,9 +159,8 @@ class Teacher(ABC):
 
     def describe(self, raw: Any) -> str:
         """A raw condition as people read it."""
-        if self.conditioning.classes:
-            return self.conditioning.classes[int(raw)]
-        return str(raw)
+        classes = self.conditioning.classes
+        return classes[int(raw)] if classes and raw not in classes else str(raw)
 
     def decode(self, x: Tokens | Float[Tensor, "B L V"], c: Condition) -> Float[Tensor, "B C H W"]:
         """Images in [0, 1] from tokens, or from probabilities over the codes where it can.
