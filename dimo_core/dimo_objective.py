@@ -32,6 +32,7 @@ class Dimo(ObjectiveOptions):
         rollout: Whether the auxiliary learns from its own fresh rollout after the generator's update (the paper), or from the generator's, with one auxiliary forward pass for both.
         auxiliary_steps: Auxiliary updates a step; each one beyond the first uses a fresh rollout.
         weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), or DMD's normaliser (appendix C).
+        teacher_temperature: Divides the teacher's logits; below 1 the generator learns a sharper teacher (the paper: 1).
         jacobian: Whose softmax equation 4 is taken through: the auxiliary's (the paper) or the generator's.
         schedule: Re-masking schedule r(t).
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
@@ -44,6 +45,7 @@ class Dimo(ObjectiveOptions):
     rollout: Literal["shared", "fresh"] = "shared"
     auxiliary_steps: int = attrs.field(default=1, validator=v.ge(1))
     weight: WeightName = "sum"
+    teacher_temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     jacobian: Jacobian = "auxiliary"
     schedule: process.Schedule = "arccos"
     masking: process.Masking = "exact"
@@ -69,6 +71,7 @@ class Dimo(ObjectiveOptions):
             p_psi=i.auxiliary.build(i.teacher, skeleton=i.skeleton).train(self.dropout),
             divergence=i.divergence,
             guidance=i.guidance,
+            teacher_temperature=self.teacher_temperature,
             weight=WEIGHTS[self.weight],
             jacobian=self.jacobian,
         )

@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping
 
-import torch
 from loguru import logger
 from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.checkpoint import step_name
-from dimo_core.config_fields import build
 from dimo_core.engine import Engine
 from dimo_core.evaluation import Evaluator
 from dimo_core.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.job import Job
 from dimo_core.metrics_log import read_metrics
-from dimo_core.model_folder import save_generator
+from dimo_core.model_folder import save_generator, versions
+from dimo_core.pictures import Picture
 from dimo_core.plots import plots
 from dimo_core.registry import Registry
-from dimo_core.report import write_report
+from dimo_core.report import Report, sheets_over_time, write_report
 from dimo_core.showcase import Showcase
 from dimo_core.table import Table
 
@@ -89,10 +88,45 @@ class Results:
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
         table = None
+        pictures = sheets_over_time(self.folder)
         if self.evaluator is not None:
             logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])
             table = self.evaluator.table(self.generator, self.network)
             self.folder.write_json("evaluation.json", table.to_dict())
             self.folder.write("evaluation.md", table.markdown().encode())
             Console().print(table.rich())
+            side_by_side = self.showcase.teacher_beside_generator(
+                self.generator, self.network, self.evaluator.sampler, self.evaluator.guidance, self.best_steps(table)
+            )
+            self.folder.write(f"samples/teacher_beside_generator{side_by_side.suffix}", side_by_side.data)
+            pictures = {"teacher beside generator": side_by_side, **pictures}
+        curves = plots(read_metrics(self.folder), table)
+        for name, data in curves.items():
+            self.folder.write(f"plots/{name}.png", data)
+        path = write_report(self.folder, self._report(table, pictures, curves))
+        logger.info("report: {}", path)
         return table
+
+    def best_steps(self, table: Table) -> int:
+        """The teacher's step count with the best score."""
+        assert self.evaluator is not None
+        rows = [row for row in table.rows if row.kind == "teacher" and row.steps]
+        return min(rows, key=lambda row: self.evaluator.judge.score(row.metrics)).steps or 1
+
+    def _report(self, table: Table | None, pictures: Mapping[str, Picture], curves: Mapping[str, bytes]) -> Report:
+        config = self.job.config
+        teacher, divergence = config["teacher"]["name"], config["divergence"]["name"]
+        return Report(
+            title=f"{teacher}, one step",
+            lead=f"A one-step generator distilled from the teacher {teacher} with the divergence {divergence}: "
+            f"{self.engine.step} steps of {self.job.train.batch_size} samples.",
+            facts={
+                "command": f"dimo run --config {self.folder.path('config.yaml')}",
+                "device": str(self.device),
+                **versions(),
+            },
+            table=table,
+            pictures=pictures,
+            plots=curves,
+            config=config,
+        )

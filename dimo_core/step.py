@@ -77,6 +77,7 @@ class Step:
         p_psi: The auxiliary.
         divergence: D.
         guidance: Guidance of the teacher.
+        teacher_temperature: Divides z_phi; below 1 the generator learns a sharper teacher.
         weight: w(t).
         jacobian: Whose softmax eq. 4 is taken through: the auxiliary's (paper) or the generator's.
     """
@@ -87,6 +88,7 @@ class Step:
     p_psi: Auxiliary
     divergence: Divergence
     guidance: Guidance
+    teacher_temperature: float
     weight: Weight
     jacobian: Jacobian
 
@@ -100,13 +102,12 @@ class Step:
 
     @torch.no_grad()
     def z_phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Float[Tensor, "K V"]:
-        """The teacher's guided logits at the masked rows."""
+        """The teacher's guided, tempered logits at the masked rows."""
         scale, ratio = self.guidance.at(remask.ratio), remask.ratio.to(x_tilde_t.device)
-        return full(
-            guided_logits(
-                self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale, rows=remask.rows
-            )
+        z = guided_logits(
+            self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale, rows=remask.rows
         )
+        return full(z) / self.teacher_temperature
 
     def generator_backward(
         self, rollout: Rollout, remask: Remask, z_phi: Tensor, z_psi: Tensor, total: int

@@ -179,6 +179,7 @@ def golden_step(values: dict[str, Tensor], divergence: Divergence) -> Step:
         p_psi=DenoisingAuxiliary(Denoiser(label_smoothing=0.1), nets["auxiliary"]),
         divergence=divergence,
         guidance=Constant(scale=float(values["guidance"])),
+        teacher_temperature=1.0,
         weight=weight_sum,
         jacobian="auxiliary",
     )
