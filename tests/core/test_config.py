@@ -136,7 +136,7 @@ def test_an_unregistered_object_is_recorded_by_class_and_cannot_be_read_back(reg
     job = resolve(registry, guidance=Mine(strength=2))
     recorded = job.config["guidance"]
     assert {"name": f"python:{Mine.__module__}.{Mine.__qualname__}", "scale": 1.0, "strength": 2} == recorded
-    with pytest.raises(ConfigError, match="no plugin registers.*docs/plugins.md"):
+    with pytest.raises(ConfigError, match=r"no plugin registers.*docs/plugins\.md"):
         job_from_config(job.config, registry)
 
 
@@ -358,5 +358,5 @@ def test_a_resumed_run_refuses_other_options(registry, run_folder, given, reason
 
 
 def test_only_a_run_folder_can_be_resumed(registry, tmp_path):
-    with pytest.raises(ConfigError, match="it has no config.yaml"):
+    with pytest.raises(ConfigError, match=r"it has no config\.yaml"):
         resume(registry, str(tmp_path))

@@ -1,0 +1,400 @@
+"""The command line: what reaches a run, what is printed, and how each failure ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from loguru import logger
+
+from dimo_core.cli import main
+from dimo_core.cli.dispatch import COMMANDS
+from dimo_core.config_fields import options_of
+from dimo_core.errors import CheckpointError, DimoError, Interrupted
+from dimo_core.registry import Registry
+
+TOYS = Path(__file__).parents[1] / "data" / "toy_site"
+TOY = ["run", "--teacher", "toy"]
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch, tmp_path):
+    for variable in [name for name in os.environ if name.startswith("DIMO_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.syspath_prepend(str(TOYS))
+    monkeypatch.chdir(tmp_path)
+    yield
+    logger.remove()
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Calls of the functions that the commands hand over to, which do nothing here."""
+    calls = []
+
+    def recorder(name, result=None):
+        def record(*args, **kwargs):
+            calls.append((name, args, kwargs))
+            return result
+
+        return record
+
+    monkeypatch.setattr("dimo_core.run.run", recorder("run"))
+    monkeypatch.setattr("dimo_core.run.dry_run", recorder("dry_run"))
+    monkeypatch.setattr("dimo_core.cli.pretrain.pretrain", recorder("pretrain"))
+    monkeypatch.setattr("dimo_core.sampling.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
+    return calls
+
+
+def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(TOYS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, **environ},
+    )
+
+
+def lines_of(error: str) -> list[str]:
+    return error.splitlines()
+
+
+def test_a_job_reaches_the_run(started):
+    assert 0 == main(
+        [*TOY, "--beta", "-1e-3", "--steps=7", "--batch-size", "4", "--teacher.shape.corners", "5"]
+    )
+    ((name, (job,), options),) = started
+    assert ("run", False, "tilted") == (name, options["resume"], job.config["divergence"]["name"])
+    assert (-1e-3, 7, 4, 5) == (
+        job.divergence.beta,
+        job.train.steps,
+        job.train.batch_size,
+        job.teacher.shape.corners,
+    )
+
+
+def test_a_boolean_needs_no_value(started):
+    assert 0 == main([*TOY, "--train.compile", "--seed", "1"])
+    assert started[0][1][0].train.compile
+
+
+def test_later_options_and_later_files_win(started):
+    Path("a.yaml").write_text("{teacher: toy, seed: 1, train: {steps: 1, log_every: 1}}")
+    Path("b.yaml").write_text("{seed: 2, train: {steps: 2}}")
+    assert 0 == main(["run", "--config", "a.yaml", "--config=b.yaml", "--steps", "3", "--steps", "4"])
+    job = started[0][1][0]
+    assert (2, 4, 1) == (job.seed, job.train.steps, job.train.log_every)
+
+
+def test_a_dry_run_starts_nothing(started):
+    assert 0 == main([*TOY, "--dry-run"])
+    assert ["dry_run"] == [name for name, _, _ in started]
+
+
+def test_the_printed_configuration_repeats_itself_byte_for_byte(started, capsys):
+    assert 0 == main([*TOY, "--preset", "paper", "--beta", "0.1", "--print_config"])
+    first = capsys.readouterr().out
+    Path("again.yaml").write_text(first)
+    assert 0 == main(["run", "--config", "again.yaml", "--print-config"])
+    assert first == capsys.readouterr().out
+    assert [] == started
+    assert ("paper", 0.1, None) == (
+        yaml.safe_load(first)["preset"],
+        yaml.safe_load(first)["divergence"]["beta"],
+        yaml.safe_load(first)["teacher"]["rate"],
+    )
+
+
+def test_a_run_is_resumed_where_it_was(started, capsys):
+    assert 0 == main([*TOY, "--print_config"])
+    Path("done").mkdir()
+    Path("done/config.yaml").write_text(capsys.readouterr().out)
+    assert 0 == main(["run", "--resume", "done", "--steps", "99", "--device", "cpu"])
+    ((_, (job,), options),) = started
+    assert ("done", 99, "cpu", True) == (job.out, job.train.steps, job.device, options["resume"])
+
+
+def test_the_environment_does_not_disturb_a_resumed_run(started, capsys, monkeypatch):
+    assert 0 == main([*TOY, "--print_config"])
+    Path("done").mkdir()
+    Path("done/config.yaml").write_text(capsys.readouterr().out)
+    monkeypatch.setenv("DIMO_SEED", "5")
+    assert 0 == main(["run", "--resume", "done"])
+    assert 0 == started[0][1][0].seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["run", "--teacher", "tooy"], "unknown teacher 'tooy'. Known: "),
+        ([*TOY, "--divergence", "flat", "--beta", "0.2"], "--beta: divergence 'flat' has no option 'beta'"),
+        ([*TOY, "--trian.steps", "4"], "--trian.steps: unknown option. Did you mean --train.steps?"),
+        ([*TOY, "--stesp", "4"], "--stesp: unknown option. Did you mean --steps?"),
+        (
+            [*TOY, "--teacher.dept", "4"],
+            "It takes: depth, rate, path, widths, names, shape.corners, shape.colour.",
+        ),
+        ([*TOY, "--teacher.depth", "four"], "--teacher.depth: expected int, got 'four'"),
+        ([*TOY, "--teacher.depth", "0"], "--teacher.depth: must be > 0: 0"),
+        ([*TOY, "--steps", "-1"], "--steps: must be >= 0: -1"),
+        ([*TOY, "--beta"], "--beta: needs a value"),
+        (["run", "--teacher"], "--teacher needs a value"),
+        ([*TOY, "--config"], "--config needs a value"),
+        ([*TOY, "--config", "none.yaml"], "cannot read config file 'none.yaml': there is no such file"),
+        ([*TOY, "--preset", "slow"], "unknown preset 'slow'. Known: fast, paper."),
+        ([*TOY, "--train", "4"], "--train: expected options (accumulate,"),
+        ([*TOY, "--train", "4", "--train.steps", "3"], "'train' was given a value already"),
+        ([*TOY, "stray"], "unexpected argument 'stray'"),
+        ([*TOY, "-x"], "unexpected argument '-x'"),
+        ([*TOY, "--dry-run=yes"], "--dry-run takes no value"),
+        ([*TOY, "--log-level", "loud"], "unknown log level 'loud'"),
+        (["run", "--resume", "nowhere"], "no run in 'nowhere'"),
+        (["run", "--resume", "nowhere", "--dry-run"], "give one of them"),
+        (["rnu"], "unknown command 'rnu'. Commands: run, "),
+        (["plugins", "teachers"], "invalid choice: 'teachers'"),
+        (["plugins", "--jsn"], "unrecognized arguments: --jsn"),
+        (["sample"], "required: PATH"),
+        (["sample", "x", "-n", "0"], "invalid positive value: '0'"),
+        (["pretrain", "--teacher", "picky"], "teacher 'picky' cannot be pretrained"),
+        (["pretrain", "--teacher", "toy", "--teacher.depth", "3"], "teacher 'toy' has no option 'depth'"),
+        (["pretrain", "--dry-run"], "an option of `dimo run` only"),
+    ],
+)
+def test_wrong_usage_ends_with_code_2_and_one_line(arguments, reason, started, capsys):
+    assert 2 == main(arguments)
+    output = capsys.readouterr()
+    (line,) = lines_of(output.err)
+    assert line.startswith(f"dimo {arguments[0]}: error: " if arguments[0] in COMMANDS else "dimo: error: ")
+    assert reason in line
+    assert ("", []) == (output.out, started)
+
+
+def test_several_mistakes_are_several_lines(capsys):
+    assert 2 == main([*TOY, "--seed", "x", "--guidance.scale", "-1", "--nonsense", "1"])
+    found = lines_of(capsys.readouterr().err)
+    assert 3 == len(found)
+    assert all(line.startswith("dimo run: error: --") for line in found)
+
+
+def fail_with(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("dimo_core.run.run", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (CheckpointError("half written"), 1, "half written"),
+        (Interrupted("saved at step 3"), 130, "saved at step 3"),
+        (DimoError(), 1, "DimoError"),
+    ],
+)
+def test_an_error_of_the_run_is_one_line_with_its_exit_code(monkeypatch, capsys, error, code, text):
+    fail_with(monkeypatch, error)
+    assert code == main(TOY)
+    assert [f"dimo run: error: {text}"] == lines_of(capsys.readouterr().err)
+
+
+def test_an_interrupted_command_ends_with_130(monkeypatch, capsys):
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert 130 == main(TOY)
+    assert ["dimo run: interrupted"] == lines_of(capsys.readouterr().err)
+
+
+def test_a_bug_is_short_on_the_screen_and_whole_in_a_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fail_with(monkeypatch, ZeroDivisionError("by zero"))
+    assert 1 == main(TOY)
+    first, second = lines_of(capsys.readouterr().err)
+    assert "dimo run: error: unexpected ZeroDivisionError: by zero" == first
+    (log,) = tmp_path.glob("dimo-error-*.log")
+    assert str(log) in second
+    assert "Traceback" in log.read_text()
+
+
+def test_a_bug_shows_its_traceback_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("DIMO_TRACEBACK", "1")
+    fail_with(monkeypatch, ZeroDivisionError("by zero"))
+    assert 1 == main(TOY)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_shows_every_option_with_type_default_and_text(capsys):
+    assert 0 == main([*TOY, "--preset", "paper", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    registry = Registry.discover({})
+    chosen = {"teacher": "toy", "divergence": "tilted", "conditions": "coin", "objective": "dimo"}
+    for kind, name in chosen.items():
+        for option in options_of(registry.load(kind, name), (kind,)):
+            assert f"--{option.key} " in text
+            assert " ".join(option.doc.split()) in text
+    for shown in (
+        "(list of int, default: [8, 8])",
+        "(red | blue, default: red)",
+        "(int, default: 9)",
+        "(float | null, default: null)",
+        "A rate between 0 % and 100 %.",
+        "fast | paper (default: paper)",
+        "--divergence.beta BETA, --beta BETA",
+        "--resume FOLDER",
+    ):
+        assert shown in text
+
+
+def test_help_shows_required_options_and_what_is_wrong(capsys):
+    assert 0 == main(["run", "--teacher", "picky", "--seed", "x", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(str, required)" in text
+    assert "Wrong in this command line: --seed: expected int, got 'x'" in text
+
+
+def test_help_for_an_unknown_plugin_says_which_there_are(capsys):
+    assert 2 == main(["run", "--teacher", "tooy", "--help"])
+    assert "unknown teacher 'tooy'" in capsys.readouterr().err
+
+
+def test_the_teacher_class_gives_the_options_of_a_pretraining(started):
+    arguments = [
+        "--teacher",
+        "toy",
+        "--data",
+        "dots",
+        "--model.corners",
+        "6",
+        "--data.count",
+        "9",
+        "--steps",
+        "2",
+    ]
+    assert 0 == main(["pretrain", *arguments])
+    ((name, (job,), options),) = started
+    assert ("pretrain", False, 6, 9, 2) == (
+        name,
+        options["resume"],
+        job.model.corners,
+        job.data.count,
+        job.train.steps,
+    )
+    assert Registry.discover({}).load("teacher", "toy") is job.teacher_class
+    assert "runs/pretrain-toy-dots-1" == job.out
+    assert {"name": "toy"} == job.config["teacher"]
+
+
+def test_a_pretraining_prints_a_configuration_that_repeats_it(capsys):
+    assert 0 == main(["pretrain", "--teacher", "toy", "--data", "dots", "--print_config"])
+    first = capsys.readouterr().out
+    Path("again.yaml").write_text(first)
+    assert 0 == main(["pretrain", "--config", "again.yaml", "--print_config"])
+    assert first == capsys.readouterr().out
+
+
+def test_pretrain_help_shows_the_model(capsys):
+    assert 0 == main(["pretrain", "--teacher", "toy", "--data", "dots", "--help"])
+    assert "--model.corners CORNERS" in capsys.readouterr().out
+
+
+def test_sample_hands_over_what_was_asked_for(started, capsys):
+    arguments = ["-n", "3", "--conditions", "even", "1", "--temperature", "0.5", "--seed", "4", "--out", "o"]
+    assert 0 == main(["sample", "folder", *arguments, "--device", "cpu", "--batch-size", "2"])
+    ((_, args, options),) = started
+    assert ("folder",) == args
+    assert {
+        "count": 3,
+        "conditions": ["even", "1"],
+        "temperature": 0.5,
+        "seed": 4,
+        "out": "o",
+        "device": "cpu",
+        "batch_size": 2,
+    } == options
+    assert "3 samples in drawn\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"]])
+def test_looking_around_imports_no_torch(arguments):
+    code = (
+        "import sys; from dimo_core.cli import main; import dimo_core; "
+        f"assert main({arguments!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    done = python("-c", code)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout
+
+
+def test_python_m_dimo_core_is_the_command():
+    done = python("-m", "dimo_core", "plugins", "nothing")
+    assert (2, True) == (done.returncode, done.stderr.startswith("dimo plugins: error: "))
+
+
+def test_a_reader_that_goes_away_is_no_error_message():
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'dimo_core', 'plugins'], stdout=subprocess.PIPE, "
+        "stderr=subprocess.PIPE)\n"
+        "child.stdout.close()\n"
+        "print(child.stderr.read().decode(), end='')\n"
+        "child.wait()\n"
+    )
+    assert "" == python("-c", code).stdout
+
+
+def test_plugins_are_listed_with_origin_and_state(capsys):
+    assert 0 == main(["plugins", "divergence"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["KIND", "NAME", "FROM", "STATE", "SUMMARY"] == rows[0]
+    assert ["divergence", "flat", "dimo-toy", "1.0", "ok"] in rows
+    assert {"divergence"} == {row[0] for row in rows[1:] if row[0].islower()}
+
+
+def test_plugins_as_json_hold_every_offer(capsys):
+    assert 0 == main(["plugins", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (toy,) = [row for row in found["plugins"] if row["name"] == "toy"]
+    assert ("teacher", "dimo-toy", "toy", "dimo_toy:Toy", "a toy") == (
+        toy["kind"],
+        toy["dist"],
+        toy["entry_point"],
+        toy["target"],
+        toy["summary"],
+    )
+
+
+def test_checked_plugins_that_cannot_be_used_end_with_code_1(capsys):
+    assert 1 == main(["plugins", "metric", "--check", "--json"])
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)["plugins"]}
+    assert {"broken"} == {states[name] for name in ("needy", "absent", "wrong", "abstract", "plain")}
+    assert 1 == main(["plugins", "metric", "--check"])
+    assert "pip install 'dimo-toy[needy]'" in capsys.readouterr().out
+
+
+def test_broken_clashing_and_disabled_plugins_are_shown(tmp_path, monkeypatch, capsys):
+    rival = "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_register(register):\n"
+    rival += "    register('divergence', 'flat', 'somewhere:Flat')\n"
+    for dist, source in {"rival": rival, "bad": "import nothing_like_it", "off": rival}.items():
+        metadata = tmp_path / f"{dist}-2.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 2.0\n")
+        (metadata / "entry_points.txt").write_text(f"[dimo]\n{dist} = {dist}_plugin_of_test_cli\n")
+        (tmp_path / f"{dist}_plugin_of_test_cli.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DIMO_DISABLE_PLUGINS", "off")
+    assert 0 == main(["plugins", "divergence"])
+    text = capsys.readouterr().out
+    assert 2 == sum("clash" in line.split() for line in text.splitlines())
+    assert (
+        "CLASH     divergence 'flat' is claimed by dimo-toy 1.0 (entry point 'toy') and by rival 2.0" in text
+    )
+    assert (
+        "BROKEN    bad 2.0 (entry point 'bad'): ModuleNotFoundError: No module named 'nothing_like_it'"
+        in text
+    )
+    assert "DISABLED  off (entry point 'off')" in text
+    assert 1 == main([*TOY, "--divergence", "flat"])
+    assert "is claimed by" in capsys.readouterr().err
