@@ -38,7 +38,9 @@ def test_every_kind_is_documented_with_its_interface(kind, interface):
 
 def test_every_environment_variable_is_documented():
     sources = (Path(__file__).parents[2] / "dimo_core").rglob("*.py")
-    used = {name for path in sources for name in re.findall(r"environ\.get\(\"(DIMO_\w+)\"", path.read_text())}
+    used = {
+        name for path in sources for name in re.findall(r"environ\.get\(\"(DIMO_\w+)\"", path.read_text())
+    }
     assert {"DIMO_DISABLE_PLUGINS", "DIMO_STRICT_PLUGINS"} <= used
     assert [] == [name for name in sorted(used) if name not in CLI]
 
