@@ -29,7 +29,7 @@ def weight_per_masked_token(
     counts: Int[Tensor, " B"], log_p_theta: Float[Tensor, "K V"], log_p_phi: Float[Tensor, "K V"]
 ) -> Float[Tensor, " K"]:
     """w = 1 / L_M(t): every sample weighs the same (paper, equation 5)."""
-    return (1 / counts).repeat_interleave(counts).to(log_p_phi)
+    return counts.double().reciprocal().repeat_interleave(counts).to(log_p_phi)
 
 
 def weight_dmd(

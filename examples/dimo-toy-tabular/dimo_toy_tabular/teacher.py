@@ -117,10 +117,10 @@ class Tabular(Teacher):
                 "conditions": {"name": "coins"},
                 "objective": {
                     "name": "dimo",
-                    "generator": {"lr": 0.05, "ema": 0.99, **part},
-                    "auxiliary": {"lr": 0.2, **part},
+                    "generator": {"lr": 0.1, "ema": 0.98, **part},
+                    "auxiliary": {"lr": 0.3, **part},
                 },
-                "train": {"steps": 1000, "batch_size": 256},
+                "train": {"steps": 600, "batch_size": 256},
             }
         }
 

@@ -1,0 +1,104 @@
+"""Folders on local disks and in memory: whole files or none."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dimo_core.folder import Folder
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+    if request.param == "memory":
+        yield Folder("memory://test-folder/run")
+        Folder("memory://test-folder").remove()
+    else:
+        yield Folder(str(tmp_path / "run") if request.param == "local" else f"file://{tmp_path}/run")
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    folder.write("a/b.bin", b"\x00\x01")
+    assert b"\x00\x01" == folder.read("a/b.bin") == folder.read("a", "b.bin") == folder.sub("a").read("b.bin")
+
+
+def test_a_file_is_replaced(folder: Folder) -> None:
+    folder.write("a", b"first, and longer")
+    folder.write("a", b"second")
+    assert b"second" == folder.read("a")
+    assert ["a"] == folder.names()
+
+
+def test_names_are_sorted_and_of_this_level_only(folder: Folder) -> None:
+    for name in ("b", "c/d", "a"):
+        folder.write(name, b"x")
+    assert ["a", "b", "c"] == folder.names()
+
+
+def test_a_missing_folder_is_empty(folder: Folder) -> None:
+    assert [] == folder.names()
+    assert not folder.exists()
+    assert not folder.exists("a")
+
+
+def test_a_missing_file_cannot_be_read(folder: Folder) -> None:
+    folder.write("b", b"x")
+    with pytest.raises(FileNotFoundError):
+        folder.read("a")
+
+
+def test_append_adds_to_the_end(folder: Folder) -> None:
+    folder.append("logs/run.log", "one\n")
+    folder.append("logs/run.log", "zwei, drei: ä\n")
+    assert "one\nzwei, drei: ä\n" == folder.read("logs/run.log").decode()
+
+
+def test_remove_takes_files_and_folders_and_forgives_missing_ones(folder: Folder) -> None:
+    folder.write("a", b"x")
+    folder.write("b/c/d", b"x")
+    for name in ("a", "b", "missing"):
+        folder.remove(name)
+    assert [] == folder.names()
+
+
+def test_yaml_keeps_the_order_of_keys_and_plain_types(folder: Folder) -> None:
+    data = {"z": 1, "a": [1.5, None, "ä"], "m": {"y": True}}
+    folder.write_yaml("c.yaml", data)
+    assert data == folder.read_yaml("c.yaml")
+    assert ["z", "a", "m"] == list(folder.read_yaml("c.yaml"))
+
+
+def test_yaml_with_a_python_object_is_not_executed(folder: Folder) -> None:
+    folder.write("c.yaml", b"!!python/object/apply:os.getcwd []")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        folder.read_yaml("c.yaml")
+
+
+def test_json_ends_with_a_newline(folder: Folder) -> None:
+    folder.write_json("a.json", {"b": 1})
+    assert b'{\n "b": 1\n}\n' == folder.read("a.json")
+
+
+def test_only_local_paths_are_local(tmp_path: Path) -> None:
+    assert Folder(str(tmp_path)).local
+    assert Folder(f"file://{tmp_path}").local
+    assert not Folder("memory://a").local
+
+
+def test_a_path_object_and_a_trailing_slash_are_taken(tmp_path: Path) -> None:
+    assert Folder(str(tmp_path)) == Folder(tmp_path) == Folder(f"{tmp_path}/")
+    assert f"{tmp_path}/a/b" == Folder(tmp_path).path("a", "b")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.write("a", b"old")
+
+    def dies(*_args: object) -> None:
+        raise OSError("the power fails")
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(OSError, match="power fails"):
+        folder.write("a", b"new")
+    assert b"old" == folder.read("a")

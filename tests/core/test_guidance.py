@@ -1,0 +1,72 @@
+"""z = z_u + s (z_c - z_u), its scales, and what it costs."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp, guided_logits, passes
+
+X = torch.tensor([[0, 5, 2, 5], [5, 5, 1, 0], [3, 3, 5, 4]])
+C = torch.tensor([0, 1, 0])
+RATIO = torch.tensor([0.5, 0.5, 0.25])
+
+
+def guided(teacher: Any, network: Any, scale: Tensor, rows: Tensor | None = None) -> Tensor:
+    return guided_logits(teacher, network, X, C, mask_ratio=RATIO, scale=scale, rows=rows)
+
+
+def test_logits_move_from_the_null_condition_through_the_condition(tiny_teacher: Any) -> None:
+    network = tiny_teacher.network()
+    scale = torch.tensor([0.0, 2.5, 1.0])
+    z_c = network.logits(X, C, mask_ratio=RATIO)
+    z_u = network.logits(X, torch.full_like(C, 2), mask_ratio=RATIO)
+    expected = torch.stack([z_u[b] + s * (z_c[b] - z_u[b]) for b, s in enumerate(scale.tolist())])
+    torch.testing.assert_close(guided(tiny_teacher, network, scale), expected)
+
+
+def test_rows_are_those_of_all_logits(tiny_teacher: Any) -> None:
+    network, rows, scale = tiny_teacher.network(), torch.tensor([1, 3, 4, 10]), torch.tensor([0.5, 2.0, 3.0])
+    expected = guided(tiny_teacher, network, scale).flatten(0, 1)[rows]
+    torch.testing.assert_close(guided(tiny_teacher, network, scale, rows), expected)
+
+
+@pytest.mark.parametrize(("scale", "sizes"), [([1.0, 1.0, 1.0], [3]), ([1.0, 1.0, 1.5], [6])])
+def test_one_pass_where_guidance_is_off_and_one_double_batch_where_it_is_on(
+    tiny_teacher: Any, scale: list[float], sizes: list[int]
+) -> None:
+    network, seen = tiny_teacher.network(), []
+    network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    guided(tiny_teacher, network, torch.tensor(scale))
+    assert sizes == seen
+    assert sum(sizes) // 3 == passes(torch.tensor(scale))
+
+
+@pytest.mark.parametrize("guidance", [Constant(scale=3.0), Ramp(scale=3.0), Adaptive(scale=3.0)])
+def test_scales_keep_shape_and_dtype(guidance: Guidance) -> None:
+    for ratio in (torch.zeros(4), torch.ones(2, dtype=torch.float64)):
+        scale = guidance.at(ratio)
+        assert (ratio.shape, ratio.dtype) == (scale.shape, scale.dtype)
+
+
+@given(scale=st.floats(0, 10), ratio=st.floats(0, 1))
+def test_scales_at_a_mask_ratio(scale: float, ratio: float) -> None:
+    r = torch.tensor([ratio], dtype=torch.float64)
+    assert scale == Constant(scale=scale).at(r).item()
+    assert scale + (1 - scale) * ratio == pytest.approx(Ramp(scale=scale).at(r).item())
+    assert 1 + (scale - 1) * ratio == pytest.approx(Adaptive(scale=scale).at(r).item())
+
+
+def test_the_ramp_follows_the_steps_of_sampling_not_the_ratio() -> None:
+    """MaskGIT v1.0: 1 + w i / (n - 1), s = 1 + w."""
+    scales = [Ramp(scale=4.0).at(torch.ones(2), i / 3)[0].item() for i in range(4)]
+    assert [1.0, 2.0, 3.0, 4.0] == pytest.approx(scales)
+
+
+@pytest.mark.parametrize("kind", [Constant, Ramp, Adaptive])
+def test_a_negative_scale_is_refused(kind: type) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        kind(scale=-0.5)

@@ -1,0 +1,308 @@
+"""Equations 3 and 4: what gradient reaches which network, against an explicit surrogate in float64."""
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from dimo_core import process
+from dimo_core.denoiser import Denoiser
+from dimo_core.dimo_objective import Dimo, DimoObjective
+from dimo_core.draws import Draws
+from dimo_core.guidance import Constant, guided_logits
+from dimo_core.objective import Batch, Ingredients, Phase
+from dimo_core.one_step import OneStep
+from dimo_core.step import Remask, draw_remask, full
+from dimo_core.weights import WEIGHTS, weight_dmd, weight_per_masked_token, weight_sum
+from dimo_divergences import FKL, Jeffrey
+
+B, L, V = 6, 4, 5
+C = torch.tensor([0, 1, 1, 0, 1, 0])
+DRAWS = Draws(seed=5, step=3, phase="p", total=B)
+
+
+def objective(teacher: Any, *, beta: float = 0.3, scale: float = 1.7, **options: Any) -> DimoObjective:
+    """Generator, auxiliary and teacher of different weights, in float64."""
+    made = Dimo(**options).build(
+        Ingredients(
+            teacher=teacher,
+            generator=OneStep(),
+            auxiliary=Denoiser(label_smoothing=0.1),
+            divergence=Jeffrey(beta=beta),
+            guidance=Constant(scale=scale),
+        )
+    )
+    s = made.step
+    for seed, network in enumerate((s.p_phi, s.p_theta, s.p_psi)):
+        network.double()
+        generator = torch.Generator().manual_seed(seed)
+        for p in network.parameters():
+            p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) / 2
+    return made
+
+
+def grads(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def named(made: DimoObjective, kind: str) -> Phase:
+    return next(phase for phase in made.phases() if phase.name == kind)
+
+
+def scores(made: DimoObjective, remask: Remask, x_theta: Tensor) -> tuple[Tensor, Tensor]:
+    """z_phi and z_psi at all sites, [B, L, V]: the reference that rows are compared with."""
+    s = made.step
+    x = x_theta.masked_fill(remask.masked, s.teacher.tokens.mask_id)
+    ratio = remask.ratio
+    with torch.no_grad():
+        scale = s.guidance.at(ratio)
+        z_phi = guided_logits(s.teacher, s.p_phi, x, C, mask_ratio=ratio, scale=scale) / s.teacher_temperature
+        return z_phi, s.p_psi(x, C, mask_ratio=ratio)
+
+
+def expected_weight(name: str, counts: Tensor, masked: Tensor, p_theta: Tensor, p_phi: Tensor) -> Tensor:
+    """w at every site, by loops."""
+    w = torch.zeros(B, L, dtype=torch.float64)
+    for b in range(B):
+        sites = [i for i in range(L) if masked[b, i]]
+        distance = sum((p_theta[b, i] - p_phi[b, i]).abs().mean() for i in sites) / len(sites)
+        for i in sites:
+            w[b, i] = {"sum": 1.0, "per_masked_token": 1 / int(counts[b]), "dmd": 1 / float(distance)}[name]
+    return w
+
+
+@pytest.mark.parametrize("rollout", ["shared", "fresh"])
+@pytest.mark.parametrize("weight", sorted(WEIGHTS))
+@pytest.mark.parametrize("jacobian", ["auxiliary", "student"])
+def test_the_generators_gradient_is_that_of_the_surrogate(
+    tiny_teacher: Any, rollout: str, weight: str, jacobian: str
+) -> None:
+    made = objective(
+        tiny_teacher,
+        rollout=rollout,
+        weight=weight,
+        jacobian=jacobian,
+        masking="bernoulli",
+        teacher_temperature=0.8,
+    )
+    s = made.step
+    rolled = s.p_theta.rollout(C, DRAWS)
+    remask = draw_remask(L, "arccos", "bernoulli", DRAWS)
+    z_phi, z_psi = scores(made, remask, rolled.x_theta)
+    z_theta = s.p_theta.head(rolled.hidden)
+    p, q, p_theta = (z.softmax(-1).detach() for z in (z_phi, z_psi, z_theta))
+    u = -(1 - 0.3) * p / q + 0.3 * ((q / p).log() + 1)
+    through = q if jacobian == "auxiliary" else p_theta
+    grad_z = through * (u - (through * u).sum(-1, keepdim=True))
+    w = expected_weight(weight, remask.counts, remask.masked, p_theta, p)
+    surrogate = (w[..., None] * grad_z * z_theta).sum() / B
+    expected = torch.autograd.grad(surrogate, [p for p in s.p_theta.parameters() if p.requires_grad])
+
+    made.phases()[0].accumulate(Batch(conditions=C), DRAWS)
+    actual = [p.grad for p in s.p_theta.parameters() if p.requires_grad]
+    assert len(expected) == len(actual) > 0
+    for a, b in zip(expected, actual, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-12, rtol=1e-9)
+
+
+def test_the_gradient_in_z_theta_is_w_grad_z_over_b_at_masked_sites_and_zero_elsewhere(
+    tiny_teacher: Any,
+) -> None:
+    made = objective(tiny_teacher, beta=0.0)
+    s = made.step
+    rolled = s.p_theta.rollout(C, DRAWS)
+    remask = draw_remask(L, "cosine", "exact", DRAWS)
+    z_theta = s.p_theta.head(rolled.hidden).detach().requires_grad_()
+    s.p_theta.head = lambda hidden, rows=None: z_theta.flatten(0, 1)[rows]  # type: ignore[method-assign]
+    z_phi, z_psi = scores(made, remask, rolled.x_theta)
+    flat = remask.rows
+    s.generator_backward(rolled, remask, z_phi.flatten(0, 1)[flat], z_psi.flatten(0, 1)[flat], B)
+    expected = (z_psi.softmax(-1) - z_phi.softmax(-1)) / B * remask.masked[..., None]
+    assert z_theta.grad is not None
+    torch.testing.assert_close(z_theta.grad, expected, atol=1e-15, rtol=1e-12)
+    assert not z_theta.grad[~remask.masked].any()
+    assert z_theta.grad[remask.masked].abs().sum(-1).min() > 0
+
+
+def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
+    made = objective(tiny_teacher)
+    s, remask = made.step, draw_remask(L, "arccos", "exact", DRAWS)
+    rolled = s.p_theta.rollout(C, DRAWS)
+    x = s.x_tilde_t(rolled, remask)
+    for rows, every in zip(
+        (s.z_phi(x, C, remask), s.z_psi(x, C, remask)), scores(made, remask, rolled.x_theta), strict=True
+    ):
+        torch.testing.assert_close(rows, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
+
+
+def test_the_generators_phase_leaves_no_gradient_in_auxiliary_and_teacher(tiny_teacher: Any) -> None:
+    made = objective(tiny_teacher, rollout="fresh")
+    named(made, "generator").accumulate(Batch(conditions=C), DRAWS)
+    assert any(g.any() for g in grads(made.step.p_theta).values())
+    assert {} == grads(made.step.p_psi)
+    assert {} == grads(made.step.p_phi)
+
+
+def test_the_auxiliarys_phase_leaves_no_gradient_in_generator_and_teacher(tiny_teacher: Any) -> None:
+    made = objective(tiny_teacher, rollout="fresh")
+    named(made, "auxiliary").accumulate(Batch(conditions=C), DRAWS)
+    assert any(g.any() for g in grads(made.step.p_psi).values())
+    assert {} == grads(made.step.p_theta)
+    assert {} == grads(made.step.p_phi)
+
+
+def test_a_shared_phase_gives_both_networks_their_own_gradients(tiny_teacher: Any) -> None:
+    """The generator's equals that of a generator phase, the auxiliary's that of its loss on this rollout."""
+    made, alone = objective(tiny_teacher), objective(tiny_teacher, rollout="fresh")
+    (shared,) = made.phases()
+    logs = shared.accumulate(Batch(conditions=C), DRAWS, watch=True)
+    named(alone, "generator").accumulate(Batch(conditions=C), DRAWS)
+    torch.testing.assert_close(grads(made.step.p_theta), grads(alone.step.p_theta), atol=1e-14, rtol=1e-9)
+    named(alone, "auxiliary").accumulate(Batch(conditions=C), DRAWS)
+    torch.testing.assert_close(grads(made.step.p_psi), grads(alone.step.p_psi), atol=1e-14, rtol=1e-9)
+    assert {} == grads(made.step.p_phi)
+    assert {"auxiliary_loss", "divergence", "entropy_theta", "entropy_phi", "logit_scale"} <= logs.keys()
+    assert all(not value.requires_grad for value in logs.values())
+
+
+def test_the_auxiliarys_loss_is_the_mean_cross_entropy_over_masked_tokens(tiny_teacher: Any) -> None:
+    made = objective(tiny_teacher, rollout="fresh", schedule="linear", masking="bernoulli")
+    x_theta = made.step.p_theta.rollout(C, DRAWS).x_theta
+    remask = draw_remask(L, "linear", "bernoulli", DRAWS)
+    log_q = scores(made, remask, x_theta)[1].log_softmax(-1)
+    target = torch.nn.functional.one_hot(x_theta, V).double() * 0.9 + 0.1 / V
+    expected = -(target * log_q).sum(-1)[remask.masked].mean()
+    loss = named(made, "auxiliary").accumulate(Batch(conditions=C), DRAWS)["auxiliary_loss"]
+    torch.testing.assert_close(loss, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("masking", ["exact", "bernoulli"])
+@pytest.mark.parametrize("rollout", ["shared", "fresh"])
+@pytest.mark.parametrize("weight", sorted(WEIGHTS))
+def test_micro_batches_add_up_to_the_whole_batch(
+    tiny_teacher: Any, masking: str, rollout: str, weight: str
+) -> None:
+    """Sizes 1, 2 and 3: the counts of masked tokens that divide the losses are those of the global batch."""
+    options = {"masking": masking, "rollout": rollout, "weight": weight}
+    whole, parts = objective(tiny_teacher, **options), objective(tiny_teacher, **options)
+    expected = {
+        k: v
+        for phase in whole.phases()
+        for k, v in phase.accumulate(Batch(conditions=C), DRAWS, watch=True).items()
+    }
+    actual = dict.fromkeys(expected, torch.zeros((), dtype=torch.float64))
+    for phase in parts.phases():
+        for start, count in ((0, 1), (1, 2), (3, 3)):
+            batch = Batch(conditions=C[start : start + count])
+            for name, value in phase.accumulate(batch, DRAWS.slice(start, count), watch=True).items():
+                actual[name] = actual[name] + value
+    for module in ("p_theta", "p_psi"):
+        a, b = grads(getattr(whole.step, module)), grads(getattr(parts.step, module))
+        torch.testing.assert_close(b, a, atol=1e-13, rtol=1e-9)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-9)
+
+
+def test_phases_are_shared_or_take_turns(tiny_teacher: Any) -> None:
+    def names(**options: Any) -> list[tuple[str, tuple[str, ...]]]:
+        return [(phase.name, tuple(phase.parts)) for phase in objective(tiny_teacher, **options).phases()]
+
+    both, own = ("dimo", ("generator", "auxiliary")), ("auxiliary",)
+    assert [both] == names()
+    assert [both, ("auxiliary1", own)] == names(auxiliary_steps=2)
+    assert [("generator", ("generator",)), ("auxiliary", own)] == names(rollout="fresh")
+    assert [("generator", ("generator",)), ("auxiliary", own), ("auxiliary1", own)] == names(
+        rollout="fresh", auxiliary_steps=2
+    )
+
+
+@pytest.mark.parametrize(("dropout", "score_dropout"), [(False, False), (True, False), (False, True)])
+def test_dropout_is_on_only_where_it_is_asked_for(
+    tiny_teacher: Any, dropout: bool, score_dropout: bool
+) -> None:
+    made = objective(tiny_teacher, rollout="fresh", dropout=dropout, score_dropout=score_dropout)
+    s = made.step
+    named(made, "generator").accumulate(Batch(conditions=C), DRAWS)
+    modes = (s.p_phi.training, s.p_theta.training, s.p_psi.training)
+    assert (score_dropout, dropout, score_dropout) == modes
+    named(made, "auxiliary").accumulate(Batch(conditions=C), DRAWS)
+    assert dropout == s.p_psi.training
+
+
+def test_the_remask_is_the_same_from_any_slice() -> None:
+    whole = draw_remask(L, "arccos", "bernoulli", DRAWS)
+    part = draw_remask(L, "arccos", "bernoulli", DRAWS.slice(2, 3))
+    torch.testing.assert_close(part.masked, whole.masked[2:5])
+    torch.testing.assert_close(part.counts, whole.counts[2:5])
+    torch.testing.assert_close(part.ratio, whole.ratio[2:5])
+
+
+def test_rows_are_the_masked_sites() -> None:
+    remask = draw_remask(L, "square", "exact", DRAWS)
+    sites = [(b, i) for b in range(B) for i in range(L) if remask.masked[b, i]]
+    assert [b * L + i for b, i in sites] == remask.rows.tolist()
+    assert process.masked_count(remask.ratio, L).tolist() == remask.counts.tolist()
+
+
+def test_half_precision_logits_are_scored_in_fp32() -> None:
+    assert torch.float32 == full(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype
+    assert torch.float64 == full(torch.zeros(2, 3, dtype=torch.float64)).dtype
+
+
+COUNTS = torch.tensor([2, 1, 3])
+
+
+@pytest.fixture
+def log_p() -> tuple[Tensor, Tensor]:
+    z = torch.randn(2, 6, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64).log_softmax(-1)
+    return z[0], z[1]
+
+
+def test_weight_sum_is_one(log_p: tuple[Tensor, Tensor]) -> None:
+    assert [1.0] * 6 == weight_sum(COUNTS, *log_p).tolist()
+
+
+def test_weight_per_masked_token_gives_every_sample_a_total_of_one(log_p: tuple[Tensor, Tensor]) -> None:
+    w = weight_per_masked_token(COUNTS, *log_p)
+    torch.testing.assert_close(w, torch.tensor([1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3], dtype=torch.float64))
+
+
+def test_weight_dmd_is_one_over_the_mean_distance_of_each_sample(log_p: tuple[Tensor, Tensor]) -> None:
+    p_theta, p_phi = (x.exp() for x in log_p)
+    expected, start = [], 0
+    for count in COUNTS.tolist():
+        entries = [
+            abs(float(p_theta[row, code] - p_phi[row, code]))
+            for row in range(start, start + count)
+            for code in range(V)
+        ]
+        expected += [len(entries) / sum(entries)] * count
+        start += count
+    assert expected == pytest.approx(weight_dmd(COUNTS, *log_p).tolist(), rel=1e-12)
+
+
+def test_weight_dmd_is_finite_where_generator_and_teacher_agree(log_p: tuple[Tensor, Tensor]) -> None:
+    assert weight_dmd(COUNTS, log_p[0], log_p[0]).isfinite().all()
+
+
+def test_a_missing_ingredient_is_named_before_anything_is_built(tiny_teacher: Any) -> None:
+    whole = Ingredients(
+        teacher=tiny_teacher,
+        generator=OneStep(),
+        auxiliary=Denoiser(),
+        divergence=FKL(),
+        guidance=Constant(),
+    )
+    for name in ("generator", "auxiliary", "divergence", "guidance"):
+        with pytest.raises(Exception, match="needs a generator, an auxiliary, a divergence and a guidance"):
+            Dimo().build(attrs.evolve(whole, **{name: None}))
+
+
+def test_a_scored_mask_token_gets_a_gradient_too(tiny_teacher: Any) -> None:
+    """mask_logit: keep. The extra column may be drawn, is decided then, and has its own gradient."""
+    made = objective(attrs.evolve(tiny_teacher, keep=True))
+    made.phases()[0].accumulate(Batch(conditions=C), DRAWS)
+    bias = made.step.p_theta.backbone.out.bias
+    assert bias.shape == (V + 1,)
+    assert bias.grad[V] != 0

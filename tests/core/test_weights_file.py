@@ -1,0 +1,116 @@
+"""Weights files: same bytes, strict names and shapes, damage found, nothing executed."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dimo_core.errors import CheckpointError
+from dimo_core.folder import Folder
+from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
+
+TENSORS = {
+    "b": torch.arange(6.0).view(2, 3).t(),
+    "a": torch.tensor([1, -(2**62)]),
+    "half": torch.tensor([1.5], dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_tensors_come_back_bit_by_bit(folder: Folder) -> None:
+    folder.write("w", encode_tensors(TENSORS))
+    back = read_tensors(folder, "w", sha256(encode_tensors(TENSORS)))
+    assert TENSORS.keys() == back.keys()
+    for name, tensor in TENSORS.items():
+        assert tensor.dtype == back[name].dtype
+        assert torch.equal(tensor, back[name])
+
+
+def test_the_order_of_names_does_not_change_the_bytes() -> None:
+    assert encode_tensors(TENSORS) == encode_tensors(dict(reversed(TENSORS.items())))
+
+
+def test_a_gradient_is_not_written(folder: Folder) -> None:
+    folder.write("w", encode_tensors({"a": torch.ones(2, requires_grad=True)}))
+    assert not read_tensors(folder, "w")["a"].requires_grad
+
+
+def test_a_missing_file_is_an_error(folder: Folder) -> None:
+    with pytest.raises(CheckpointError, match="no file .*/w"):
+        read_tensors(folder, "w")
+
+
+def test_a_changed_byte_is_found_by_its_digest(folder: Folder) -> None:
+    data = encode_tensors(TENSORS)
+    folder.write("w", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_tensors(folder, "w", sha256(data))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("exploded"),))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"short", encode_tensors(TENSORS)[:-3], b"\xff" * 64, pickle.dumps(Bomb())],
+    ids=["empty", "short", "cut", "noise", "pickle"],
+)
+def test_other_files_are_refused_and_not_executed(
+    folder: Folder, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder.write("w", data)
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        read_tensors(folder, "w")
+    assert not Path("exploded").exists()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def test_assign_copies_parameters_and_buffers() -> None:
+    a, b = network(), network()
+    a[1].running_mean.fill_(3)  # type: ignore[union-attr,operator]
+    pointers = [p.data_ptr() for p in b.parameters()]
+    assign(b, a.state_dict(), "here")
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name])
+    assert pointers == [p.data_ptr() for p in b.parameters()]
+
+
+def test_every_difference_is_listed() -> None:
+    tensors = network().state_dict()
+    tensors["0.weight"] = torch.zeros(2, 4)
+    tensors["new"] = tensors.pop("1.bias")
+    with pytest.raises(CheckpointError) as caught:
+        assign(network(), tensors, "old.safetensors")
+    assert (
+        "old.safetensors does not fit the network (3 differences):\n"
+        "  missing: 1.bias [2]\n"
+        "  shape: 0.weight is [2, 4], the network has [2, 3]\n"
+        "  unexpected: new [2]"
+    ) == str(caught.value)
+
+
+def test_a_refused_file_changes_nothing() -> None:
+    net = network()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    tensors = {name: torch.ones_like(t) for name, t in before.items()} | {"new": torch.ones(1)}
+    with pytest.raises(CheckpointError):
+        assign(net, tensors, "here")
+    assert all(torch.equal(before[name], t) for name, t in net.state_dict().items())
+
+
+def test_a_long_list_of_differences_is_cut() -> None:
+    tensors = {f"x{i}": torch.ones(1) for i in range(30)}
+    with pytest.raises(CheckpointError, match=r"\(37 differences\)[\s\S]*and 25 more$"):
+        assign(network(), tensors, "here")
