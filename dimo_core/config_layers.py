@@ -151,13 +151,15 @@ def from_file(url: str) -> Layer:
     """
     try:
         with fsspec.open(url, "rb") as file:
-            data = yaml.load(file.read(), _Loader)
+            text = file.read()
+        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
+        data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise ConfigError(f"config file {url!r} is no valid YAML: {place}{problem}") from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RecursionError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
     if data is None:
@@ -169,21 +171,22 @@ def from_file(url: str) -> Layer:
     return from_mapping(data, url)
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no annotations
-    """Safe loading that refuses a key given twice, where YAML would silently keep the last."""
+def _refuse_repeats(node: Any) -> None:
+    """Refuse a key given twice in one mapping, where YAML silently keeps the last.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build one mapping.
-
-        Raises:
-            yaml.constructor.ConstructorError: for a repeated key.
-        """
+    Raises:
+        yaml.MarkedYAMLError: for the first one.
+    """
+    if isinstance(node, yaml.MappingNode):
         seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
                 )
-            seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+            _refuse_repeats(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeats(item)

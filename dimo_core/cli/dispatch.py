@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _command(name, arguments[1:]) if name else _top(arguments)
         sys.stdout.flush()
     except DimoError as error:
+        if _wants_traceback():
+            traceback.print_exception(error)
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"{prog}: error: {line}", file=sys.stderr)
         return error.exit_code
@@ -127,9 +129,13 @@ def _log_to_console(level: str) -> None:
     )
 
 
+def _wants_traceback() -> bool:
+    return os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
+
+
 def _unexpected(prog: str, error: Exception) -> int:
     """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
-    if os.environ.get("DIMO_TRACEBACK", "") not in ("", "0"):
+    if _wants_traceback():
         traceback.print_exception(error)
         return 1
     with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:

@@ -226,6 +226,14 @@ def test_a_bug_shows_its_traceback_on_request(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_the_cause_of_an_error_is_shown_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("DIMO_TRACEBACK", "1")
+    fail_with(monkeypatch, CheckpointError("half written"))
+    assert 1 == main(TOY)
+    found = lines_of(capsys.readouterr().err)
+    assert ("Traceback (most recent call last):", "dimo run: error: half written") == (found[0], found[-1])
+
+
 def test_help_shows_every_option_with_type_default_and_text(capsys):
     assert 0 == main([*TOY, "--preset", "paper", "--help"])
     text = " ".join(capsys.readouterr().out.split())
