@@ -42,7 +42,7 @@ def test_a_gradient_is_not_written(folder: Folder) -> None:
 
 
 def test_a_missing_file_is_an_error(folder: Folder) -> None:
-    with pytest.raises(CheckpointError, match="no file .*/w"):
+    with pytest.raises(CheckpointError, match=r"no file .*/w"):
         read_tensors(folder, "w")
 
 

@@ -105,7 +105,7 @@ class Replay(Draws):
 def test_trajectories_equal_the_golden_runs(
     tiny_teacher: Teacher, golden: Any, run: str, options: dict[str, Any], w: float
 ) -> None:
-    """The probabilities of the golden runs stand in for the network; guidance is the ramp 1 + w i / (n - 1)."""
+    """The golden probabilities stand in for the network; guidance is the ramp 1 + w i / (n - 1)."""
     values = {
         k.removeprefix(f"{run}."): v for k, v in golden("sampler_trajectory").items() if k.startswith(run)
     }
