@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """Logits ``[B, L, V]`` of all sites, or ``[K, V]`` of the flat rows only; V + 1 columns when the mask is scored."""
+        """Logits ``[B, L, V]`` of all sites, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored."""
 
     def logits(
         self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None

@@ -19,7 +19,8 @@ class Denoiser(AuxiliaryOptions):
     """A masked diffusion model of the generator's samples, starting as the teacher.
 
     Attributes:
-        label_smoothing: Share of the target spread evenly over the codes; use what the teacher was trained with, so that both are biased alike.
+        label_smoothing: Share of the target spread evenly over the codes; use what the teacher was trained
+            with, so that both are biased alike.
         train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
     """
 

@@ -29,10 +29,13 @@ class Dimo(ObjectiveOptions):
     """Di[M]O distillation (arXiv 2503.15457), with its open choices by name.
 
     Attributes:
-        rollout: Whether the auxiliary learns from its own fresh rollout after the generator's update (the paper), or from the generator's, with one auxiliary forward pass for both.
+        rollout: Whether the auxiliary learns from its own fresh rollout after the generator's update (the
+            paper), or from the generator's, with one auxiliary forward pass for both.
         auxiliary_steps: Auxiliary updates a step; each one beyond the first uses a fresh rollout.
-        weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), or DMD's normaliser (appendix C).
-        teacher_temperature: Divides the teacher's logits; below 1 the generator learns a sharper teacher (the paper: 1).
+        weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), or DMD's
+            normaliser (appendix C).
+        teacher_temperature: Divides the teacher's logits; below 1 the generator learns a sharper teacher
+            (the paper: 1).
         jacobian: Whose softmax equation 4 is taken through: the auxiliary's (the paper) or the generator's.
         schedule: Re-masking schedule r(t).
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
@@ -62,7 +65,9 @@ class Dimo(ObjectiveOptions):
         """
         i = ingredients
         if i.generator is None or i.auxiliary is None or i.divergence is None or i.guidance is None:
-            raise UsageError("the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance")
+            raise UsageError(
+                "the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance"
+            )
         p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network()).requires_grad_(False)
         step = Step(
             teacher=i.teacher,
@@ -117,7 +122,7 @@ class _DimoPhase(Phase):
         return int(whole.counts.sum())
 
     def watch(self, z_theta: Tensor, z_phi: Tensor, z_psi: Tensor, count: int) -> dict[str, Tensor]:
-        """What the log shows besides losses, as shares of means over the masked tokens of the global batch."""
+        """What the log shows besides losses: shares of means over the global batch's masked tokens."""
         with torch.no_grad():
             log_p, log_q, log_g = (z.log_softmax(-1) for z in (z_phi, z_psi, z_theta))
             centred = z_theta - z_theta.mean(-1, keepdim=True)

@@ -137,7 +137,9 @@ def categorical(logits: Float[Tensor, "*B V"], uniform: Float[Tensor, "*B"]) -> 
     p = logits.float().softmax(-1) if logits.dtype != torch.float64 else logits.softmax(-1)
     cdf = p.cumsum(-1)
     total = cdf[..., -1:]
-    u = torch.minimum(uniform.to(cdf.dtype)[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    u = torch.minimum(
+        uniform.to(cdf.dtype)[..., None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )
     return (cdf <= u).sum(-1)
 
 
@@ -146,4 +148,3 @@ def permutation(seed: int, epoch: int, size: int, *key: object) -> list[int]:
     generator = torch.Generator().manual_seed(stream_seed("permutation", seed, epoch, *key))
     order: list[int] = torch.randperm(size, generator=generator).tolist()
     return order
-

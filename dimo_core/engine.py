@@ -63,7 +63,14 @@ class Engine:
     """
 
     def __init__(
-        self, objective: Objective, feed: Feed, train: Train, *, folder: Folder, seed: int, device: torch.device
+        self,
+        objective: Objective,
+        feed: Feed,
+        train: Train,
+        *,
+        folder: Folder,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.objective, self.feed, self.train = objective, feed, train
         self.folder, self.seed, self.device = folder, seed, device
@@ -98,13 +105,20 @@ class Engine:
     def save(self, name: str | None = None) -> None:
         """Write a checkpoint of the finished steps."""
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
-        facts = {"step": self.step, "cursor": self.step * self.train.batch_size, "skipped": self.skipped}
-        facts |= {"parts": sorted(self.states), "world_size": 1}
+        facts = {
+            "step": self.step,
+            "cursor": self.step * len(self.objective.phases()) * self.train.batch_size,
+            "skipped": self.skipped,
+            "parts": sorted(self.states),
+            "world_size": 1,
+        }
         save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts)
         if name is None:
             prune(self.checkpoints, self.train.keep_last)
 
-    def run(self, actions: Sequence[Action] = (), sink: Callable[[int, Mapping[str, float]], None] | None = None) -> None:
+    def run(
+        self, actions: Sequence[Action] = (), sink: Callable[[int, Mapping[str, float]], None] | None = None
+    ) -> None:
         """Train to the last step.
 
         Args:
@@ -121,8 +135,9 @@ class Engine:
             while self.step < t.steps:
                 watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
                 scalars: dict[str, Tensor] = {}
-                for phase in phases:
-                    scalars |= self.run_phase(phase, watch)
+                for place, phase in enumerate(phases):
+                    position = (self.step * len(phases) + place) * t.batch_size
+                    scalars |= self.run_phase(phase, position, watch)
                 for state in self.states.values():
                     state.follow(self.step)
                 self.step += 1
@@ -142,16 +157,18 @@ class Engine:
                     self.save()
                     raise Interrupted(f"stopped by {stop.requested} after step {self.step}; state saved")
 
-    def run_phase(self, phase: Phase, watch: bool) -> dict[str, Tensor]:
-        """One update of the phase's parts; returns the logged scalars."""
+    def run_phase(self, phase: Phase, position: int, watch: bool) -> dict[str, Tensor]:
+        """One update of the phase's parts on the batch at ``position``; returns the logged scalars."""
         t, parts = self.train, [self.states[name] for name in phase.parts]
         for part in parts:
             part.zero()
         scalars: dict[str, Tensor] = {}
         size = t.batch_size // t.accumulate
-        draws = Draws(seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device)
+        draws = Draws(
+            seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
+        )
         for start in range(0, t.batch_size, size):
-            batch = self.feed.read(self.step * t.batch_size + start, size)
+            batch = self.feed.read(position + start, size)
             with self._dropout_seed(phase.name, start), self._precision():
                 logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
             for name, value in logs.items():
@@ -175,8 +192,8 @@ class Engine:
         name = f"nonfinite_{self.step:06d}"
         self.save(name)
         raise NumericalError(
-            f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower the learning "
-            "rate, raise objective.*.eps, or set train.nonfinite to skip."
+            f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower the "
+            "learning rate, raise objective.*.eps, or set train.nonfinite to skip."
         )
 
     @contextmanager

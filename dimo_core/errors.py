@@ -47,7 +47,7 @@ class UnknownNameError(UsageError):
 
 
 class PluginError(DimoError):
-    """A plugin cannot be used: it failed to load, speaks another API version, or its name is claimed twice."""
+    """A plugin cannot be used: it fails to load, speaks another API, or its name is claimed twice."""
 
 
 class MissingLibraryError(DimoError):

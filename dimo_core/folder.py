@@ -10,6 +10,10 @@ import fsspec
 import yaml
 
 
+def _trimmed(url: str | os.PathLike[str]) -> str:
+    return os.fspath(url).rstrip("/") or "/"
+
+
 @attrs.frozen
 class Folder:
     """A folder by path or URL; files in it are named relative to it.
@@ -20,7 +24,7 @@ class Folder:
         url: Path or fsspec URL.
     """
 
-    url: str = attrs.field(converter=lambda url: os.fspath(url).rstrip("/") or "/")
+    url: str = attrs.field(converter=_trimmed)
 
     @property
     def _fs(self) -> Any:

@@ -23,7 +23,8 @@ class Job:
     """Everything ``dimo run`` needs, validated, before any weight is read.
 
     Attributes:
-        config: The resolved configuration as plain data: what ``config.yaml`` holds, and what rebuilds this job.
+        config: The resolved configuration as plain data: what ``config.yaml`` holds, and what rebuilds this
+            job.
         teacher: p_phi.
         generator: Options of p_theta.
         auxiliary: Options of p_psi.

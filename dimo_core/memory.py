@@ -1,4 +1,4 @@
-"""``--dry-run``: what a run needs, found by taking one step on the meta device, where tensors have no storage."""
+"""``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class LiveTensors(TorchDispatchMode):
     """Within, follows every tensor storage that operations make: bytes alive now, and at most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = 0
         self._seen: dict[int, Any] = {}
 
@@ -52,8 +52,7 @@ class LiveTensors(TorchDispatchMode):
         """Do not count the tensors of a module that is there already."""
         for tensor in (*module.parameters(), *module.buffers()):
             storage = tensor.untyped_storage()
-            key = id(storage)
-            self._seen[key] = weakref.ref(storage, lambda _, key=key: self._seen.pop(key, None))
+            self._seen[id(storage)] = storage
 
 
 @attrs.frozen(kw_only=True)

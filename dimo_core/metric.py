@@ -51,7 +51,7 @@ class FeatureExtractor(ABC):
 
 
 class Metric(ABC):
-    """Numbers from samples, compared with a reference where they need one; a frozen attrs class of its options.
+    """Numbers from samples, against a reference where needed; a frozen attrs class of its options.
 
     Attributes:
         better: Which direction is good, by name of the number; tables mark the best value of these.

@@ -24,7 +24,11 @@ CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
 
 
 def save_generator(
-    folder: Folder, generator: Generator, teacher: Teacher, config: Mapping[str, Any], facts: Mapping[str, Any]
+    folder: Folder,
+    generator: Generator,
+    teacher: Teacher,
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write a generator folder; the YAML comes last and makes it complete.
 
@@ -63,7 +67,9 @@ def read_card(folder: Folder) -> dict[str, Any]:
     try:
         card = folder.read_yaml(CARD)
     except (FileNotFoundError, NotADirectoryError) as error:
-        hint = " Its generator is in the folder 'generator' within." if folder.exists("generator", CARD) else ""
+        hint = (
+            " Its generator is in the folder 'generator' within." if folder.exists("generator", CARD) else ""
+        )
         raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
@@ -86,7 +92,8 @@ def load_generator(
         options: Generator options that differ from the saved ones, such as ``temperature``.
 
     Raises:
-        CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was trained with.
+        CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was
+            trained with.
         UnknownNameError: when a plugin that it names is not installed.
     """
     folder, registry = Folder(path), registry or Registry.discover()

@@ -7,7 +7,7 @@ accumulates over micro-batches, reduces over processes, checks, clips, steps and
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from attrs import validators as v
@@ -22,6 +22,8 @@ from dimo_core.teacher import Teacher
 from dimo_core.tree import Condition
 
 Stream = Literal["conditions", "data"]
+
+_POSITIVE_OR_NONE: Any = v.optional(v.gt(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +40,8 @@ class Optimisation:
         eps: Adam's epsilon, the same for every precision.
         weight_decay: Decoupled weight decay of matrices (biases, norms and embeddings have none).
         clip: Largest gradient norm, for every precision; null for none.
-        ema: Decay of the moving average of the weights; at step k it is min(ema, (1 + k) / (10 + k)). 0 for none.
+        ema: Decay of the moving average of the weights; at step k it is min(ema, (1 + k) / (10 + k)). 0 for
+            none.
     """
 
     lr: float = attrs.field(default=1e-4, validator=v.gt(0))
@@ -49,7 +52,7 @@ class Optimisation:
     beta2: float = attrs.field(default=0.999, validator=[v.ge(0), v.lt(1)])
     eps: float = attrs.field(default=1e-8, validator=v.gt(0))
     weight_decay: float = attrs.field(default=0.0, validator=v.ge(0))
-    clip: float | None = attrs.field(default=1.0, validator=v.optional(v.gt(0)))
+    clip: float | None = attrs.field(default=1.0, validator=_POSITIVE_OR_NONE)
     ema: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
 
 
@@ -156,5 +159,3 @@ class ObjectiveOptions(ABC):
     @abstractmethod
     def build(self, ingredients: Ingredients) -> Objective:
         """Build parts and phases."""
-
-

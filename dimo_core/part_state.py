@@ -14,7 +14,7 @@ from dimo_core.weights_file import assign
 
 
 def lr_factor(step: int, steps: int, o: Optimisation) -> float:
-    """The learning rate at step ``step`` of ``steps``, as a share of its peak; linear warm-up, then the decay."""
+    """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay."""
     if step < o.warmup:
         return (step + 1) / o.warmup
     if o.decay == "constant":
@@ -86,7 +86,7 @@ class PartState:
         if not self.average:
             yield
             return
-        trained = list(self.trained.values())
+        trained: list[Tensor] = list(self.trained.values())
         kept = [p.detach().clone() for p in trained]
         with torch.no_grad():
             torch._foreach_copy_(trained, list(self.average.values()))
@@ -118,14 +118,17 @@ class PartState:
         expected = self.state().keys()
         if expected != files.keys():
             raise CheckpointError(
-                f"the checkpoint of part {self.name!r} holds {sorted(files)}, this run needs {sorted(expected)}; "
+                f"the checkpoint of part {self.name!r} holds {sorted(files)}, this run needs "
+                f"{sorted(expected)}; "
                 "its options differ from those of the saved run"
             )
         assign(self.module, files[self.name], f"the checkpoint of part {self.name!r}")
         moments = files[f"{self.name}.optimizer"]
         for n, p in self.trained.items():
             own = {
-                key: moments[f"{n}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{n}.{key}" in moments
+                key: moments[f"{n}.{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{n}.{key}" in moments
             }
             if own:
                 self.optimizer.state[p] = {

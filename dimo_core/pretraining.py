@@ -33,7 +33,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         The teacher folder, ``<out>/teacher``.
 
     Raises:
-        UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not fit.
+        UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not
+            fit.
     """
     folder, device = Folder(job.out), find_device(job.device)
     if not resume and folder.names():
@@ -41,7 +42,9 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
         )
     if job.objective.needs != {"data"}:
-        raise UsageError(f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more")
+        raise UsageError(
+            f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
+        )
     examples = job.data.load(job.data.splits()[0])
     teacher = job.teacher_class.create(job.model, job.data, seed=job.seed)
     objective = job.objective.build(Ingredients(teacher=teacher))
@@ -52,7 +55,9 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
-        logger.info("pretraining {} parameters on {} images into {} on {}", count, len(examples), job.out, device)
+        logger.info(
+            "pretraining {} parameters on {} images into {} on {}", count, len(examples), job.out, device
+        )
         engine.run()
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()

@@ -66,8 +66,6 @@ def initial_tokens(space: TokenSpace, r_init: float, draws: Draws) -> Tokens:
     return apply_mask(codes, draws.subset("x_init.masked", space.length, sizes), space)
 
 
-def perturb(
-    e: Float[Tensor, "B L E"], sigma: float, eps: Float[Tensor, "B L E"]
-) -> Float[Tensor, "B L E"]:
+def perturb(e: Float[Tensor, "B L E"], sigma: float, eps: Float[Tensor, "B L E"]) -> Float[Tensor, "B L E"]:
     """Noise on token embeddings, sqrt(1 - sigma^2) e + sigma eps (paper, section 3.3)."""
     return math.sqrt(1 - sigma**2) * e + sigma * eps.to(e)

@@ -42,16 +42,18 @@ class Results:
         self.folder, self.device = Folder(job.out), engine.device
         self.showcase = Showcase.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
-        self.evaluator = plan and Evaluator.resolve(
-            job.teacher,
-            plan,
-            registry,
-            conditions=job.conditions,
-            settings=job.eval,
-            seed=job.seed,
-            device=engine.device,
-            sampler=job.sampler,
-        )
+        self.evaluator: Evaluator | None = None
+        if plan is not None:
+            self.evaluator = Evaluator.resolve(
+                job.teacher,
+                plan,
+                registry,
+                conditions=job.conditions,
+                settings=job.eval,
+                seed=job.seed,
+                device=engine.device,
+                sampler=job.sampler,
+            )
 
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
@@ -63,7 +65,7 @@ class Results:
         return {}
 
     def judge(self, step: int) -> Mapping[str, float]:
-        """Evaluate after ``step`` steps; keep the generator in ``checkpoints/best`` when it is the best so far."""
+        """Evaluate after ``step`` steps; keep the best generator so far in ``checkpoints/best``."""
         if self.evaluator is None:
             return {}
         with self.engine.states["generator"].averaged():
@@ -79,7 +81,9 @@ class Results:
         """The best score of evaluations before ``step``, from metrics.jsonl: nothing to save or resume."""
         assert self.evaluator is not None
         scores = [
-            self.evaluator.judge.score({k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")})
+            self.evaluator.judge.score(
+                {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
+            )
             for line in read_metrics(self.folder)
             if line["step"] < step and any(k.startswith("eval/") for k in line)
         ]
@@ -96,7 +100,11 @@ class Results:
             self.folder.write("evaluation.md", table.markdown().encode())
             Console().print(table.rich())
             side_by_side = self.showcase.teacher_beside_generator(
-                self.generator, self.network, self.evaluator.sampler, self.evaluator.guidance, self.best_steps(table)
+                self.generator,
+                self.network,
+                self.evaluator.sampler,
+                self.evaluator.guidance,
+                self.best_steps(table),
             )
             self.folder.write(f"samples/teacher_beside_generator{side_by_side.suffix}", side_by_side.data)
             pictures = {"teacher beside generator": side_by_side, **pictures}
@@ -110,16 +118,19 @@ class Results:
     def best_steps(self, table: Table) -> int:
         """The teacher's step count with the best score."""
         assert self.evaluator is not None
+        score = self.evaluator.judge.score
         rows = [row for row in table.rows if row.kind == "teacher" and row.steps]
-        return min(rows, key=lambda row: self.evaluator.judge.score(row.metrics)).steps or 1
+        return min(rows, key=lambda row: score(row.metrics)).steps or 1
 
-    def _report(self, table: Table | None, pictures: Mapping[str, Picture], curves: Mapping[str, bytes]) -> Report:
+    def _report(
+        self, table: Table | None, pictures: Mapping[str, Picture], curves: Mapping[str, bytes]
+    ) -> Report:
         config = self.job.config
         teacher, divergence = config["teacher"]["name"], config["divergence"]["name"]
         return Report(
             title=f"{teacher}, one step",
-            lead=f"A one-step generator distilled from the teacher {teacher} with the divergence {divergence}: "
-            f"{self.engine.step} steps of {self.job.train.batch_size} samples.",
+            lead=f"A one-step generator distilled from the teacher {teacher} with the divergence "
+            f"{divergence}: {self.engine.step} steps of {self.job.train.batch_size} samples.",
             facts={
                 "command": f"dimo run --config {self.folder.path('config.yaml')}",
                 "device": str(self.device),

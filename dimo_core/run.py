@@ -1,6 +1,6 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 from loguru import logger
 from rich.console import Console
 
+from dimo_core.alarms import Alarms
 from dimo_core.config import resolve_job
 from dimo_core.device import find_device
 from dimo_core.engine import Action, Engine
@@ -92,7 +93,9 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
             f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
         )
     if job.objective.needs != {"conditions"}:
-        raise UsageError(f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data")
+        raise UsageError(
+            f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
+        )
     stream = job.conditions.open(job.teacher.conditioning, seed=job.seed)
     objective = job.objective.build(job.ingredients())
     generator = objective.parts()["generator"].module
@@ -112,7 +115,13 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
             Action(every=job.train.sample_every, run=results.show),
             Action(every=job.eval.every, run=results.judge),
         ]
-        engine.run(actions, job.tracker.scalars)
+        alarms = Alarms(job.teacher.tokens.codes)
+
+        def sink(step: int, values: Mapping[str, float]) -> None:
+            alarms.check(step, values)
+            job.tracker.scalars(step, values)
+
+        engine.run(actions, sink)
         with engine.states["generator"].averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
@@ -127,7 +136,8 @@ def describe(job: Job) -> str:
     """The job in a few words."""
     names = (job.config[kind]["name"] for kind in ("teacher", "divergence", "objective"))
     teacher, divergence, objective = names
-    return f"distilling {teacher} with {objective}, {divergence}, {job.train.steps} steps of {job.train.batch_size}"
+    length = f"{job.train.steps} steps of {job.train.batch_size}"
+    return f"distilling {teacher} with {objective}, {divergence}, {length}"
 
 
 @contextmanager
@@ -139,4 +149,3 @@ def log_file(folder: Folder) -> Iterator[None]:
         yield
     finally:
         logger.remove(sink)
-

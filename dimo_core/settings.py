@@ -16,7 +16,8 @@ class Train:
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
         precision: Arithmetic of the forward passes; weights, optimiser and losses stay in fp32.
         compile: Compile the networks with torch.compile.
-        nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or skip the update and count it.
+        nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
+            skip the update and count it.
         log_every: Steps between lines of metrics.jsonl.
         checkpoint_every: Steps between checkpoints.
         keep_last: Checkpoints that are kept, besides the best.
@@ -49,7 +50,8 @@ class Evaluate:
     """How the run is judged, at its end and on the way.
 
     Attributes:
-        every: Steps between evaluations on the way; 0 for the end only. The best generator is kept in ``checkpoints/best``.
+        every: Steps between evaluations on the way; 0 for the end only. The best generator is kept in
+            ``checkpoints/best``.
         samples: Samples for each row of the table; null takes the teacher's protocol.
         samples_on_the_way: Samples for evaluations on the way.
         steps: Step counts of the teacher's rows; null takes the teacher's protocol.

@@ -127,7 +127,7 @@ class Step:
     def auxiliary_backward(
         self, rollout: Rollout, remask: Remask, z_psi: Tensor, count: int
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of z_psi against x_theta at the masked rows, over the global count of masked tokens."""
+        """Cross-entropy of z_psi against x_theta at the masked rows, over the global count of them."""
         loss = self.p_psi.loss(z_psi, rollout.x_theta.flatten()[remask.rows]) / count
         loss.backward()
         return loss.detach()

@@ -9,10 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.errors import UsageError
 from dimo_core.choice import Choice
+from dimo_core.errors import UsageError
 from dimo_core.sources import Data
-from dimo_core.tokens import TokenSpace, Tokens
+from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
 Capability = Literal["guidance", "decode", "encode", "create"]
@@ -94,7 +94,9 @@ class EvaluationPlan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":
         """Read what ``as_dict`` gives."""
-        plan = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        plan: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
         for name in ("data", "features", "sampler", "guidance", "conditions"):
             if plan.get(name) is not None:
                 plan[name] = Choice.from_dict(plan[name])
@@ -212,7 +214,9 @@ class Teacher(ABC):
         Raises:
             UsageError: when the teacher cannot be pretrained (no ``create`` capability).
         """
-        raise UsageError(f"{cls.__name__} cannot be pretrained. Choose a teacher with the capability 'create'.")
+        raise UsageError(
+            f"{cls.__name__} cannot be pretrained. Choose a teacher with the capability 'create'."
+        )
 
     pretraining_options: ClassVar[type | None] = None
     """The attrs class of architecture and tokenizer options that ``create`` takes."""

@@ -35,7 +35,7 @@ def weight_per_masked_token(
 def weight_dmd(
     counts: Int[Tensor, " B"], log_p_theta: Float[Tensor, "K V"], log_p_phi: Float[Tensor, "K V"]
 ) -> Float[Tensor, " K"]:
-    """w = 1 / mean abs(p_theta - p_phi) over a sample's masked rows and codes (paper, appendix C; after DMD)."""
+    """w = 1 / mean abs(p_theta - p_phi) over a sample's masked rows and codes (appendix C; after DMD)."""
     distance = (log_p_theta.exp() - log_p_phi.exp()).abs().mean(1)
     sample = torch.arange(len(counts)).repeat_interleave(counts).to(distance.device)
     counts = counts.to(distance.device)

@@ -41,7 +41,8 @@ def read_tensors(folder: Folder, name: str, digest: str | None = None) -> dict[s
         raise CheckpointError(f"no file {folder.path(name)}") from error
     if digest is not None and sha256(data) != digest:
         raise CheckpointError(
-            f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. Use another copy."
+            f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. "
+            "Use another copy."
         )
     try:
         return dict(safetensors.torch.load(data))

@@ -18,7 +18,7 @@ NOISE = 0.025
 
 
 def augmented(images: Float[Tensor, "B C H W"], probability: float, draws: Draws) -> Float[Tensor, "B C H W"]:
-    """Each image is, with ``probability``, rotated, sheared, scaled and shifted a little; and again, made noisy."""
+    """Each image is, with ``probability``, moved and bent a little; and, independently, made noisy."""
     turn, size, shear = (2 * draws.uniform(f"augment.{name}") - 1 for name in ("turn", "size", "shear"))
     shift = (2 * draws.uniform("augment.shift", 2) - 1) * SHIFT
     angle, scale = turn * ANGLE, 1 + size * SCALE

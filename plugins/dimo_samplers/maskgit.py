@@ -1,4 +1,4 @@
-"""The MaskGIT sampler: draw all masked tokens, keep some, repeat (Chang et al., 2022; MaskGIT-pytorch v1.0)."""
+"""The MaskGIT sampler: draw all masked tokens, keep some, repeat (Chang et al., 2022)."""
 
 import math
 from typing import Literal
@@ -69,8 +69,10 @@ class MaskGitSampler(Sampler):
 
     Attributes:
         schedule: Shape of the schedule.
-        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0) or the tokens still masked after it.
-        order: Which drawn tokens are kept: the most confident ones, or random ones (the teacher rows of the Di[M]O paper).
+        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0) or the tokens still
+            masked after it.
+        order: Which drawn tokens are kept: the most confident ones, or random ones (the teacher rows of the
+            Di[M]O paper).
         gumbel: Strength of the Gumbel noise on the confidence; it falls linearly to 0 over the steps.
         temperature: Divides the logits.
     """

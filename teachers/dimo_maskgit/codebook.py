@@ -26,12 +26,16 @@ class PatchCodebook(nn.Module):
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
         """The nearest code of each patch, row-major."""
         patches = unfold(images, self.patch, stride=self.patch).transpose(1, 2)
-        return torch.cdist(patches, self.rows.to(patches).expand(len(patches), -1, -1)).argmin(-1)
+        codes: Tensor = torch.cdist(patches, self.rows.to(patches).expand(len(patches), -1, -1)).argmin(-1)
+        return codes
 
     def decode(self, x: Int[Tensor, "B L"] | Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
         """Images from tokens, or the mean image under probabilities (differentiable)."""
-        patches = x @ self.rows.to(x.dtype) if x.is_floating_point() else self.rows[x.clamp_max(len(self.rows) - 1)]
-        return fold(patches.transpose(1, 2), (self.side, self.side), self.patch, stride=self.patch)
+        patches = (
+            x @ self.rows.to(x.dtype) if x.is_floating_point() else self.rows[x.clamp_max(len(self.rows) - 1)]
+        )
+        images: Tensor = fold(patches.transpose(1, 2), (self.side, self.side), self.patch, stride=self.patch)
+        return images
 
 
 def fit_codebook(

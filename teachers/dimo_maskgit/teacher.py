@@ -58,8 +58,10 @@ class MaskGit(Teacher):
     """Class-conditional MaskGIT.
 
     Attributes:
-        checkpoint: Folder of a teacher (a path or fsspec URL), as ``dimo pretrain`` writes it; null takes the embedded teacher of handwritten digits.
-        mask_logit: Whether the head also scores the mask token, as in the released Di[M]O code (keep), or only codes (drop).
+        checkpoint: Folder of a teacher (a path or fsspec URL), as ``dimo pretrain`` writes it; null takes
+            the embedded teacher of handwritten digits.
+        mask_logit: Whether the head also scores the mask token, as in the released Di[M]O code (keep), or
+            only codes (drop).
     """
 
     checkpoint: str | None = None
@@ -153,7 +155,9 @@ class MaskGit(Teacher):
         c = [names.get(label, label) for label in raw]
         for label in c:
             if not isinstance(label, int) or not 0 <= label < len(names):
-                raise UsageError(f"unknown class {label!r}. Known: 0..{len(names) - 1}, or {', '.join(names)}")
+                raise UsageError(
+                    f"unknown class {label!r}. Known: 0..{len(names) - 1}, or {', '.join(names)}"
+                )
         return torch.tensor(c)
 
     def null_condition(self, c: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
@@ -196,7 +200,9 @@ class MaskGit(Teacher):
         examples = data.load(data.splits()[0])
         _, channels, height, width = examples.images.shape
         if height != width or height % options.patch:
-            raise UsageError(f"images of {height}x{width} pixels do not divide into patches of {options.patch}")
+            raise UsageError(
+                f"images of {height}x{width} pixels do not divide into patches of {options.patch}"
+            )
         if options.tokenizer:
             rows = MaskGit(checkpoint=options.tokenizer)._codebook.rows
         else:

@@ -130,8 +130,9 @@ class Blocks(nn.Module):
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """All blocks in order."""
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
-            x = feed_forward(attention(x))
+        for block in self.layers:
+            for branch in block.children():
+                x = branch(x)
         return x
 
 
@@ -193,8 +194,8 @@ class MaskTransformer(Backbone):
         e = x if x.is_floating_point() else self.embed(x)
         label = self.embed(c[:, None] + self.architecture.codes + 1)
         h = torch.cat([e, label.to(e.dtype)], 1) + self.pos_emb
-        h = self.last_layer(self.transformer(self.first_layer(h)))
-        return h[:, : self.length]
+        hidden: Tensor = self.last_layer(self.transformer(self.first_layer(h)))
+        return hidden[:, : self.length]
 
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """Tied output embedding and per-position bias, for the code columns only."""

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from dimo_divergences import Jeffrey
-from dimo_prompts.labels import Labels
 from torch import Tensor
 
 from dimo_core.checkpoint import complete_steps, step_name
@@ -24,11 +22,15 @@ from dimo_core.metrics_log import read_metrics
 from dimo_core.objective import Ingredients, Optimisation
 from dimo_core.one_step import OneStep
 from dimo_core.settings import Train
+from dimo_divergences import Jeffrey
+from dimo_prompts.labels import Labels
 
 CPU = torch.device("cpu")
 
 
-def engine(teacher: Any, folder: Path, *, lr: float = 1e-2, dimo: Mapping[str, Any] = {}, **train: Any) -> Engine:  # noqa: B006
+def engine(
+    teacher: Any, folder: Path, *, lr: float = 1e-2, dimo: Mapping[str, Any] = {}, **train: Any
+) -> Engine:
     optimisation = Optimisation(lr=lr, warmup=2, ema=0.9)
     options = Dimo(**{"generator": optimisation, "auxiliary": optimisation, **dimo})
     ingredients = Ingredients(
@@ -42,7 +44,9 @@ def engine(teacher: Any, folder: Path, *, lr: float = 1e-2, dimo: Mapping[str, A
     return Engine(
         options.build(ingredients),
         ConditionFeed(stream=stream, teacher=teacher, device=CPU),
-        Train(**{"steps": 12, "batch_size": 8, "log_every": 1, "checkpoint_every": 3, "keep_last": 9, **train}),
+        Train(
+            **{"steps": 12, "batch_size": 8, "log_every": 1, "checkpoint_every": 3, "keep_last": 9, **train}
+        ),
         folder=Folder(str(folder)),
         seed=3,
         device=CPU,
@@ -100,9 +104,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once(tiny_teacher: Any, tmp_path
 def test_micro_batches_give_the_gradient_of_the_whole_batch(
     tiny_teacher: Any, tmp_path: Path, dimo: dict[str, Any]
 ) -> None:
-    one, four = (
-        engine(tiny_teacher, tmp_path / str(n), dimo=dimo, steps=1, accumulate=n) for n in (1, 4)
-    )
+    one, four = (engine(tiny_teacher, tmp_path / str(n), dimo=dimo, steps=1, accumulate=n) for n in (1, 4))
     for e in (one, four):
         e.run()
     for a, b in zip(one.states.values(), four.states.values(), strict=True):

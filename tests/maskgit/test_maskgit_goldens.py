@@ -5,10 +5,6 @@ from collections.abc import Callable
 import attrs
 import pytest
 import torch
-from dimo_divergences import FKL, RKL, Jeffrey
-from dimo_maskgit.codebook import PatchCodebook
-from dimo_maskgit.teacher import MaskGit
-from dimo_maskgit.transformer import Architecture, MaskTransformer
 from torch import Tensor
 
 from dimo_core.denoiser import Denoiser, DenoisingAuxiliary
@@ -22,6 +18,10 @@ from dimo_core.process import perturb
 from dimo_core.step import Remask, Step
 from dimo_core.weights import weight_sum
 from dimo_core.weights_file import assign
+from dimo_divergences import FKL, RKL, Jeffrey
+from dimo_maskgit.codebook import PatchCodebook
+from dimo_maskgit.teacher import MaskGit
+from dimo_maskgit.transformer import Architecture, MaskTransformer
 
 Golden = Callable[[str], dict[str, Tensor]]
 SMALL = Architecture(width=32, depth=2, heads=4, mlp=64, dropout=0.0, grid=4, codes=16, classes=5)
@@ -58,7 +58,12 @@ HALF = torch.full((4,), 0.5, dtype=torch.float64)
 
 @pytest.mark.parametrize(
     ("key", "drop"),
-    [("logits_cond", "none"), ("logits_all_false", "none"), ("logits_uncond", "all"), ("logits_mixed", "mixed")],
+    [
+        ("logits_cond", "none"),
+        ("logits_all_false", "none"),
+        ("logits_uncond", "all"),
+        ("logits_mixed", "mixed"),
+    ],
 )
 def test_logits_equal_the_reference(net: MaskTransformer, io: dict[str, Tensor], key: str, drop: str) -> None:
     null = torch.full_like(io["labels"], SMALL.classes)
@@ -156,7 +161,9 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
         Architecture(width=32, heads=5)
 
 
-@pytest.mark.parametrize("setting", [(0, 1.0, 1.0), (0, 1.0, 7.0), (0, 0.7, 1.0), (5, 1.0, 1.0), (6, 0.8, 2.0)])
+@pytest.mark.parametrize(
+    "setting", [(0, 1.0, 1.0), (0, 1.0, 7.0), (0, 0.7, 1.0), (5, 1.0, 1.0), (6, 0.8, 2.0)]
+)
 def test_one_step_filters_equal_the_reference(golden: Golden, setting: tuple[int, float, float]) -> None:
     values, (k, p, temperature) = golden("one_step_filters"), setting
     key = f"topk{k}_topp{0.0 if p == 1 else p}_temp{temperature}.probs"
@@ -211,7 +218,9 @@ def test_the_generator_gradient_of_every_parameter_equals_the_reference(
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["x_t"].flatten(1), x_tilde_t)
     z_phi, z_psi = step.z_phi(x_tilde_t, c, remask), step.z_psi(x_tilde_t, c, remask)
-    torch.testing.assert_close(z_phi, v["teacher_logits_cfg"].flatten(0, 1)[remask.rows], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        z_phi, v["teacher_logits_cfg"].flatten(0, 1)[remask.rows], atol=1e-9, rtol=1e-9
+    )
     step.generator_backward(rollout, remask, z_phi, z_psi.detach(), total=3)
 
     prefix = f"sigma0.0.{kind}.grad."

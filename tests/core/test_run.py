@@ -1,0 +1,97 @@
+"""A whole run from Python, on a tiny teacher without an evaluation plan."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loguru import logger
+
+from dimo_core.alarms import Alarms
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.folder import Folder
+from dimo_core.metrics_log import read_metrics
+from dimo_core.one_step import OneStep
+from dimo_core.run import RunResult, distill
+from dimo_divergences import Jeffrey
+
+QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}
+
+
+def small_run(teacher: Any, out: Path, **options: Any) -> RunResult:
+    given = {"divergence": Jeffrey(beta=0.2), "train": QUICK, "device": "cpu", **options}
+    return distill(teacher=teacher, out=str(out), **given)
+
+
+def test_a_run_leaves_everything_that_the_design_names(tiny_teacher: Any, tmp_path: Path) -> None:
+    small_run(tiny_teacher, tmp_path / "run")
+    expected = {"config.yaml", "metrics.jsonl", "run.log", "samples", "plots", "checkpoints", "generator"}
+    assert expected | {"report.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"generator.yaml", "generator.safetensors"} == {
+        p.name for p in (tmp_path / "run/generator").iterdir()
+    }
+    assert ["step_000000.txt", "step_000003.txt", "step_000006.txt"] == sorted(
+        p.name for p in (tmp_path / "run/samples").iterdir()
+    )
+    assert [2, 4, 6] == [line["step"] for line in read_metrics(Folder(str(tmp_path / "run")))]
+
+
+def test_the_same_run_twice_gives_the_same_weights(tiny_teacher: Any, tmp_path: Path) -> None:
+    a, b = (small_run(tiny_teacher, tmp_path / name).generator.state_dict() for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_another_seed_gives_other_weights(tiny_teacher: Any, tmp_path: Path) -> None:
+    a, b = (small_run(tiny_teacher, tmp_path / str(s), seed=s).generator.state_dict() for s in (0, 1))
+    assert not torch.equal(a["backbone.out.weight"], b["backbone.out.weight"])
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tiny_teacher: Any, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("results of a week")
+    with pytest.raises(UsageError, match=r"is not empty\. Continue that run with --resume"):
+        small_run(tiny_teacher, tmp_path)
+    assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_resuming_a_finished_run_repeats_its_report_and_changes_no_weight(
+    tiny_teacher: Any, tmp_path: Path
+) -> None:
+    first = small_run(tiny_teacher, tmp_path / "run").generator.state_dict()
+    again = small_run(tiny_teacher, tmp_path / "run", resume=True).generator.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_trained_generator_can_be_continued(tiny_teacher: Any, tmp_path: Path) -> None:
+    first = small_run(tiny_teacher, tmp_path / "a").generator.state_dict()
+    init = OneStep(init=str(tmp_path / "a" / "generator"))
+    start = init.build(tiny_teacher).state_dict()
+    assert all(torch.equal(first[name], start[name]) for name in first)
+    small_run(tiny_teacher, tmp_path / "b", generator=init)
+
+
+def test_continuing_from_no_generator_says_where_it_is(tiny_teacher: Any, tmp_path: Path) -> None:
+    small_run(tiny_teacher, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="Its generator is in the folder 'generator' within"):
+        OneStep(init=str(tmp_path / "a")).build(tiny_teacher)
+
+
+def test_the_manifest_says_where_the_run_stands(tiny_teacher: Any, tmp_path: Path) -> None:
+    small_run(tiny_teacher, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/checkpoints/step_000006/manifest.json").read_text())
+    assert (6, 48, ["auxiliary", "generator"]) == (manifest["step"], manifest["cursor"], manifest["parts"])
+    assert all(len(digest) == 64 for digest in manifest["sha256"].values())
+
+
+def test_alarms_are_raised_once_each() -> None:
+    heard: list[str] = []
+    sink = logger.add(lambda message: heard.append(str(message)), level="WARNING", format="{message}")
+    alarms = Alarms(codes=64)
+    alarms.check(1, {"entropy_theta": 2.0, "logit_scale": 5.0})
+    assert heard == []
+    for step in (2, 3):
+        alarms.check(step, {"entropy_theta": 0.001, "logit_scale": 500.0})
+    logger.remove(sink)
+    assert 2 == len(heard)
+    assert "step 2: the entropy of p_theta has collapsed" in heard[0]
+    assert "drifted to a scale of 500" in heard[1]
