@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
-from dimo_core.tokens import TokenSpace
+from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
 
@@ -54,6 +55,14 @@ def require_refusal(call: Callable[[], object], what: str) -> None:
     except UsageError:
         return
     raise AssertionError(f"expected: {what} (raise dimo_core.errors.UsageError)")
+
+
+def partly_masked(space: TokenSpace, count: int) -> Tokens:
+    """Samples with a mask at every other site and random codes between."""
+    draws = Draws(seed=0, phase="conformance", total=count)
+    x = draws.integers("x", space.codes, space.length)
+    x[:, ::2] = space.mask_id
+    return x
 
 
 def _same(a: Condition, b: Condition) -> bool:

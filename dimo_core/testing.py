@@ -7,8 +7,7 @@ Each check raises ``AssertionError`` with a sentence on what the interface asks 
     def test_my_teacher_keeps_the_contract():
         check_teacher(MyTeacher(), ["a prompt", "another"])
 
-Checks are small and run on the CPU; a network of a few layers is enough. They build the plugin, so weights
-that it needs must be at hand.
+Checks are small and run on the CPU; weights that a plugin needs must be at hand.
 """
 
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.expectations import (
+    partly_masked,
     require,
     require_close,
     require_equal,
@@ -74,18 +74,17 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     space, c = teacher.tokens, teacher.encode_conditions(raw)
     require(space == teacher.tokens, "tokens gives the same TokenSpace at every call")
     require(tree.batch_size(c) == len(raw), "encode_conditions gives one row for each raw condition")
-    one = teacher.encode_conditions(raw[:1])
-    require_equal(tree.index(c, slice(0, 1)), one, "a condition is encoded alike in any batch")
+    one, first = teacher.encode_conditions(raw[:1]), tree.index(c, slice(0, 1))
+    require_equal(first, one, "a condition is encoded alike in any batch")
     for condition in raw:
         require(isinstance(teacher.describe(condition), str), "describe gives text")
     _check_weights(teacher)
-    x = _partly_masked(space, len(raw))
+    x = partly_masked(space, len(raw))
     _check_backbone(teacher.network(), x, c, space)
     _check_capabilities(teacher, x, c)
     for name, recipe in teacher.recipes().items():
         require(all(isinstance(key, str) for key in recipe), f"recipe {name!r} is a mapping by option name")
-    plan = teacher.evaluation()
-    if plan is not None:
+    if (plan := teacher.evaluation()) is not None:
         require(EvaluationPlan.from_dict(plan.as_dict()) == plan, "the evaluation plan survives YAML")
 
 
@@ -178,14 +177,9 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
     def run(draws: Draws, c: Condition, steps: int, scale: float = 1.0) -> Sampled:
         seen.clear()
         with inference(network):
+            constant = Constant(scale=scale)
             return sampler.sample(
-                teacher,
-                network,
-                c,
-                steps=steps,
-                guidance=Constant(scale=scale),
-                draws=draws,
-                keep_trajectory=True,
+                teacher, network, c, steps=steps, guidance=constant, draws=draws, keep_trajectory=True
             )
 
     draws = Draws(seed=1, phase="check", total=len(raw))
@@ -268,8 +262,10 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     if any(flags.values()):
         reached = any(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
         require(reached, "gradients flow from logits to the weights")
-    now = {name: p.requires_grad for name, p in network.named_parameters()}
-    require(flags == now, "a forward pass never changes requires_grad")
+    require(
+        flags == {name: p.requires_grad for name, p in network.named_parameters()},
+        "a forward pass never changes requires_grad",
+    )
 
 
 def _check_probabilities(network: Backbone, space: TokenSpace) -> None:
@@ -305,10 +301,3 @@ def _check_capabilities(teacher: Teacher, x: Tokens, c: Condition) -> None:
     preview = teacher.preview(codes, c)
     shown = preview.lines if preview.images is None else preview.images
     require(shown is not None and len(shown) == len(x), "preview shows every sample, as images or as lines")
-
-
-def _partly_masked(space: TokenSpace, count: int) -> Tokens:
-    draws = Draws(seed=0, phase="conformance", total=count)
-    x = draws.integers("x", space.codes, space.length)
-    x[:, ::2] = space.mask_id
-    return x

@@ -123,6 +123,11 @@ def test_categorical_draws_the_mask_column_of_large_vocabularies_within_range() 
     assert (drawn < 16_384).all()
 
 
+def test_a_uniform_number_that_rounds_to_one_still_finds_a_code() -> None:
+    u = torch.tensor([1 - 1e-12], dtype=torch.float64)
+    assert [1] == categorical(torch.tensor([[0.0, 0.0, -torch.inf]]), u).tolist()
+
+
 def test_float64_logits_are_drawn_in_float64() -> None:
     tiny = 2.0**-40
     logits = torch.tensor([[0.5 - tiny, 0.5 + tiny]], dtype=torch.float64).log()

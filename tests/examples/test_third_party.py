@@ -1,4 +1,4 @@
-"""A stranger's package: installed by pip alone, it appears in the tool, and its teacher is distilled to a report."""
+"""A stranger's package: installed by pip alone, it is listed, and its teacher is distilled to a report."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from dimo_core.testing import check_sampler
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "dimo-toy-tabular"
 TEACHER_AT_ONE_STEP = 0.9457
-"""Total variation between the product of the teacher's marginals and its joint distribution, in closed form."""
+"""Total variation between the product of the teacher's marginals and its joint distribution, exactly."""
 
 Dimo = Callable[..., str]
 
@@ -84,7 +84,7 @@ def test_its_options_appear_in_the_help(dimo: Dimo) -> None:
 
 @pytest.mark.parametrize("divergence", ["bhattacharyya", "perimeter"])
 def test_its_teacher_is_distilled_to_a_report(dimo: Dimo, tmp_path: Path, divergence: str) -> None:
-    """A short run, so the bound is loose: 0.16 to 0.26 were measured over three seeds and both divergences."""
+    """A short run, so the bound is loose; 0.23 to 0.31 were measured over three seeds."""
     run = tmp_path / "run"
     options = [
         "--divergence",
@@ -112,6 +112,7 @@ def test_its_teacher_is_distilled_to_a_report(dimo: Dimo, tmp_path: Path, diverg
 def test_the_generator_is_near_the_joint_distribution(
     dimo: Dimo, tmp_path: Path, divergence: str, seed: int
 ) -> None:
+    """The preset; 0.04 to 0.08 were measured."""
     run = tmp_path / "run"
     options = ["--divergence", divergence, "--seed", str(seed)]
     dimo("run", "--teacher", "tabular", *options, "--out", str(run))

@@ -51,7 +51,8 @@ class TableBackbone(Backbone):
         rows = F.one_hot(c, len(SIDES)).to(e)
         for i in range(LENGTH):
             rows = (rows[:, :, None] * shares[:, i, None, :]).flatten(1)
-        return (rows @ self.table.flatten(2).flatten(0, 1)).unflatten(1, (LENGTH, CODES))
+        logits: Tensor = rows @ self.table.flatten(2).flatten(0, 1)
+        return logits.view(len(x), LENGTH, CODES)
 
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The hidden states themselves."""
