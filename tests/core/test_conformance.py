@@ -13,6 +13,9 @@ from dimo_core.sources import ConditionStream
 from dimo_core.teacher import Conditioning
 from dimo_core.testing import check_conditions, check_divergence, check_options, check_sampler, check_teacher
 from dimo_divergences import FKL, RKL, Jeffrey
+from dimo_maskgit.codebook import PatchCodebook
+from dimo_maskgit.teacher import MaskGit
+from dimo_maskgit.transformer import Architecture, MaskTransformer
 from dimo_prompts.labels import Labels
 from dimo_samplers.maskgit import MaskGitSampler
 
@@ -49,6 +52,15 @@ def whole(tiny_teacher: Any) -> Any:
 
 def test_a_whole_teacher_passes(whole: Any) -> None:
     check_teacher(whole, [0, 1])
+
+
+def test_the_shipped_teacher_passes() -> None:
+    a = Architecture(width=16, depth=1, heads=2, mlp=16, grid=2, codes=6, classes=2)
+    rows = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    card = {"network": attrs.asdict(a), "classes": ["even", "odd"], "recipes": "small"}
+    made = MaskGit._assembled(card, MaskTransformer(a, a.codes), PatchCodebook(rows, 1, 2, 4))
+    check_teacher(made, ["even", "odd", 0])
+    check_sampler(MaskGitSampler(), made, ["even", 1])
 
 
 def backbone_with(teacher: Any, name: str, method: Any) -> Any:
@@ -104,7 +116,7 @@ def rounded(embed: Any) -> Any:
         ("forward", detached, "gradients flow from logits to embeddings"),
         ("forward", remembering, "leaves nothing behind"),
         ("forward", mixing, "do not depend on the others of its batch"),
-        ("head", rows_by_sample, "at these flat rows"),
+        ("head", rows_by_sample, "gives these flat rows"),
         ("head", without_mask_column, "one column a code, has shape [2, 4, 5], not [2, 4, 4]"),
         ("embed", rounded, "one-hot probabilities"),
     ],
