@@ -46,7 +46,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """Logits ``[B, L, V]`` of all sites, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored."""
+        """Logits ``[B, L, V]``, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored.
+
+        They must be finite at every site, masked or not: a generator draws at all sites, from inputs of
+        random codes and noisy embeddings that no teacher was trained on.
+        """
 
     def logits(
         self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None

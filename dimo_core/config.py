@@ -134,7 +134,7 @@ def _first_look(section: Section, layers: Sequence[Layer], context: Context) -> 
 def _suggestions(
     section: Section, teacher: Teacher, preset: Any, context: Context
 ) -> tuple[list[Layer], str | None, tuple[str, ...]]:
-    """What the teacher suggests: its evaluation's sampler, and the recipe of the preset."""
+    """What the teacher suggests: sampler and conditions of its evaluation, and the preset's recipe."""
     try:
         recipes, plan = dict(teacher.recipes()), teacher.evaluation()
     except DimoError as error:
@@ -143,9 +143,9 @@ def _suggestions(
     layers = []
     defaults = {**DEFAULTS, "teacher": section.name}
     if plan is not None:
-        defaults["sampler"] = plan.sampler.name
-        origin = f"the evaluation plan of {section.title}"
-        layers.append(_suggestion({"sampler": plan.sampler}, origin, defaults))
+        suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
+        defaults |= {kind: choice.name for kind, choice in suggested.items()}
+        layers.append(_suggestion(suggested, f"the evaluation plan of {section.title}", defaults))
     if preset is None:
         preset = next(iter(recipes), None)
     elif preset not in recipes:

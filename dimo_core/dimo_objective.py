@@ -61,12 +61,18 @@ class Dimo(ObjectiveOptions):
         """Load the three networks and bind them to the phases.
 
         Raises:
-            UsageError: if an ingredient is missing.
+            UsageError: if an ingredient is missing, or the teacher cannot be guided as asked.
         """
         i = ingredients
         if i.generator is None or i.auxiliary is None or i.divergence is None or i.guidance is None:
             raise UsageError(
                 "the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance"
+            )
+        guided = bool((i.guidance.at(torch.linspace(0, 1, 9)) != 1).any())
+        if guided and "guidance" not in i.teacher.capabilities:
+            raise UsageError(
+                f"the guidance scale is not 1, but teacher {type(i.teacher).__name__} has no null condition. "
+                "Use --guidance.scale 1."
             )
         p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network()).requires_grad_(False)
         step = Step(

@@ -62,7 +62,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
             table = _judge(job, teacher, network, registry or Registry.discover(), device)
-            card: dict[str, Any] = {"pretraining": dict(job.config), "versions": versions()}
+            recipe = {name: value for name, value in job.config.items() if name not in ("out", "device")}
+            card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             if table is not None:
                 folder.write_json("evaluation.json", table.to_dict())
                 folder.write("evaluation.md", table.markdown().encode())

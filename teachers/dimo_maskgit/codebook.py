@@ -66,4 +66,5 @@ def fit_codebook(
         if torch.equal(moved, rows):
             break
         rows = moved
-    return rows[rows.sum(1).argsort()].float()
+    codebook: Tensor = rows[rows.sum(1).argsort()].float()
+    return codebook

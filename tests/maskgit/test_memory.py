@@ -1,0 +1,64 @@
+"""The memory that --dry-run foretells, against the allocator's own account of a real step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from dimo_core.config import resolve_job
+from dimo_core.engine import Engine
+from dimo_core.feeds import ConditionFeed
+from dimo_core.folder import Folder
+from dimo_core.job import Job
+from dimo_core.memory import plan_memory
+
+CPU = torch.device("cpu")
+
+
+def measured_peak(job: Job, folder: Path) -> int:
+    """Bytes alive at most while the models are built and two steps are taken, from the profiler's records."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        engine = Engine(
+            job.objective.build(job.ingredients()),
+            ConditionFeed(
+                stream=job.conditions.open(job.teacher.conditioning, seed=0), teacher=job.teacher, device=CPU
+            ),
+            job.train,
+            folder=Folder(str(folder)),
+            seed=0,
+            device=CPU,
+        )
+        for _ in range(2):
+            for phase in engine.objective.phases():
+                engine.run_phase(phase, 0, True)
+            engine.step += 1
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    alive = peak = 0
+    for _, change in changes:
+        alive += change
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize("preset", ["fast", "paper"])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_foretold_memory_is_within_a_fifth_of_the_measured_one(
+    preset: str, scale: float, tmp_path: Path
+) -> None:
+    job = resolve_job(
+        {"teacher": "maskgit", "guidance": {"name": "constant", "scale": scale}, "out": str(tmp_path)},
+        preset=preset,
+    )
+    assert plan_memory(job).total == pytest.approx(measured_peak(job, tmp_path), rel=0.2)
+
+
+def test_the_plan_counts_parameters_and_reads_no_weights(tmp_path: Path) -> None:
+    job = resolve_job({"teacher": "maskgit", "out": str(tmp_path)})
+    plan = plan_memory(job)
+    assert {"teacher": (485380, 0), "generator": (485380, 476064), "auxiliary": (485380, 476064)} == dict(
+        plan.parameters
+    )
+    assert "_weights" not in vars(job.teacher)
+    assert [] == list(tmp_path.iterdir())
