@@ -17,8 +17,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dimo_core.metrics_log import read_metrics
 from dimo_core.folder import Folder
+from dimo_core.metrics_log import read_metrics
 from dimo_core.run import distill
 
 SHOWN = ("fid", "readable", "accuracy", "entropy", "precision", "recall", "is", "density", "coverage")
@@ -101,7 +101,12 @@ def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
             lines = [x for x in read_metrics(Folder(str(folder(study, name, seed)))) if "eval/fid" in x]
             for ax, metric in zip(axes, names, strict=True):
                 label = name if seed == seeds[0] else None
-                ax.plot([x["step"] for x in lines], [x[f"eval/{metric}"] for x in lines], color=colour, label=label)
+                ax.plot(
+                    [x["step"] for x in lines],
+                    [x[f"eval/{metric}"] for x in lines],
+                    color=colour,
+                    label=label,
+                )
     for ax, metric in zip(axes, names, strict=True):
         ax.axhline(teacher[metric], color="#555", ls=":", label="teacher, 16 steps")
         ax.set(title=metric, xlabel="step")
@@ -113,7 +118,9 @@ def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
 
 def main() -> None:
     """Run a study and write its results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int)

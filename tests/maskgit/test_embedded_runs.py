@@ -111,7 +111,9 @@ def test_a_run_ends_with_table_pictures_and_a_generator_that_samples(tmp_path: P
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 5
     assert "http://" not in page.replace("http://www.w3.org", "")
-    sampled = dimo("sample", str(out / "generator"), "-n", "10", "--conditions", "odd", "--out", str(tmp_path / "s"))
+    sampled = dimo(
+        "sample", str(out / "generator"), "-n", "10", "--conditions", "odd", "--out", str(tmp_path / "s")
+    )
     assert 0 == sampled.returncode, sampled.stderr
     assert 10 == len([p for p in (tmp_path / "s").glob("0*.png")])
 
