@@ -11,18 +11,18 @@ from collections.abc import Mapping
 
 from dimo_core.teacher import Recipe
 
-_SMALL_GENERATOR = {"lr": 1e-3, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.998}
+_SMALL_GENERATOR = {"lr": 5e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.998}
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 _SMALL: Recipe = {
     "train": {"steps": 2000, "batch_size": 64},
-    "generator": {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1},
-    "auxiliary": {"name": "denoiser", "label_smoothing": 0.0},
+    "generator": {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1, "train_embeddings": True},
+    "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
     "guidance": {"name": "constant", "scale": 1.0},
     "objective": {
         "name": "dimo",
         "rollout": "shared",
         "schedule": "linear",
-        "teacher_temperature": 0.8,
+        "teacher_temperature": 0.9,
         "generator": _SMALL_GENERATOR,
         "auxiliary": _SMALL_AUXILIARY,
     },
@@ -45,8 +45,13 @@ _IMAGENET: Recipe = {
 
 def _as_released(recipe: Recipe) -> Recipe:
     """The same with a fresh rollout for the auxiliary, dropout everywhere, and the mask token scored."""
-    objective = {**recipe["objective"], "rollout": "fresh", "dropout": True, "score_dropout": True}
-    return {**recipe, "objective": objective, "teacher": {"name": "maskgit", "mask_logit": "keep"}}
+    return {
+        **recipe,
+        "teacher": {"name": "maskgit", "mask_logit": "keep"},
+        "generator": {**recipe["generator"], "train_embeddings": False},
+        "auxiliary": {**recipe["auxiliary"], "train_embeddings": False},
+        "objective": {**recipe["objective"], "rollout": "fresh", "dropout": True, "score_dropout": True},
+    }
 
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
