@@ -28,8 +28,8 @@ class Alarms:
         if entropy < COLLAPSED * self.largest:
             self._raise(
                 "entropy",
-                f"step {step}: the entropy of p_theta has collapsed to {entropy:.2g} nats. Look at the sheets "
-                "in samples/: if samples of one class look alike, lower the generator's learning rate, raise "
+                f"step {step}: the entropy of p_theta has collapsed to {entropy:.2g} nats. Look at the "
+                "sheets in samples/: if samples of a class look alike, lower the generator's learning rate, raise "
                 "the auxiliary's, or take generator.r_init nearer to 0.6.",
             )
         if (scale := values.get("logit_scale", 0.0)) > DRIFTED:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from dimo_core.teacher import Recipe
 
-_SMALL_GENERATOR = {"lr": 5e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.998}
+_SMALL_GENERATOR = {"lr": 5e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.999}
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 _SMALL: Recipe = {
     "train": {"steps": 2000, "batch_size": 64},
