@@ -29,8 +29,8 @@ class Alarms:
             self._raise(
                 "entropy",
                 f"step {step}: the entropy of p_theta has collapsed to {entropy:.2g} nats. Look at the "
-                "sheets in samples/: if samples of a class look alike, lower the generator's learning rate, raise "
-                "the auxiliary's, or take generator.r_init nearer to 0.6.",
+                "newest sheet in samples/. If samples of a class look alike, lower the generator's learning "
+                "rate, raise that of the auxiliary, or take generator.r_init nearer to 0.6.",
             )
         if (scale := values.get("logit_scale", 0.0)) > DRIFTED:
             self._raise(
