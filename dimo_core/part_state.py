@@ -13,6 +13,10 @@ from dimo_core.objective import Optimisation, Part
 from dimo_core.weights_file import assign
 
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each parameter."""
+
+
 def lr_factor(step: int, steps: int, o: Optimisation) -> float:
     """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay."""
     if step < o.warmup:
@@ -115,25 +119,17 @@ class PartState:
         Raises:
             CheckpointError: when it belongs to another part.
         """
-        expected = self.state().keys()
-        if expected != files.keys():
+        averages = files.get(f"{self.name}.average", {})
+        moments = files.get(f"{self.name}.optimizer", {})
+        keys = {f"{n}.{key}" for n in self.trained for key in MOMENTS}
+        if averages.keys() != self.average.keys() or moments.keys() not in (keys, set()):
             raise CheckpointError(
-                f"the checkpoint of part {self.name!r} holds {sorted(files)}, this run needs "
-                f"{sorted(expected)}; "
-                "its options differ from those of the saved run"
+                f"the checkpoint of part {self.name!r} was written by a run that trained or averaged other "
+                "parameters; its options differ from those of this run"
             )
-        assign(self.module, files[self.name], f"the checkpoint of part {self.name!r}")
-        moments = files[f"{self.name}.optimizer"]
-        for n, p in self.trained.items():
-            own = {
-                key: moments[f"{n}.{key}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{n}.{key}" in moments
-            }
-            if own:
-                self.optimizer.state[p] = {
-                    key: t.clone() if key == "step" else t.to(p.device, p.dtype) for key, t in own.items()
-                }
+        assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
+        for n, p in self.trained.items() if moments else ():
+            self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device) for key in MOMENTS}
         with torch.no_grad():
             for n, average in self.average.items():
-                average.copy_(files[f"{self.name}.average"][n])
+                average.copy_(averages[n])
