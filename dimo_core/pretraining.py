@@ -46,7 +46,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
         )
     examples = job.data.load(job.data.splits()[0])
-    teacher = job.teacher_class.create(job.model, job.data, seed=job.seed)
+    teacher = job.teacher_class.create(job.model, examples, evaluation=job.data.evaluation(), seed=job.seed)
     objective = job.objective.build(Ingredients(teacher=teacher))
     folder.write_yaml(CONFIG, dict(job.config))
     with log_file(folder):

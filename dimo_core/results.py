@@ -92,6 +92,7 @@ class Results:
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
         table = None
+        self.show(self.engine.step)
         pictures = sheets_over_time(self.folder)
         if self.evaluator is not None:
             logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
-from dimo_core.sources import Data
+from dimo_core.sources import Examples
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
@@ -203,12 +203,15 @@ class Teacher(ABC):
         return {}
 
     @classmethod
-    def create(cls, options: Any, data: Data, *, seed: int) -> "Teacher":
-        """An untrained teacher with a tokenizer fitted to ``data``, for pretraining.
+    def create(
+        cls, options: Any, examples: Examples, *, evaluation: EvaluationPlan | None, seed: int
+    ) -> "Teacher":
+        """An untrained teacher with a tokenizer fitted to ``examples``, for pretraining.
 
         Args:
             options: An instance of the teacher's ``pretraining_options``.
-            data: The training images.
+            examples: The training images.
+            evaluation: How its samples will be judged, as the data proposes.
             seed: Seed of the initial weights and of the fit.
 
         Raises:

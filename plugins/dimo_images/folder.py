@@ -10,7 +10,7 @@ import torch
 from attrs import validators as v
 from jaxtyping import UInt8
 from loguru import logger
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dimo_core.errors import UsageError
@@ -69,7 +69,8 @@ class ImageFolder(Data):
                 images.append(self._read(filesystem, named[i][1]))
                 kept.append(labels[i])
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                broken.append(f"{named[i][1]} ({error})")
+                reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+                broken.append(f"{named[i][1]} ({reason})")
                 logger.warning("skipped an image that cannot be read: {}", broken[-1])
                 if len(broken) > self.max_broken:
                     raise self._too_many(broken) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.folder import Folder
-from dimo_core.sources import Data
+from dimo_core.sources import Examples
 from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
@@ -191,13 +191,14 @@ class MaskGit(Teacher):
         return {"folder": where, **{name: self._card["sha256"][name] for name in (NETWORK, TOKENIZER)}}
 
     @classmethod
-    def create(cls, options: Pretraining, data: Data, *, seed: int) -> "MaskGit":
-        """A new teacher in memory, its codebook fitted to the first split of ``data``.
+    def create(
+        cls, options: Pretraining, examples: Examples, *, evaluation: EvaluationPlan | None, seed: int
+    ) -> "MaskGit":
+        """A new teacher in memory, its codebook fitted to the examples.
 
         Raises:
             UsageError: when images and patches do not fit.
         """
-        examples = data.load(data.splits()[0])
         _, channels, height, width = examples.images.shape
         if height != width or height % options.patch:
             raise UsageError(
@@ -225,7 +226,6 @@ class MaskGit(Teacher):
             network = MaskTransformer(architecture, architecture.codes)
             torch.nn.init.normal_(network.tok_emb.weight, std=options.embedding_std)
         codebook = PatchCodebook(rows, channels, options.patch, height)
-        plan = data.evaluation()
         return cls._assembled(
             {
                 "format": FORMAT,
@@ -233,7 +233,7 @@ class MaskGit(Teacher):
                 "tokenizer": {"channels": channels, "patch": options.patch, "side": height},
                 "classes": list(examples.classes),
                 "recipes": "small",
-                "evaluation": plan.as_dict() if plan else None,
+                "evaluation": evaluation.as_dict() if evaluation else None,
             },
             network,
             codebook,

@@ -1,0 +1,182 @@
+"""The embedded teacher, its codebook, teacher folders, and pretraining."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dimo_core.config_pretraining import resolve_pretraining
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.folder import Folder
+from dimo_core.metrics_log import read_metrics
+from dimo_core.pretraining import pretrain
+from dimo_core.sources import Examples
+from dimo_core.testing import check_options, check_teacher
+from dimo_digits.data import Digits
+from dimo_maskgit.codebook import PatchCodebook, fit_codebook
+from dimo_maskgit.teacher import MaskGit, Pretraining
+
+PATCHES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_embedded_teacher_passes_the_conformance_kit() -> None:
+    check_teacher(MaskGit(), [0, 1])
+    check_teacher(MaskGit(mask_logit="keep"), [0, 1])
+    check_options(MaskGit())
+
+
+def test_the_embedded_files_are_those_of_their_digests_and_small() -> None:
+    folder = Path(MaskGit()._folder.url)
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 4_000_000
+    assert MaskGit().network()  # reading checks the SHA-256
+    assert {"folder", "network.safetensors", "tokenizer.safetensors"} == set(MaskGit().provenance())
+
+
+def test_the_card_names_no_path_of_a_machine() -> None:
+    text = (Path(MaskGit()._folder.url) / "teacher.yaml").read_text()
+    assert "/" not in text.replace("dimo-maskgit/1", "")
+
+
+def test_images_of_codes_encode_to_their_codes() -> None:
+    teacher = MaskGit()
+    x = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(1))
+    c = torch.zeros(32, dtype=torch.long)
+    assert torch.equal(x, teacher.encode(teacher.decode(x, c), c))
+
+
+def test_decoding_probabilities_is_differentiable_and_one_hot_rows_decode_as_tokens() -> None:
+    teacher = MaskGit()
+    x = torch.arange(16)[None]
+    c = torch.tensor([0])
+    p = torch.nn.functional.one_hot(x, 64).float().requires_grad_()
+    images = teacher.decode(p, c)
+    torch.testing.assert_close(images.detach(), teacher.decode(x, c))
+    images.sum().backward()
+    assert bool(p.grad.any())
+
+
+def test_a_drawn_mask_token_shows_as_the_last_code() -> None:
+    teacher = MaskGit(mask_logit="keep")
+    c = torch.tensor([0])
+    mask, last = torch.full((1, 16), 64), torch.full((1, 16), 63)
+    assert torch.equal(teacher.decode(mask, c), teacher.decode(last, c))
+
+
+@pytest.mark.parametrize("wrong", ["evn", 2, -1, None])
+def test_an_unknown_class_is_named(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"unknown class .*Known: 0\.\.1, or even, odd"):
+        MaskGit().encode_conditions([wrong])
+
+
+def test_class_names_and_indices_are_the_same_condition() -> None:
+    assert torch.equal(MaskGit().encode_conditions(["even", "odd"]), MaskGit().encode_conditions([0, 1]))
+
+
+def test_a_folder_without_a_teacher_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no teacher in .* teacher.yaml is missing.*dimo pretrain"):
+        MaskGit(checkpoint=str(tmp_path)).recipes()
+
+
+def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
+    teacher = MaskGit()
+    teacher.save(str(tmp_path), teacher.network(), {})
+    data = bytearray((tmp_path / "network.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "network.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        MaskGit(checkpoint=str(tmp_path)).network()
+
+
+def test_a_saved_teacher_is_the_same_teacher() -> None:
+    teacher = MaskGit()
+    teacher.save("memory://teachers/copy", teacher.network(), {})
+    again = MaskGit(checkpoint="memory://teachers/copy")
+    own, copied = teacher.network().state_dict(), again.network().state_dict()
+    assert all(torch.equal(own[name], copied[name]) for name in own)
+    assert (teacher.tokens, teacher.conditioning, teacher.evaluation()) == (
+        again.tokens,
+        again.conditioning,
+        again.evaluation(),
+    )
+
+
+def test_a_codebook_with_a_row_for_each_patch_reconstructs_exactly() -> None:
+    images = (PATCHES[:2] * 255).round() / 255
+    book = PatchCodebook(fit_codebook(images, 8, 2, seed=0), channels=1, patch=2, side=4)
+    torch.testing.assert_close(book.decode(book.encode(images)), images)
+
+
+def test_more_codes_reconstruct_better() -> None:
+    errors = []
+    for codes in (4, 16, 64):
+        book = PatchCodebook(fit_codebook(PATCHES, codes, 2, seed=0), channels=1, patch=2, side=4)
+        errors.append(float((book.decode(book.encode(PATCHES)) - PATCHES).square().mean()))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_a_fit_repeats_exactly() -> None:
+    assert torch.equal(fit_codebook(PATCHES, 16, 2, seed=3), fit_codebook(PATCHES, 16, 2, seed=3))
+
+
+def test_too_many_codes_are_refused() -> None:
+    flat = Examples(
+        images=torch.zeros(4, 1, 4, 4, dtype=torch.uint8),
+        labels=torch.zeros(4, dtype=torch.long),
+        classes=("a",),
+    )
+    with pytest.raises(UsageError, match=r"1 distinct patches cannot make 8 codes"):
+        MaskGit.create(Pretraining(codes=8), flat, evaluation=None, seed=0)
+
+
+def test_images_that_do_not_divide_into_patches_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"8x8 pixels do not divide into patches of 3"):
+        MaskGit.create(Pretraining(patch=3), Digits().load("reader"), evaluation=None, seed=0)
+
+
+def test_a_given_tokenizer_is_taken_over(tmp_path: Path) -> None:
+    MaskGit().save(str(tmp_path), MaskGit().network(), {})
+    made = MaskGit.create(
+        Pretraining(tokenizer=str(tmp_path)), Digits().load("reader"), evaluation=None, seed=0
+    )
+    assert torch.equal(made._codebook.rows, MaskGit()._codebook.rows)
+
+
+def pretraining(out: Path, steps: int) -> Any:
+    return resolve_pretraining(
+        {
+            "teacher": "maskgit",
+            "model": {"width": 16, "depth": 1, "heads": 2, "mlp": 32, "codes": 16},
+            "data": {"name": "digits", "classes": "digit"},
+            "objective": {"name": "masked-modelling", "teacher": {"decay": "constant"}},
+            "train": {"steps": steps, "batch_size": 16, "log_every": 2, "checkpoint_every": 2},
+            "out": str(out),
+            "device": "cpu",
+        }
+    )
+
+
+@pytest.fixture
+def without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "evaluation", lambda self: None)
+
+
+@pytest.mark.usefixtures("without_evaluation")
+def test_pretraining_writes_a_teacher_that_can_be_distilled_and_resumes_bitwise(tmp_path: Path) -> None:
+    whole = pretrain(pretraining(tmp_path / "whole", 6))
+    teacher = MaskGit(checkpoint=whole.url)
+    assert (16, 16, 10) == (teacher.tokens.length, teacher.tokens.codes, len(teacher.conditioning.classes))
+    losses = [line["loss"] for line in read_metrics(Folder(str(tmp_path / "whole")))]
+    assert losses[-1] < losses[0]
+
+    pretrain(pretraining(tmp_path / "parts", 4))
+    parts = pretrain(pretraining(tmp_path / "parts", 6), resume=True)
+    expected, actual = (MaskGit(checkpoint=folder.url).network().state_dict() for folder in (whole, parts))
+    assert [] == [name for name in expected if not torch.equal(expected[name], actual[name])]
+
+
+@pytest.mark.usefixtures("without_evaluation")
+def test_pretraining_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        pretrain(pretraining(tmp_path, 2))
