@@ -44,7 +44,7 @@ def run_one(study: str, name: str, options: Mapping[str, Any], seed: int, steps:
     if (out / "evaluation.json").exists():
         return out
     train = {} if steps is None else {"steps": steps}
-    on_the_way = {"every": 250, "samples_on_the_way": 2000}
+    on_the_way = {"every": 300, "samples_on_the_way": 2000}
     resume = (out / "config.yaml").exists()
     distill(seed=seed, out=str(out), train=train, eval=on_the_way, device="cpu", resume=resume, **options)
     return out

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from dimo_core.teacher import Recipe
 
-_SMALL_GENERATOR = {"lr": 5e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.999}
+_SMALL_GENERATOR = {"lr": 4e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.999}
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 _SMALL: Recipe = {
-    "train": {"steps": 2000, "batch_size": 64},
+    "train": {"steps": 3000, "batch_size": 64},
     "generator": {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1, "train_embeddings": True},
     "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
     "guidance": {"name": "constant", "scale": 1.0},
@@ -22,7 +22,7 @@ _SMALL: Recipe = {
         "name": "dimo",
         "rollout": "shared",
         "schedule": "linear",
-        "teacher_temperature": 0.9,
+        "teacher_temperature": 0.88,
         "generator": _SMALL_GENERATOR,
         "auxiliary": _SMALL_AUXILIARY,
     },
