@@ -15,7 +15,7 @@ from dimo_core.model_folder import versions
 from dimo_core.objective import Ingredients
 from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry
-from dimo_core.run import CONFIG, log_file
+from dimo_core.run_folder import CONFIG, log_file, open_run_folder
 from dimo_core.settings import Evaluate
 from dimo_core.table import Table
 from dimo_core.teacher import Teacher
@@ -36,11 +36,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not
             fit.
     """
-    folder, device = Folder(job.out), find_device(job.device)
-    if not resume and folder.names():
-        raise UsageError(
-            f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
-        )
+    folder, device = open_run_folder(job.out, resume=resume), find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"

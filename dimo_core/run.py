@@ -1,7 +1,6 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -22,9 +21,8 @@ from dimo_core.memory import plan_memory
 from dimo_core.model_folder import save_generator
 from dimo_core.registry import Registry
 from dimo_core.results import Results
+from dimo_core.run_folder import CONFIG, log_file, open_run_folder
 from dimo_core.table import Table
-
-CONFIG = "config.yaml"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -87,11 +85,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         NumericalError: for a non-finite gradient, with the state saved.
     """
     registry = registry or Registry.discover()
-    folder, device = Folder(job.out), find_device(job.device)
-    if not resume and folder.names():
-        raise UsageError(
-            f"{job.out!r} is not empty. Continue that run with --resume {job.out}, or choose another --out."
-        )
+    folder, device = open_run_folder(job.out, resume=resume), find_device(job.device)
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
@@ -138,14 +132,3 @@ def describe(job: Job) -> str:
     teacher, divergence, objective = names
     length = f"{job.train.steps} steps of {job.train.batch_size}"
     return f"distilling {teacher} with {objective}, {divergence}, {length}"
-
-
-@contextmanager
-def log_file(folder: Folder) -> Iterator[None]:
-    """Within, log lines also go to ``run.log``."""
-    form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}\n{exception}"
-    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
-    try:
-        yield
-    finally:
-        logger.remove(sink)
