@@ -28,7 +28,10 @@ Study = Mapping[str, Mapping[str, Any]]
 STUDIES: Mapping[str, Study] = {
     "main": {
         "beta 0.2": {"divergence": {"name": "jeffrey", "beta": 0.2}},
-        "beta -0.2": {"divergence": {"name": "jeffrey", "beta": -0.2}},
+        "beta -0.2": {  # at the preset's rates and temperature it diverges
+            "divergence": {"name": "jeffrey", "beta": -0.2},
+            "objective": {"teacher_temperature": 1.0, "generator": {"lr": 2e-4}, "auxiliary": {"lr": 1e-3}},
+        },
     },
     "claim": {
         "r_init 1.0": {"generator": {"r_init": 1.0, "sigma_init": 0.0}},

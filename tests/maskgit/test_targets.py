@@ -37,7 +37,7 @@ def test_the_main_job_reaches_its_targets(tmp_path: Path) -> None:
 def test_only_masks_mixed_with_random_codes_give_both_quality_and_diversity(
     tmp_path: Path, seed: int
 ) -> None:
-    """At sigma_init = 0 and r_init = 1 all samples of a class have one input, so tokens are independent."""
+    """At sigma_init = 0 and r_init = 1 a class has one input only, so its tokens are independent."""
     found = {
         r_init: rows(
             tmp_path / f"{r_init}",
