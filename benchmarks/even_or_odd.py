@@ -43,14 +43,19 @@ STUDIES: Mapping[str, Study] = {
 
 def run_one(study: str, name: str, options: Mapping[str, Any], seed: int, steps: int | None) -> Path:
     """Run, continue, or find finished one cell of a study; returns its folder."""
-    out = Path("runs/studies") / study / f"{name.replace(' ', '_')}_seed{seed}"
-    if (out / "evaluation.json").exists():
+    out = folder(study, name, seed)
+    if finished(out):
         return out
     train = {} if steps is None else {"steps": steps}
     on_the_way = {"every": 300, "samples_on_the_way": 2000}
     resume = (out / "config.yaml").exists()
     distill(seed=seed, out=str(out), train=train, eval=on_the_way, device="cpu", resume=resume, **options)
     return out
+
+
+def finished(out: Path) -> bool:
+    """Whether a run has its table."""
+    return (out / "evaluation.json").exists()
 
 
 def rows_of(out: Path) -> dict[str, dict[str, float]]:
@@ -66,13 +71,20 @@ def summary(study: str, seeds: tuple[int, ...]) -> str:
     """Mean and spread over seeds as Markdown, the teacher's rows first."""
     head = "| samples of | passes | " + " | ".join(SHOWN) + " |"
     lines = [head, "|---|" + "--:|" * (len(SHOWN) + 1)]
-    runs = {name: [rows_of(folder(study, name, seed)) for seed in seeds] for name in STUDIES[study]}
+    runs = {
+        name: [rows_of(out) for out in (folder(study, name, seed) for seed in seeds) if finished(out)]
+        for name in STUDIES[study]
+    }
     every = [rows for found in runs.values() for rows in found]
     for name in every[0]:
         if name.startswith(("teacher", "real")):
             lines.append(line(name, [rows[name] for rows in every]))
     for name, found in runs.items():
-        lines.append(line(f"generator, {name}", [rows["generator, 1 step"] for rows in found]))
+        label = f"generator, {name} ({len(found)} seeds)"
+        if found:
+            lines.append(line(label, [rows["generator, 1 step"] for rows in found]))
+        else:
+            lines.append(f"| {label} | not measured |" + " |" * len(SHOWN))
     return "\n".join(lines)
 
 
@@ -101,6 +113,8 @@ def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
     teacher = rows_of(folder(study, next(iter(STUDIES[study])), seeds[0]))["teacher, 16 steps"]
     for colour, name in zip(("#b3541e", "#2f6db3"), STUDIES[study], strict=True):
         for seed in seeds:
+            if not finished(folder(study, name, seed)):
+                continue
             lines = [x for x in read_metrics(Folder(str(folder(study, name, seed)))) if "eval/fid" in x]
             for ax, metric in zip(axes, names, strict=True):
                 label = name if seed == seeds[0] else None
@@ -128,11 +142,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--only", help="run this cell only, and write no summary")
+    parser.add_argument("--summary", action="store_true", help="run nothing, summarise what is finished")
     given = parser.parse_args()
     seeds = tuple(given.seeds)
     for seed in seeds:
         for name, options in STUDIES[given.study].items():
-            if given.only in (None, name):
+            if given.only in (None, name) and not given.summary:
                 run_one(given.study, name, options, seed, given.steps)
     if given.only is None:
         results = Path("docs/results")
