@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from loguru import logger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
-SHOWN = ("divergence", "auxiliary_loss", "loss", "entropy_theta", "fid")
+SHOWN = ("divergence", "loss", "entropy_theta", "eval/fid")
 
 
 class Progress:
@@ -27,16 +28,15 @@ class Progress:
         self.values: dict[str, float] = {}
         self.bar: Bar | None = None
         if sys.stderr.isatty():
+            wide = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                BarColumn(20),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+                TextColumn("left  {task.description}", table_column=wide),
             )
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("steps", total=total, completed=done)
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True, expand=True)
+            self.task = self.bar.add_task("", total=total, completed=done)
 
     def __enter__(self) -> "Progress":
         """Show the bar, if there is one."""
@@ -54,7 +54,7 @@ class Progress:
         self.values |= {name: value for name, value in values.items() if name in SHOWN}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         if self.bar:
-            self.bar.update(self.task, completed=done, description=numbers or "steps")
+            self.bar.update(self.task, completed=done, description=numbers)
             return
         now = time.monotonic()
         if now - self.last >= self.interval or done == self.total:

@@ -125,8 +125,15 @@ def _take_level(arguments: list[str]) -> str:
 def _log_to_console(level: str) -> None:
     logger.remove()
     logger.add(
-        sys.stderr, level=level, format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}"
+        _to_stderr,
+        colorize=sys.stderr.isatty(),
+        level=level,
+        format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)  # as it is at the moment: a live progress bar puts itself in its place
 
 
 def _wants_traceback() -> bool:
