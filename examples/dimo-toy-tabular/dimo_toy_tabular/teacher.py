@@ -46,7 +46,8 @@ class TableBackbone(Backbone):
     ) -> Float[Tensor, "B L D"]:
         """The looked-up rows, which are the logits already; the mask ratio is visible in x."""
         e = x if x.is_floating_point() else self.embed(x)
-        shares = e.clamp_min(0) + torch.finfo(e.dtype).tiny
+        # Not clamp_min: its gradient at exactly 0, where one-hot sites are, depends on torch's version.
+        shares = torch.where(e < 0, 0.0, e) + torch.finfo(e.dtype).tiny
         shares = shares / shares.sum(-1, keepdim=True)
         rows = F.one_hot(c, len(SIDES)).to(e)
         for i in range(LENGTH):
