@@ -57,7 +57,7 @@ def test_the_foretold_memory_is_within_a_fifth_of_the_measured_one(
 def test_the_plan_counts_parameters_and_reads_no_weights(tmp_path: Path) -> None:
     job = resolve_job({"teacher": "maskgit", "out": str(tmp_path)})
     plan = plan_memory(job)
-    assert {"teacher": (485380, 0), "generator": (485380, 476064), "auxiliary": (485380, 476064)} == dict(
+    assert {"teacher": (485380, 0), "generator": (485380, 485380), "auxiliary": (485380, 485380)} == dict(
         plan.parameters
     )
     assert "_weights" not in vars(job.teacher)
