@@ -11,7 +11,16 @@ from collections.abc import Mapping
 
 from dimo_core.teacher import Recipe
 
-_SMALL_GENERATOR = {"lr": 4e-4, "warmup": 50, "beta1": 0.0, "beta2": 0.99, "clip": 1.0, "ema": 0.999}
+_SMALL_GENERATOR = {
+    "lr": 5e-4,
+    "warmup": 50,
+    "decay": "linear",
+    "lr_end": 0.2,
+    "beta1": 0.0,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "ema": 0.999,
+}
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 _SMALL: Recipe = {
     "train": {"steps": 3000, "batch_size": 64},
@@ -22,7 +31,7 @@ _SMALL: Recipe = {
         "name": "dimo",
         "rollout": "shared",
         "schedule": "linear",
-        "teacher_temperature": 0.88,
+        "teacher_temperature": 0.87,
         "generator": _SMALL_GENERATOR,
         "auxiliary": _SMALL_AUXILIARY,
     },
