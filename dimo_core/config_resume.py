@@ -30,8 +30,24 @@ def resumed(folder: str, layers: Sequence[Layer], resolve: Callable[[Sequence[La
     stored = from_file(Folder(folder).path("config.yaml"))
     before: Any = resolve([stored])
     after: Any = resolve([stored, *layers])
+    check_unchanged(before.config, after.config, folder)
+    job: J = attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
+    return job
+
+
+def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder: str) -> None:
+    """Refuse to continue a run with other options.
+
+    Args:
+        before: The configuration that the run was started with.
+        after: The one that it is to be continued with.
+        folder: The run folder.
+
+    Raises:
+        ConfigError: for all differences but another device and more steps.
+    """
     problems = Problems()
-    for key, old, new in _differences(before.config, after.config):
+    for key, old, new in _differences(before, after):
         longer = key == "train.steps" and new > old
         same_folder = key == "out" and str(new).rstrip("/") == folder.rstrip("/")
         if key != "device" and not longer and not same_folder:
@@ -42,8 +58,6 @@ def resumed(folder: str, layers: Sequence[Layer], resolve: Callable[[Sequence[La
                 )
             )
     problems.check()
-    job: J = attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
-    return job
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -36,7 +36,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not
             fit.
     """
-    folder, device = open_run_folder(job.out, resume=resume), find_device(job.device)
+    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"

@@ -80,12 +80,13 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         registry: The plugins that the evaluation plan names; discovered when None.
 
     Raises:
-        UsageError: when the run folder is not empty and this is no resumption.
+        UsageError: when the run folder is not empty and this is no resumption, or it was started with
+            other options.
         Interrupted: after a signal, with the state saved.
         NumericalError: for a non-finite gradient, with the state saved.
     """
     registry = registry or Registry.discover()
-    folder, device = open_run_folder(job.out, resume=resume), find_device(job.device)
+    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"

@@ -1,10 +1,12 @@
 """The folder of a run: never written over, and with a copy of everything that was logged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from loguru import logger
 
+from dimo_core.config_resume import check_unchanged
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
 
@@ -12,17 +14,20 @@ CONFIG = "config.yaml"
 """The resolved configuration of a run."""
 
 
-def open_run_folder(out: str, *, resume: bool) -> Folder:
+def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
     """The run folder.
 
     Args:
         out: Path or fsspec URL.
+        config: The resolved configuration.
         resume: Whether the run that is in it will be continued.
 
     Raises:
-        UsageError: when it is not empty and no run is continued.
+        UsageError: when it is not empty and no run is continued, or the run was started with other options.
     """
     folder = Folder(out)
+    if resume and folder.exists(CONFIG):
+        check_unchanged(folder.read_yaml(CONFIG), config, out)
     if not resume and folder.names():
         raise UsageError(
             f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."

@@ -62,6 +62,12 @@ def test_resuming_a_finished_run_repeats_its_report_and_changes_no_weight(
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_a_run_is_not_resumed_with_other_options(tiny_teacher: Any, tmp_path: Path) -> None:
+    small_run(tiny_teacher, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"generator\.r_init is 0\.6 in the run .* got 0\.5"):
+        small_run(tiny_teacher, tmp_path / "run", resume=True, generator=OneStep(r_init=0.5))
+
+
 def test_a_trained_generator_can_be_continued(tiny_teacher: Any, tmp_path: Path) -> None:
     first = small_run(tiny_teacher, tmp_path / "a").generator.state_dict()
     init = OneStep(init=str(tmp_path / "a" / "generator"))
