@@ -38,7 +38,7 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Fol
 @contextmanager
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
-    form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}\n{exception}"
+    form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
     sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
     try:
         yield
