@@ -31,7 +31,7 @@ _SMALL: Recipe = {
         "name": "dimo",
         "rollout": "shared",
         "schedule": "linear",
-        "teacher_temperature": 0.87,
+        "teacher_temperature": 0.85,
         "generator": _SMALL_GENERATOR,
         "auxiliary": _SMALL_AUXILIARY,
     },
