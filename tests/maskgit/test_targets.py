@@ -42,7 +42,7 @@ def test_only_masks_mixed_with_random_codes_give_both_quality_and_diversity(
         r_init: rows(
             tmp_path / f"{r_init}",
             generator={"r_init": r_init, "sigma_init": 0.0},
-            train={**SLOW, "steps": 1500},
+            train={**SLOW, "steps": 1000},
             eval={"steps": [16]},
             seed=seed,
         )
