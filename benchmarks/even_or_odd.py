@@ -101,7 +101,7 @@ def line(name: str, found: list[dict[str, float]]) -> str:
         spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
         cells.append(f"{mean(values):.3f}{spread}")
     passes = found[0]["passes"]
-    return f"| {name} | {'-' if passes is None else passes} | " + " | ".join(cells) + " |"
+    return f"| {name} | {passes or '-'} | " + " | ".join(cells) + " |"
 
 
 def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
@@ -129,6 +129,8 @@ def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
         ax.set(title=metric, xlabel="step")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log")
+    for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        which("{x:.2g}")
     axes[0].legend(frameon=False)
     fig.savefig(path, dpi=110)
 
