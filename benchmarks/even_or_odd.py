@@ -16,6 +16,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dimo_core.folder import Folder
 from dimo_core.metrics_log import read_metrics
@@ -129,8 +130,9 @@ def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
         ax.set(title=metric, xlabel="step")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log")
-    for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
-        which("{x:.2g}")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:.2g}")
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].legend(frameon=False)
     fig.savefig(path, dpi=110)
 
