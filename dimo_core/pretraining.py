@@ -3,7 +3,6 @@
 from typing import Any
 
 from loguru import logger
-from rich.console import Console
 
 from dimo_core.device import find_device
 from dimo_core.engine import Engine
@@ -11,11 +10,12 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
 from dimo_core.feeds import TokenFeed
 from dimo_core.folder import Folder
+from dimo_core.judge import built
 from dimo_core.model_folder import versions
 from dimo_core.objective import Ingredients
 from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry
-from dimo_core.run_folder import CONFIG, log_file, open_run_folder
+from dimo_core.run_folder import CONFIG, log_file, open_run_folder, publish
 from dimo_core.settings import Evaluate
 from dimo_core.table import Table
 from dimo_core.teacher import Teacher
@@ -61,9 +61,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             recipe = {name: value for name, value in job.config.items() if name not in ("out", "device")}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             if table is not None:
-                folder.write_json("evaluation.json", table.to_dict())
-                folder.write("evaluation.md", table.markdown().encode())
-                Console().print(table.rich())
+                publish(table, folder)
             teacher.save(folder.path("teacher"), network, card)
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
@@ -78,7 +76,7 @@ def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry,
         teacher,
         plan,
         registry,
-        conditions=registry.load("conditions", plan.conditions.name)(**plan.conditions.options),
+        conditions=built(registry, "conditions", plan.conditions),
         settings=Evaluate(),
         seed=job.seed,
         device=device,

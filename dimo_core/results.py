@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from loguru import logger
-from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
@@ -19,6 +18,7 @@ from dimo_core.pictures import Picture
 from dimo_core.plots import plots
 from dimo_core.registry import Registry
 from dimo_core.report import Report, sheets_over_time, write_report
+from dimo_core.run_folder import publish
 from dimo_core.showcase import Showcase
 from dimo_core.table import Table
 
@@ -97,9 +97,7 @@ class Results:
         if self.evaluator is not None:
             logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])
             table = self.evaluator.table(self.generator, self.network)
-            self.folder.write_json("evaluation.json", table.to_dict())
-            self.folder.write("evaluation.md", table.markdown().encode())
-            Console().print(table.rich())
+            publish(table, self.folder)
             side_by_side = self.showcase.teacher_beside_generator(
                 self.generator,
                 self.network,

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from loguru import logger
+from rich.console import Console
 
 from dimo_core.config_resume import check_unchanged
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
+from dimo_core.table import Table
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""
@@ -44,3 +46,10 @@ def log_file(folder: Folder) -> Iterator[None]:
         yield
     finally:
         logger.remove(sink)
+
+
+def publish(table: Table, folder: Folder) -> None:
+    """Write a result table as ``evaluation.json`` and ``evaluation.md``, and print it."""
+    folder.write_json("evaluation.json", table.to_dict())
+    folder.write("evaluation.md", table.markdown().encode())
+    Console().print(table.rich())
