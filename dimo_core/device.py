@@ -1,6 +1,8 @@
 """Which device a run computes on."""
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from dimo_core.errors import UsageError
 
@@ -32,3 +34,11 @@ def find_device(name: str = "auto") -> torch.device:
             f"Choose one of them, or 'auto' for the first."
         )
     return torch.device(name)
+
+
+def transfer(tensor: Shaped[Tensor, "*shape"], device: torch.device | str) -> Shaped[Tensor, "*shape"]:
+    """Move a tensor without making the host wait: to CUDA, from page-locked memory."""
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

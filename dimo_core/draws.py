@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dimo_core.device import transfer
+
 
 def stream_seed(*key: object) -> int:
     """A 63-bit seed from a key; distinct keys give independent streams."""
@@ -90,7 +92,7 @@ class Draws:
     def subset(self, stream: str, length: int, sizes: Int[Tensor, " b"]) -> Bool[Tensor, "b {length}"]:
         """A uniformly random subset of 0 .. length - 1 for each row, of exactly the given sizes."""
         rank = self.uniform(stream, length).argsort(1).argsort(1)
-        return rank < sizes.to(rank.device)[:, None]
+        return rank < transfer(sizes, rank.device)[:, None]
 
 
 @attrs.frozen(kw_only=True)

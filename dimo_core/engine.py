@@ -21,6 +21,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.errors import Interrupted, NumericalError
+from dimo_core.finite import FiniteGuard
 from dimo_core.folder import Folder
 from dimo_core.metrics_log import MetricsLog
 from dimo_core.objective import Batch, Objective, Phase
@@ -80,7 +81,12 @@ class Engine:
                 compile_backbones(module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
         self.step = 0
-        self.skipped = 0
+        self.guard = FiniteGuard(device, stop=train.nonfinite == "stop")
+
+    @property
+    def skipped(self) -> int:
+        """Updates that were not finite and not made."""
+        return int(self.guard.count)
 
     @property
     def checkpoints(self) -> Folder:
@@ -99,11 +105,18 @@ class Engine:
         manifest, files = found
         for name, state in self.states.items():
             state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
-        self.step, self.skipped = manifest["step"], manifest["skipped"]
+        self.step = manifest["step"]
+        self.guard.count.fill_(manifest["skipped"])
         return True
 
     def save(self, name: str | None = None) -> None:
-        """Write a checkpoint of the finished steps."""
+        """Write a checkpoint of the finished steps.
+
+        Raises:
+            NumericalError: instead, when an update since the last look was not finite.
+        """
+        if name is None:
+            self._look()
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
         facts = {
             "step": self.step,
@@ -139,7 +152,7 @@ class Engine:
                     position = (self.step * len(phases) + place) * t.batch_size
                     scalars |= self.run_phase(phase, position, watch)
                 for state in self.states.values():
-                    state.follow(self.step)
+                    state.follow(self.step, self.guard.blocked & self.guard.stop)
                 self.step += 1
                 values = {name: float(value) for name, value in scalars.items()} if watch else {}
                 for action in actions:
@@ -174,27 +187,33 @@ class Engine:
             for name, value in logs.items():
                 scalars[name] = scalars.get(name, torch.zeros_like(value)) + value
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
-        finite = torch.stack([value.isfinite().all() for value in (*norms.values(), *scalars.values())]).all()
-        if not bool(finite):
-            self._not_finite(phase, {**norms, **scalars})
-            return {}
+        blocked = self.guard.check(self.step, phase.name, {**norms, **scalars})
         for part in parts:
-            part.update(self.step, t.steps)
-        return scalars | norms | {"skipped": torch.tensor(float(self.skipped))}
+            part.update(self.step, t.steps, blocked)
+        if (watch or self.device.type == "cpu") and self._look():
+            return {}
+        return scalars | norms | {"skipped": self.guard.count}
 
-    def _not_finite(self, phase: Phase, values: Mapping[str, Tensor]) -> None:
-        culprits = ", ".join(name for name, value in values.items() if not bool(value.isfinite().all()))
-        text = f"step {self.step}, phase {phase.name!r}: not finite: {culprits}"
-        if self.train.nonfinite == "skip":
-            self.skipped += 1
-            logger.warning("{}; update skipped ({} so far)", text, self.skipped)
-            return
-        name = f"nonfinite_{self.step:06d}"
-        self.save(name)
-        raise NumericalError(
-            f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower the "
-            "learning rate, raise objective.*.eps, or set train.nonfinite to skip."
-        )
+    def _look(self) -> bool:
+        """Whether an update since the last look was not finite; waits for the device.
+
+        Raises:
+            NumericalError: in that case, with the state before that update saved, unless it is to be skipped.
+        """
+        found = self.guard.read()
+        for one in found:
+            text = f"step {one.step}, phase {one.phase!r}: not finite: {', '.join(one.culprits)}"
+            if self.train.nonfinite == "skip":
+                logger.warning("{}; update skipped ({} so far)", text, self.skipped)
+                continue
+            name = f"nonfinite_{one.step:06d}"
+            self.step = one.step
+            self.save(name)
+            raise NumericalError(
+                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower "
+                "the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+            )
+        return bool(found)
 
     @contextmanager
     def _dropout_seed(self, phase: str, start: int) -> Iterator[None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dimo_core import tree
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.device import transfer
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_core.tree import Condition
@@ -108,7 +109,7 @@ def guided_logits(
     z_c, z_u = network.logits(
         torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]), rows=pair
     ).chunk(2)
-    s = scale.to(z_c).repeat_interleave(x.shape[1]).view(*x.shape, 1)
+    s = transfer(scale, z_c.device).to(z_c).repeat_interleave(x.shape[1]).view(*x.shape, 1)
     if rows is not None:
         s = s.flatten()[rows, None]
     return z_u + s * (z_c - z_u)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dimo_core import process, tree
 from dimo_core.backbone import Backbone
+from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.objective import (
     Batch,
@@ -94,7 +95,7 @@ class DenoisePhase(Phase):
             c = tree.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.tokens, remask.masked, space)
         rows = remask.rows if o.positions == "masked" else None
-        z = full(self.network.logits(x_t, c, mask_ratio=remask.ratio.to(x_t.device), rows=rows))
+        z = full(self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows))
         targets = batch.tokens.flatten()
         targets = targets if rows is None else targets[rows]
         count = self._count(remask.counts, draws)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError
@@ -51,13 +51,13 @@ class PartState:
         decayed = [p for n, p in self.trained.items() if is_decayed(n, p)]
         other = [p for n, p in self.trained.items() if not is_decayed(n, p)]
         o = self.options
-        fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
+        self._fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": o.weight_decay}, {"params": other, "weight_decay": 0.0}],
             lr=o.lr,
             betas=(o.beta1, o.beta2),
             eps=o.eps,
-            fused=fused,
+            fused=self._fused,
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if o.ema else {}
 
@@ -70,18 +70,23 @@ class PartState:
         parameters = list(self.trained.values())
         return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf, foreach=True)
 
-    def update(self, step: int, steps: int) -> None:
-        """One optimiser step with the scheduled learning rate."""
+    def update(self, step: int, steps: int, blocked: Float[Tensor, ""]) -> None:
+        """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * lr_factor(step, steps, self.options)
+        if self._fused:
+            self.optimizer.found_inf = blocked  # the fused kernel reads it on the device
+        elif bool(blocked):
+            return
         self.optimizer.step()
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Move the average towards the weights."""
+    def follow(self, step: int, frozen: Bool[Tensor, ""]) -> None:
+        """Move the average towards the weights, unless ``frozen``."""
         if self.average:
-            weight = 1 - ema_rate(step, self.options.ema)
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), weight)
+            weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
+            averages, trained = list(self.average.values()), list(self.trained.values())
+            torch._foreach_lerp_(averages, trained, [weight.float()] * len(trained))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

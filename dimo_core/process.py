@@ -62,7 +62,7 @@ def apply_mask(x: Tokens, masked: Bool[Tensor, "B L"], space: TokenSpace) -> Tok
 def initial_tokens(space: TokenSpace, r_init: float, draws: Draws) -> Tokens:
     """x_init: exactly round(r_init L) masks at random sites, random codes elsewhere (paper, section 3.3)."""
     codes = draws.integers("x_init.codes", space.codes, space.length)
-    sizes = torch.full((draws.count,), round(r_init * space.length), dtype=torch.long)
+    sizes = torch.full((draws.count,), round(r_init * space.length), device=draws.device)
     return apply_mask(codes, draws.subset("x_init.masked", space.length, sizes), space)
 
 

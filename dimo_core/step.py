@@ -23,6 +23,7 @@ from torch import Tensor
 from dimo_core import process
 from dimo_core.auxiliary import Auxiliary
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.device import transfer
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator, Rollout
@@ -61,8 +62,8 @@ def draw_remask(length: int, schedule: process.Schedule, masking: process.Maskin
     return Remask(
         ratio=ratio,
         counts=masked.sum(1),
-        masked=masked.to(draws.device, non_blocking=True),
-        rows=rows.to(draws.device, non_blocking=True),
+        masked=transfer(masked, draws.device),
+        rows=transfer(rows, draws.device),
     )
 
 
@@ -98,12 +99,14 @@ class Step:
 
     def z_psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Float[Tensor, "K V"]:
         """The auxiliary's logits at the masked rows."""
-        return full(self.p_psi(x_tilde_t, c, mask_ratio=remask.ratio.to(x_tilde_t.device), rows=remask.rows))
+        return full(
+            self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device), rows=remask.rows)
+        )
 
     @torch.no_grad()
     def z_phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Float[Tensor, "K V"]:
         """The teacher's guided, tempered logits at the masked rows."""
-        scale, ratio = self.guidance.at(remask.ratio), remask.ratio.to(x_tilde_t.device)
+        scale, ratio = self.guidance.at(remask.ratio), transfer(remask.ratio, x_tilde_t.device)
         z = guided_logits(
             self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale, rows=remask.rows
         )

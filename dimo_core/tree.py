@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from dimo_core.device import transfer
+
 Condition = Any
 """A tensor, or a dict, list or tuple of conditions; every tensor has the leading axis B."""
 
@@ -46,7 +48,7 @@ def repeat(tree: Condition, times: int) -> Condition:
 
 def to(tree: Condition, device: torch.device | str) -> Condition:
     """Move a condition batch."""
-    return tree_map(lambda leaf: leaf.to(device, non_blocking=True), tree)
+    return tree_map(lambda leaf: transfer(leaf, device), tree)
 
 
 def where(drop: Bool[Tensor, " B"], null: Condition, c: Condition) -> Condition:

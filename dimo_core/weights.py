@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dimo_core.device import transfer
+
 WeightName = Literal["sum", "per_masked_token", "dmd"]
 Weight = Callable[
     [Int[Tensor, " B"], Float[Tensor, "K V"], Float[Tensor, "K V"]],
@@ -29,7 +31,7 @@ def weight_per_masked_token(
     counts: Int[Tensor, " B"], log_p_theta: Float[Tensor, "K V"], log_p_phi: Float[Tensor, "K V"]
 ) -> Float[Tensor, " K"]:
     """w = 1 / L_M(t): every sample weighs the same (paper, equation 5)."""
-    return counts.double().reciprocal().repeat_interleave(counts).to(log_p_phi)
+    return transfer(counts.double().reciprocal().repeat_interleave(counts), log_p_phi.device).to(log_p_phi)
 
 
 def weight_dmd(
@@ -37,8 +39,8 @@ def weight_dmd(
 ) -> Float[Tensor, " K"]:
     """w = 1 / mean abs(p_theta - p_phi) over a sample's masked rows and codes (appendix C; after DMD)."""
     distance = (log_p_theta.exp() - log_p_phi.exp()).abs().mean(1)
-    sample = torch.arange(len(counts)).repeat_interleave(counts).to(distance.device)
-    counts = counts.to(distance.device)
+    sample = transfer(torch.arange(len(counts)).repeat_interleave(counts), distance.device)
+    counts = transfer(counts, distance.device)
     mean = torch.zeros(len(counts), dtype=distance.dtype, device=distance.device)
     mean = mean.index_add(0, sample, distance) / counts
     return (1 / mean.clamp_min(1e-8))[sample]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from dimo_core.dimo_objective import Dimo
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.feeds import ConditionFeed
+from dimo_core.finite import FiniteGuard
 from dimo_core.folder import Folder
 from dimo_core.guidance import Constant
 from dimo_core.metrics_log import read_metrics
 from dimo_core.objective import Ingredients, Optimisation
 from dimo_core.one_step import OneStep
+from dimo_core.part_state import PartState
 from dimo_core.settings import Train
 from dimo_divergences import Jeffrey
 from dimo_prompts.labels import Labels
@@ -243,6 +246,61 @@ def test_a_non_finite_gradient_can_be_skipped_and_is_counted(tiny_teacher: Any, 
     e.run([Action(every=1, run=poison)])
     assert e.skipped == 1
     assert all(bool(t.isfinite().all()) for t in tensors(e).values())
+
+
+def test_a_device_that_is_not_waited_for_ends_in_the_same_state(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator the host reads the flags steps later; the weights must be those before the update."""
+
+    def stopped(folder: str, **train: Any) -> Engine:
+        e = engine(tiny_teacher, tmp_path / folder, **train)
+        weight = e.states["auxiliary"].trained["backbone.out.bias"]
+        weight.register_hook(lambda grad: grad * torch.nan if e.step == 4 else grad)
+        with pytest.raises(NumericalError, match=r"step 4, phase 'dimo': not finite: grad_norm_auxiliary\."):
+            e.run()
+        assert e.step == 4
+        return e
+
+    at_once = stopped("at_once")
+    reads = []
+    look = Engine._look
+    monkeypatch.setattr(Engine, "_look", lambda self: len(reads) > 9 and look(self))
+    monkeypatch.setattr(FiniteGuard, "check", counted(FiniteGuard.check, reads))
+    later = stopped("later", checkpoint_every=11)
+    assert len(reads) > 9
+    expected, actual = tensors(at_once), tensors(later)
+    assert [] == [name for name in expected if not torch.equal(expected[name], actual[name])]
+
+
+def counted(method: Any, calls: list[None]) -> Any:
+    def count(*args: Any) -> Any:
+        calls.append(None)
+        return method(*args)
+
+    return count
+
+
+def unclipped_norm(state: PartState) -> Tensor:
+    return torch.stack([p.grad.norm() for p in state.trained.values() if p.grad is not None]).norm()
+
+
+@pytest.mark.parametrize("rollout", ["shared", "fresh"])
+def test_one_step_reads_nothing_back_from_the_device(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollout: str
+) -> None:
+    """On the meta device, asking for the value of a tensor is an error."""
+    monkeypatch.setattr(PartState, "clip", unclipped_norm)  # torch has no foreach norm for this device
+    monkeypatch.setattr(PartState, "update", lambda *_: None)  # and no fused optimiser
+    e = engine(tiny_teacher, tmp_path, dimo={"rollout": rollout})
+    meta = torch.device("meta")
+    e.device, e.guard = meta, FiniteGuard(meta, stop=True)
+    e.feed = attrs.evolve(e.feed, device=meta)
+    for module in (*e.objective.frozen().values(), *(state.module for state in e.states.values())):
+        module.to(meta)
+    e.states = {name: PartState(name, part) for name, part in e.objective.parts().items()}
+    for phase in e.objective.phases():
+        assert "skipped" in e.run_phase(phase, 0, watch=False)
 
 
 def test_an_average_is_used_within_and_the_trained_weights_are_back_afterwards(
