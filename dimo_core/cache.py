@@ -1,0 +1,173 @@
+"""Remote files, fetched once into a folder of this machine.
+
+A file lies under ``<cache>/<hash of its URL>/<its own name>`` and gets that name only when it is whole. It is never
+looked up again: delete it (or its folder) to have it fetched anew. fsspec's own ``filecache`` is not used because it
+downloads under the final name, so that an interrupted file counts as whole, and because its copies expire.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.callbacks import Callback
+from loguru import logger
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from dimo_core.errors import CheckpointError
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
+"""Which extra of this project brings the library for a protocol."""
+
+
+def cache_folder() -> Path:
+    """``$DIMO_CACHE``, else ``dimo`` in ``$XDG_CACHE_HOME``, else ``~/.cache/dimo``."""
+    if own := os.environ.get("DIMO_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dimo"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex; the file is not held in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def local_copy(url: str, *, sha256: str | None = None) -> Path:
+    """A file on this machine with the content of ``url``.
+
+    A local path or ``file://`` URL is its own copy. Anything else is fetched through fsspec the first time and taken
+    from the cache (:func:`cache_folder`) from then on, without any connection.
+
+    Args:
+        url: Path or fsspec URL (``https://``, ``hf://``, ``s3://``, ``memory://`` ...).
+        sha256: The expected digest, in hex. A cached copy that differs is fetched again, once.
+
+    Raises:
+        CheckpointError: no such file or protocol, a missing library, a failed connection, or another digest than
+            expected. What was fetched of it is removed again.
+    """
+    protocol, path = fsspec.core.split_protocol(url)
+    if protocol in (None, "file", "local") and "::" not in url:
+        copy = Path(path).expanduser()
+        if not copy.is_file():
+            raise CheckpointError(f"no file {url}")
+        if sha256 is not None:
+            _check(copy, url, sha256)
+        return copy
+    copy = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / _base_name(url)
+    if copy.is_file():
+        if sha256 is None or file_sha256(copy) == sha256.lower():
+            return copy
+        logger.warning("the copy {} has not the expected SHA-256; it is fetched again", copy)
+    _fetch(url, copy, sha256)
+    return copy
+
+
+def _base_name(url: str) -> str:
+    """The last part of a URL, made safe as a file name."""
+    name = re.split(r"[?#]", url.split("::")[0].rstrip("/"))[0].rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]", "_", name).lstrip(".")[-120:] or "file"
+
+
+def _check(copy: Path, url: str, sha256: str) -> None:
+    if (found := file_sha256(copy)) != sha256.lower():
+        raise CheckpointError(
+            f"{url} is damaged or another file than expected: its SHA-256 is {found}, expected {sha256}. "
+            "Use another copy, or the digest of this file if you trust it."
+        )
+
+
+def _fetch(url: str, copy: Path, sha256: str | None) -> None:
+    """Download beside ``copy`` under a name of its own, check, and only then rename."""
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **_options(url))
+    except (ImportError, ValueError) as error:
+        raise CheckpointError(f"cannot open {url}: {error}.{_remedy(url)}") from error
+    with _explained(url):
+        info = fs.info(path)
+    if info.get("type") == "directory":
+        raise CheckpointError(f"{url} is a folder; name one file in it.")
+    size = info.get("size")
+    logger.info("fetching {} ({}) into {}", url, _readable(size), copy.parent)
+    with _explained(url):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f"{copy.name}.", suffix=".part", dir=copy.parent)
+        os.close(handle)
+        part = Path(name)
+    try:
+        with _explained(url), _Bar() as bar:
+            fs.get_file(path, name, callback=bar)
+        if size is not None and part.stat().st_size != size:
+            raise CheckpointError(f"{url} came with {part.stat().st_size} of {size} bytes; try again.")
+        if sha256 is not None:
+            _check(part, url, sha256)
+        part.replace(copy)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What aiohttp needs for files of gigabytes: no limit on the whole, one on silence; proxies are respected."""
+    protocols = [protocol for protocol in ("http", "https") if f"{protocol}://" in url]
+    if not protocols:
+        return {}
+    from aiohttp import ClientTimeout
+
+    client = {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60), "trust_env": True}
+    return {protocol: {"client_kwargs": dict(client)} for protocol in protocols}
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Every file system raises errors of its own kind; all become one that names the URL."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no file {url}") from error
+    except Exception as error:
+        reason = str(error) or "no reason given"
+        raise CheckpointError(
+            f"cannot fetch {url}: {type(error).__name__}: {reason}. Check the address, the connection and your "
+            "access rights, or download the file by hand and give its path."
+        ) from error
+
+
+def _remedy(url: str) -> str:
+    protocol = fsspec.core.split_protocol(url)[0]
+    extra = EXTRAS.get(protocol or "")
+    return f" Install it: pip install 'dimo[{extra}]'." if extra else ""
+
+
+def _readable(size: int | None) -> str:
+    if size is None:
+        return "unknown size"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size} bytes"
+
+
+class _Bar(Callback):  # type: ignore[misc]
+    """A progress bar for fsspec, on a terminal only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        columns = (BarColumn(20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
+        self.task = self.progress.add_task("", total=None)
+
+    def __enter__(self) -> "_Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.progress.stop()
+
+    def call(self, *_: Any, **__: Any) -> None:
+        self.progress.update(self.task, total=self.size, completed=self.value)
