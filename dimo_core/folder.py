@@ -47,6 +47,10 @@ class Folder:
         """Whether the folder, or a file in it, is there."""
         return bool(self._fs.exists(self.path(*parts) if parts else self.url))
 
+    def is_file(self) -> bool:
+        """Whether there is a file in place of the folder."""
+        return bool(self._fs.isfile(self.url))
+
     def names(self) -> list[str]:
         """Names of the entries, sorted; empty when there is no such folder."""
         fs = self._fs

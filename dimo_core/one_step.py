@@ -29,7 +29,8 @@ class OneStep(GeneratorOptions):
         temperature: Divides the logits when sampling a trained generator; training draws at 1.
         top_k: Sample from the k likeliest codes; 0 for all.
         top_p: Sample from the nucleus of this mass; 1 for all.
-        init: Folder of a trained generator to continue from; null starts from the teacher.
+        init: Folder of a trained generator to continue from, or a published weights file of one; null starts
+            from the teacher.
     """
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "distil a teacher into a one-step generator",
     "sample": "draw samples from a trained generator",
     "pretrain": "train a masked diffusion teacher from images",
+    "convert": "turn foreign weights into a folder of safetensors and YAML",
     "plugins": "list what is installed, from which package, and what failed",
     "doctor": "show versions and devices, and what is missing for which command",
 }

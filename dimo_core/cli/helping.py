@@ -60,6 +60,21 @@ def pretrain_help(draft: Draft, short: Mapping[str, Path]) -> str:
     return _help(draft, "dimo pretrain", description, _GENERAL, short)
 
 
+def convert_help(draft: Draft) -> str:
+    """The help text of ``dimo convert`` for the chosen plugins.
+
+    Raises:
+        UnknownNameError: when the command line names a plugin that does not exist.
+    """
+    description = (
+        "Turn foreign weights into a folder of safetensors and YAML: those that the teacher's options name, "
+        "or, with --generator.init FILE, those of a published one-step generator of that teacher. Files are "
+        "read without executing anything in them, and must fit exactly."
+    )
+    general = [option for option in _GENERAL if option[0] != "--resume"]
+    return _help(draft, "dimo convert", description, general, {})
+
+
 def _help(draft: Draft, prog: str, description: str, general: General, short: Mapping[str, Path]) -> str:
     problems = draft.context.problems.found
     for problem in problems:

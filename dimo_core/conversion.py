@@ -1,0 +1,94 @@
+"""``dimo convert``: foreign weights into the folders that dimo writes, without training anything."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from loguru import logger
+
+from dimo_core.config_draft import Draft, choose, complete, finish, next_folder, scalar_options
+from dimo_core.config_layers import Layer
+from dimo_core.config_sections import Context
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.generator import GeneratorOptions
+from dimo_core.model_folder import save_generator, versions
+from dimo_core.registry import Registry
+from dimo_core.teacher import Teacher
+
+KEYS = ("teacher", "generator", "out")
+"""Top-level keys of a conversion."""
+
+DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "generator": "one_step"}
+
+
+@attrs.frozen(kw_only=True)
+class Conversion:
+    """What ``dimo convert`` does.
+
+    Attributes:
+        config: The resolved configuration as plain data.
+        teacher: The teacher, its options naming foreign files.
+        generator: A generator whose ``init`` names a foreign file, converted instead of the teacher; None to
+            convert the teacher.
+        out: Folder to write, a path or fsspec URL.
+    """
+
+    config: Mapping[str, Any]
+    teacher: Teacher
+    generator: GeneratorOptions | None = None
+    out: str
+
+
+def convert(job: Conversion) -> Folder:
+    """Read foreign weights strictly, and write a teacher folder or a generator folder.
+
+    Raises:
+        UsageError: when the folder is not empty, or the teacher writes no folders.
+        CheckpointError: when the weights are missing, damaged, or of another model.
+    """
+    folder = Folder(job.out)
+    if folder.names():
+        raise UsageError(f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out.")
+    if job.generator is not None:
+        source = getattr(job.generator, "init", None)
+        if source is None:
+            raise UsageError(
+                "no file to convert: --generator.init names it. Without it, leave --generator out."
+            )
+        generator = job.generator.build(job.teacher)
+        save_generator(folder, generator, job.teacher, job.config, {"converted_from": source})
+        logger.info("generator written: `dimo sample {}` draws from it", folder.url)
+        return folder
+    if "save" not in job.teacher.capabilities:
+        raise UsageError(f"teacher {type(job.teacher).__name__} writes no folders (no capability 'save')")
+    card = {"converted_from": dict(job.teacher.provenance()), "versions": versions()}
+    job.teacher.save(folder.url, job.teacher.network(), card)
+    logger.info("teacher written: use it with --teacher.checkpoint {}", folder.url)
+    return folder
+
+
+def draft_conversion(layers: Sequence[Layer], registry: Registry) -> Draft:
+    """Sections and values of a conversion; a generator is converted when a layer speaks of one.
+
+    Args:
+        layers: From the lowest to the highest precedence.
+        registry: The installed plugins.
+    """
+    context = Context(registry=registry, short=())
+    kinds = [kind for kind in DEFAULTS if kind == "teacher" or any(kind in x.data for x in layers)]
+    sections = [choose(kind, DEFAULTS[kind], layers, context) for kind in kinds]
+    return complete(sections, scalar_options(Conversion, ("out",)), layers, context, KEYS)
+
+
+def conversion_of(draft: Draft) -> Conversion:
+    """The conversion of a draft.
+
+    Raises:
+        DimoError: for all mistakes of the draft.
+    """
+    made = draft.make()
+    config = draft.config(made)
+    out = made["out"] or next_folder("converted", *(section.name for section in draft.sections.values()))
+    job: Conversion = finish(Conversion, made | {"config": config, "out": out}, draft)
+    return job
