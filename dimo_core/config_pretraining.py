@@ -5,7 +5,7 @@ from typing import Any
 
 from loguru import logger
 
-from dimo_core.config import SCALARS
+from dimo_core.config import SCALARS as COMMON
 from dimo_core.config_draft import Draft, choose, complete, finish, group, next_folder, scalar_options
 from dimo_core.config_layers import Layer, from_mapping
 from dimo_core.config_sections import Context, Section
@@ -16,6 +16,9 @@ from dimo_core.settings import Train
 
 DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "data": "digits", "objective": "masked-modelling"}
 """Plugins of a pretraining, by registry name, when nobody chooses others."""
+
+SCALARS = (*COMMON, "tokens")
+"""Options that belong to no section."""
 
 KEYS = ("teacher", "model", "data", "objective", "train", *SCALARS)
 """Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""

@@ -1,15 +1,18 @@
-"""Batches by global position: encoded conditions, or tokens of examples in memory."""
+"""Batches by global position: encoded conditions, or tokens of examples."""
 
 from collections.abc import Iterator
 
 import attrs
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from dimo_core import tree
 from dimo_core.draws import Draws, permutation
 from dimo_core.objective import Batch
 from dimo_core.sources import ConditionStream, Data, Examples
 from dimo_core.teacher import Teacher
+from dimo_core.token_cache import EncodedExamples
 from dimo_core.tokens import Tokens
 
 
@@ -33,6 +36,57 @@ class ConditionFeed:
         return Batch(conditions=tree.to(c, self.device))
 
 
+class EpochOrder:
+    """An endless sequence of epochs, each in a fresh order that depends on (seed, epoch) alone.
+
+    Args:
+        seed: Fixes the orders.
+        count: Examples in an epoch.
+    """
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed, self.count = seed, count
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def rows(self, start: int, count: int) -> Int[Tensor, "{count}"]:
+        """The examples at positions start .. start + count - 1."""
+        parts = []
+        while count > 0:
+            epoch, place = divmod(start, self.count)
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, torch.tensor(permutation(self.seed, epoch, self.count))
+            parts.append(self._order[place : place + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return torch.cat(parts)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class CachedFeed:
+    """Examples that were encoded before, in the orders of ``EpochOrder``.
+
+    Attributes:
+        teacher: Encodes labels.
+        examples: Tokens and labels.
+        seed: Fixes the orders.
+        device: Where batches go.
+    """
+
+    teacher: Teacher
+    examples: EncodedExamples
+    seed: int
+    device: torch.device
+    order: EpochOrder = attrs.field(
+        init=False, default=attrs.Factory(lambda self: EpochOrder(self.seed, len(self.examples)), takes_self=True)
+    )
+
+    def read(self, start: int, count: int) -> Batch:
+        """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
+        rows = self.order.rows(start, count)
+        c = self.teacher.encode_conditions(self.examples.labels[rows].tolist())
+        tokens = self.examples.tokens[rows].to(self.device).long()
+        return Batch(conditions=tree.to(c, self.device), tokens=tokens)
+
+
 class TokenFeed:
     """Examples as tokens, in a fresh order each epoch that depends on (seed, epoch) alone.
 
@@ -52,7 +106,7 @@ class TokenFeed:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
         self.examples = examples
         self.conditions = teacher.encode_conditions(examples.labels.tolist())
-        self._order: tuple[int, list[int]] = (-1, [])
+        self.order = EpochOrder(seed, len(examples))
         self._cache = None if data.augments else torch.cat([*self._encoded()])
 
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
@@ -60,15 +114,9 @@ class TokenFeed:
             rows = slice(i, i + chunk)
             yield self.teacher.encode(self.examples.images[rows] / 255, tree.index(self.conditions, rows))
 
-    def _index(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.examples))
-        if self._order[0] != epoch:
-            self._order = (epoch, permutation(self.seed, epoch, len(self.examples)))
-        return self._order[1][place]
-
     def read(self, start: int, count: int) -> Batch:
         """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
-        rows = torch.tensor([self._index(position) for position in range(start, start + count)])
+        rows = self.order.rows(start, count)
         c = tree.index(self.conditions, rows)
         if self._cache is not None:
             tokens = self._cache[rows]

@@ -8,7 +8,7 @@ from dimo_core.device import find_device
 from dimo_core.engine import Engine
 from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
-from dimo_core.feeds import TokenFeed
+from dimo_core.feeds import CachedFeed, TokenFeed
 from dimo_core.folder import Folder
 from dimo_core.judge import built
 from dimo_core.model_folder import versions
@@ -19,6 +19,11 @@ from dimo_core.run_folder import CONFIG, log_file, open_run_folder, publish
 from dimo_core.settings import Evaluate
 from dimo_core.table import Table
 from dimo_core.teacher import Teacher
+from dimo_core.token_cache import TokenCache
+from dimo_core.token_encoding import encoded
+
+PLACES = ("out", "device", "tokens")
+"""Options that say where, and not what."""
 
 
 def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | None = None) -> Folder:
@@ -33,38 +38,60 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         The teacher folder, ``<out>/teacher``.
 
     Raises:
-        UsageError: when the run folder is not empty and this is no resumption, or data and teacher do not
-            fit.
+        UsageError: when the run folder is not empty and this is no resumption, data and teacher do not fit,
+            too many images are broken, or the token cache is one of other data.
+        Interrupted: after a signal, with the encoded shards or the state of training saved.
     """
     folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
         )
-    examples = job.data.load(job.data.splits()[0])
+    split, cache = job.data.splits()[0], _cache(job, folder)
+    examples = cache.examples() if cache is not None else job.data.load(split)
     teacher = job.teacher_class.create(job.model, examples, evaluation=job.data.evaluation(), seed=job.seed)
     objective = job.objective.build(Ingredients(teacher=teacher))
     folder.write_yaml(CONFIG, dict(job.config))
     with log_file(folder):
-        feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
+        feed: TokenFeed | CachedFeed
+        if cache is None:
+            feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
+        else:
+            cache.begin(teacher, examples)
+            feed = CachedFeed(
+                teacher=teacher, examples=encoded(cache, teacher, device), seed=job.seed, device=device
+            )
         engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
         logger.info(
-            "pretraining {} parameters on {} images into {} on {}", count, len(examples), job.out, device
+            "pretraining {} parameters on {} images into {} on {}", count, len(feed.examples), job.out, device
         )
         engine.run()
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
             table = _judge(job, teacher, network, registry or Registry.discover(), device)
-            recipe = {name: value for name, value in job.config.items() if name not in ("out", "device")}
+            recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             if table is not None:
                 publish(table, folder)
             teacher.save(folder.path("teacher"), network, card)
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
+
+
+def _cache(job: PretrainJob, folder: Folder) -> TokenCache | None:
+    """The token cache of data that are streamed; None for data in memory."""
+    if job.data.streams and not job.data.augments:
+        place = Folder(job.tokens) if job.tokens else folder.sub("tokens")
+        return TokenCache(place, job.data, job.data.splits()[0])
+    if job.tokens:
+        raise UsageError(
+            f"--tokens is for data that are streamed and not augmented; {type(job.data).__name__} are encoded"
+            " in memory. Leave it out."
+        )
+    return None
 
 
 def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry, device: Any) -> Table | None:

@@ -20,10 +20,11 @@ class Progress:
         total: Number of steps.
         done: Steps that are finished already.
         interval: Seconds between plain lines.
+        unit: What a step is called.
     """
 
-    def __init__(self, total: int, done: int = 0, interval: float = 15.0) -> None:
-        self.total, self.first, self.interval = total, done, interval
+    def __init__(self, total: int, done: int = 0, interval: float = 15.0, unit: str = "step") -> None:
+        self.total, self.first, self.interval, self.unit = total, done, interval, unit
         self.began = self.last = time.monotonic()
         self.values: dict[str, float] = {}
         self.bar: Bar | None = None
@@ -60,7 +61,7 @@ class Progress:
         if now - self.last >= self.interval or done == self.total:
             self.last = now
             left = (now - self.began) / (done - self.first) * (self.total - done)
-            logger.info("step {}/{}  {}  {} left", done, self.total, numbers, clock(left))
+            logger.info("{} {}/{}  {}  {} left", self.unit, done, self.total, numbers, clock(left))
 
 
 def clock(seconds: float) -> str:

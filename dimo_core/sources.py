@@ -1,12 +1,15 @@
 """Where conditions and training data come from: ``Conditions`` and ``Data``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from dimo_core.errors import UsageError
 
 if TYPE_CHECKING:
     from dimo_core.draws import Draws
@@ -66,6 +69,73 @@ class Examples:
         return len(self.images)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Picture:
+    """One image of a stream, or why there is none.
+
+    Attributes:
+        key: What people find it by.
+        label: Class index; -1 when unknown.
+        image: ``uint8 [C, H, W]``; None when it is broken.
+        error: What is wrong with it.
+        lost: Whether the rest of its shard is lost too; ``key`` then names the shard.
+    """
+
+    key: str
+    label: int = -1
+    image: UInt8[Tensor, "C H W"] | None = None
+    error: str = ""
+    lost: bool = False
+
+
+class PictureStream(ABC):
+    """Images that do not fit in memory: shards that are read independently of one another.
+
+    Attributes:
+        classes: Class names.
+        shards: Names of the shards, in a fixed order.
+        max_broken: Share of the images, and of the shards, that may be broken.
+    """
+
+    classes: tuple[str, ...]
+    shards: Sequence[str]
+    max_broken: float
+
+    @abstractmethod
+    def read(self, shard: str) -> Iterator[Picture]:
+        """The pictures of a shard, in a fixed order, all of one shape; broken ones say so."""
+
+    def sample(self, count: int = 1024, size: int = 2**25, shards: int = 16) -> Examples:
+        """The first whole pictures of shards that are spread evenly over the stream.
+
+        Args:
+            count: How many, at most.
+            size: How many bytes of pixels, at most; one picture of each shard is read in any case.
+            shards: How many shards are read.
+
+        Raises:
+            UsageError: when there is no shard, or none of these holds a whole picture.
+        """
+        chosen = dict.fromkeys(self.shards[i * len(self.shards) // shards] for i in range(shards))
+        share, images, labels, errors = -(-count // len(chosen)), [], [], []
+        for shard in chosen:
+            for place, picture in enumerate(self.read(shard)):
+                if place >= share:
+                    break
+                if picture.image is None:
+                    errors.append(f"{picture.key} ({picture.error})")
+                    continue
+                images.append(picture.image)
+                labels.append(picture.label)
+                share = min(share, -(-size // (picture.image.nbytes * len(chosen))))
+        if not images:
+            raise UsageError(
+                f"no image can be read; looked into {len(chosen)} of {len(self.shards)} shards:"
+                f" {'; '.join(errors[:3]) or 'they are empty'}."
+            )
+        return Examples(images=torch.stack(images), labels=torch.tensor(labels), classes=self.classes)
+
+
 class Data(ABC):
     """Images with conditions; a frozen attrs class of its options."""
 
@@ -80,6 +150,24 @@ class Data(ABC):
         Raises:
             UsageError: for an unknown split, or when there is nothing to read.
         """
+
+    @property
+    def streams(self) -> bool:
+        """Whether ``open`` can be called; training then reads a token cache and never calls ``load``."""
+        return False
+
+    def open(self, split: str) -> PictureStream:
+        """Start reading one part that need not fit in memory.
+
+        Raises:
+            UsageError: for an unknown split, or when there is nothing to read.
+        """
+        raise UsageError(f"data {type(self).__name__} are read into memory, not streamed.")
+
+    def identity(self) -> Mapping[str, Any]:
+        """Options that decide what the pictures are, as plain data; token caches of others are refused."""
+        options = attrs.asdict(self) if attrs.has(type(self)) else {}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **options}
 
     @property
     def augments(self) -> bool:

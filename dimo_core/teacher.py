@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
+from attrs import validators as v
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from dimo_core.sources import Examples
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
-Capability = Literal["guidance", "decode", "encode", "create"]
+Capability = Literal["guidance", "decode", "encode", "create", "save"]
 """What a teacher may be able to do besides scoring tokens."""
 
 
@@ -102,6 +103,23 @@ class EvaluationPlan:
                 plan[name] = Choice.from_dict(plan[name])
         plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
         return cls(**plan)
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """A named way to sample the teacher in many steps, by registry names.
+
+    Attributes:
+        steps: Number of steps.
+        sampler: The multi-step sampler.
+        guidance: Its guidance.
+        source: Where it was published, and the numbers that were reported there, if any.
+    """
+
+    steps: int = attrs.field(validator=v.ge(1))
+    sampler: Choice
+    guidance: Choice
+    source: str
 
 
 class Teacher(ABC):
@@ -194,6 +212,13 @@ class Teacher(ABC):
     def recipes(self) -> Mapping[str, Recipe]:
         """The named presets (``paper``, ``fast``, ...); the first one is used unless another is chosen."""
 
+    def samplings(self) -> Mapping[str, Sampling]:
+        """The named ways to sample it in many steps; `dimo sample` takes the first one unless told another.
+
+        A teacher without any is sampled as its evaluation plan says.
+        """
+        return {}
+
     @abstractmethod
     def evaluation(self) -> EvaluationPlan | None:
         """How its samples are judged; None when nothing is known about them."""
@@ -201,6 +226,14 @@ class Teacher(ABC):
     def provenance(self) -> Mapping[str, str]:
         """Where each frozen part came from: its URL or path, and its SHA-256."""
         return {}
+
+    def tokenizer_identity(self) -> Mapping[str, Any]:
+        """What tells its tokenizer from every other, such as the SHA-256 of its tensors: plain data.
+
+        Tokens that were encoded once are used again only where this is the same. The default,
+        ``provenance()``, will do for a teacher that is read from files.
+        """
+        return self.provenance()
 
     @classmethod
     def create(
@@ -228,16 +261,16 @@ class Teacher(ABC):
         """Write a folder from which this teacher can be loaded again, with ``network``'s weights.
 
         Raises:
-            UsageError: when the teacher cannot be written (no ``create`` capability).
+            UsageError: when the teacher cannot be written (no ``save`` capability).
         """
-        raise self._cannot("create", "only pretrained teachers are written")
+        raise self._cannot("save", "it is used from where it is")
 
     def _cannot(self, what: Capability, advice: str) -> UsageError:
         return UsageError(f"teacher {type(self).__name__} has no capability {what!r}: {advice}.")
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
-    """Images in [0, 1] to 0 .. 255, rounded to nearest and clamped."""
+    """Images in [0, 1] to 0 .. 255, clamped, rounded to nearest, halves upwards: floor(255 y + 1/2)."""
     import torch
 
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)

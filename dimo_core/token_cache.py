@@ -1,0 +1,302 @@
+"""Tokens of images that do not fit in memory: a folder that is written shard by shard, once.
+
+::
+
+    plan.json                  data, split, classes, tokenizer, shards; written first
+    examples.safetensors       a few images: the teacher is created from them, again and again the same
+    shards/00000.safetensors   tokens [N, L] in the smallest integers that hold them, labels [N]
+    shards/00000.json          its name, counts, broken images and SHA-256; written after the tensors
+    broken.jsonl               every image and shard that could not be read, and why
+    manifest.json              written last; without it the cache is unfinished
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+import torch
+from jaxtyping import Int, Integer
+from loguru import logger
+from torch import Tensor
+
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.folder import Folder
+from dimo_core.sources import Data, Examples, PictureStream
+from dimo_core.teacher import Teacher
+from dimo_core.weights_file import encode_tensors, read_tensors, sha256
+
+FORMAT = "dimo-tokens/1"
+PLAN, EXAMPLES, MANIFEST, BROKEN = "plan.json", "examples.safetensors", "manifest.json", "broken.jsonl"
+
+NAMED, KEPT = 20, 10_000
+"""Broken images that the log names, and that ``broken.jsonl`` holds."""
+
+
+@attrs.frozen(kw_only=True)
+class Shard:
+    """What is known of an encoded shard.
+
+    Attributes:
+        name: Its name in the stream.
+        pictures: Number of whole pictures.
+        sha256: Of its file.
+        broken: Key and error of each broken picture.
+        lost: Why its rest is lost; empty when it was read to the end.
+    """
+
+    name: str
+    pictures: int
+    sha256: str
+    broken: tuple[tuple[str, str], ...] = attrs.field(converter=lambda pairs: tuple(map(tuple, pairs)))
+    lost: str = ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EncodedExamples:
+    """Tokens and labels in memory.
+
+    Attributes:
+        tokens: In small integers.
+        labels: Class index of each row.
+    """
+
+    tokens: Integer[Tensor, "N L"]
+    labels: Int[Tensor, " N"]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.labels)
+
+
+class TokenCache:
+    """The cache of one split of one data source, by one tokenizer.
+
+    Args:
+        folder: Where it is, or will be.
+        data: Where pictures come from.
+        split: Which part of them.
+
+    Raises:
+        UsageError: when the folder holds tokens of other data, or something else.
+    """
+
+    def __init__(self, folder: Folder, data: Data, split: str) -> None:
+        self.folder, self.data, self.split = folder, data, split
+        self.plan = self._json(PLAN)
+        if self.plan is None and set(folder.names()) - {EXAMPLES}:
+            raise UsageError(f"{folder.url!r} is not empty and holds no tokens. Choose another --tokens.")
+        if self.plan is not None:
+            if self.plan.get("format") != FORMAT:
+                raise UsageError(f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens.")
+            self._check({"data": self._identity, "split": split})
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is encoded; the data is then never looked at."""
+        return self.plan is not None and self.folder.exists(MANIFEST)
+
+    @cached_property
+    def stream(self) -> PictureStream:
+        """The pictures.
+
+        Raises:
+            UsageError: when there are none, or others than an unfinished cache was begun with.
+        """
+        stream = self.data.open(self.split)
+        if self.plan is not None:
+            self._check({"classes": list(stream.classes), "shards": list(stream.shards)})
+        return stream
+
+    def examples(self) -> Examples:
+        """A few pictures to create a teacher from; always the same ones.
+
+        Raises:
+            UsageError: when there is nothing to read.
+            CheckpointError: when a file of the cache is missing or damaged.
+        """
+        if self.plan is None:
+            return self.stream.sample()
+        stored = read_tensors(self.folder, EXAMPLES, self.plan["examples_sha256"])
+        return Examples(
+            images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"])
+        )
+
+    def begin(self, teacher: Teacher, examples: Examples) -> None:
+        """Write down what will be encoded, or compare with what was.
+
+        Args:
+            teacher: Whose tokenizer it is.
+            examples: What ``examples`` gave.
+
+        Raises:
+            UsageError: when the tokens are those of another tokenizer.
+        """
+        tokenizer = _plain({**teacher.tokenizer_identity(), **_space(teacher)})
+        if self.plan is not None:
+            self._check({"tokenizer": tokenizer})
+            return
+        data = encode_tensors({"images": examples.images, "labels": examples.labels})
+        plan = {
+            "format": FORMAT,
+            "data": self._identity,
+            "split": self.split,
+            "tokenizer": tokenizer,
+            "classes": list(self.stream.classes),
+            "image_shape": list(examples.images.shape[1:]),
+            "examples_sha256": sha256(data),
+            "shards": list(self.stream.shards),
+        }
+        self.folder.write(EXAMPLES, data)
+        self.folder.write_json(PLAN, plan)
+        self.plan = plan
+
+    def shards(self) -> dict[int, Shard]:
+        """The encoded shards, by their place in the stream."""
+        names = set(self.folder.sub("shards").names())
+        found = {}
+        for place, name in enumerate(self._planned["shards"]):
+            if f"{place:05d}.json" in names:
+                found[place] = Shard(**json.loads(self.folder.read("shards", f"{place:05d}.json")))
+                assert found[place].name == name, "shards are written in the order of the plan"
+        return found
+
+    def write(
+        self, place: int, tokens: Integer[Tensor, "N L"], labels: Int[Tensor, " N"], facts: Mapping[str, Any]
+    ) -> Shard:
+        """Keep an encoded shard.
+
+        Args:
+            place: Its place in the stream.
+            tokens: Of its whole pictures.
+            labels: Of the same.
+            facts: ``broken`` and ``lost`` as in ``Shard``.
+        """
+        dtype = smallest(self._planned["tokenizer"]["codes"])
+        data = encode_tensors({"tokens": tokens.to(dtype), "labels": labels.int()})
+        name = self._planned["shards"][place]
+        shard = Shard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
+        self.folder.write(f"shards/{place:05d}.safetensors", data)
+        self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
+        return shard
+
+    def finish(self, shards: Sequence[Shard]) -> None:
+        """Write ``broken.jsonl`` and the manifest, and say what was broken.
+
+        Raises:
+            UsageError: when no picture at all could be read.
+        """
+        broken = [*_broken(shards)]
+        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in broken[:KEPT]]
+        self.folder.write(BROKEN, "".join(lines).encode())
+        pictures = sum(shard.pictures for shard in shards)
+        for line in broken[:NAMED]:
+            logger.warning("not read: {} ({})", line["key"], line["error"])
+        if broken:
+            logger.warning(
+                "{} images or shards are broken, all listed in {}", len(broken), self.folder.path(BROKEN)
+            )
+        if not pictures:
+            raise UsageError(f"none of the {len(shards)} shards holds an image that can be read.")
+        manifest = {
+            **{key: self._planned[key] for key in ("format", "data", "split", "tokenizer", "classes")},
+            "pictures": pictures,
+            "broken": len(broken),
+            "lost_shards": [shard.name for shard in shards if shard.lost],
+            "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
+        }
+        self.folder.write_json(MANIFEST, manifest)
+
+    def load(self) -> EncodedExamples:
+        """All tokens of a finished cache.
+
+        Raises:
+            CheckpointError: when it is unfinished, or a file is missing or damaged.
+        """
+        manifest = self._json(MANIFEST)
+        if manifest is None:
+            raise CheckpointError(f"{self.folder.url} is unfinished: it has no {MANIFEST}.")
+        space, count = manifest["tokenizer"], manifest["pictures"]
+        tokens = torch.empty(count, space["length"], dtype=smallest(space["codes"]))
+        labels = torch.empty(count, dtype=torch.long)
+        start = 0
+        for name, (pictures, digest) in manifest["shards"].items():
+            stored = read_tensors(self.folder.sub("shards"), name, digest)
+            tokens[start : start + pictures] = stored["tokens"]
+            labels[start : start + pictures] = stored["labels"]
+            start += pictures
+        return EncodedExamples(tokens=tokens, labels=labels)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        """Channels, height and width of every picture."""
+        return torch.Size(self._planned["image_shape"])
+
+    @property
+    def _planned(self) -> Mapping[str, Any]:
+        assert self.plan is not None, "begin comes first"
+        return self.plan
+
+    @property
+    def _identity(self) -> Any:
+        return _plain(self.data.identity())
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the cache; None when it is missing."""
+        if not self.folder.exists(name):
+            return None
+        try:
+            content: dict[str, Any] = json.loads(self.folder.read(name))
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder.path(name)} is damaged: {error}") from error
+        return content
+
+    def _check(self, now: Mapping[str, Any]) -> None:
+        """Refuse a cache that was begun with something else."""
+        for key, value in now.items():
+            if self._planned[key] != value:
+                difference = "; ".join(_differences(key, self._planned[key], value))
+                raise UsageError(
+                    f"the tokens in {self.folder.url!r} are of another {key}: {difference}. Choose another"
+                    f" --tokens, or remove the folder to encode again."
+                )
+
+
+def smallest(codes: int) -> torch.dtype:
+    """The smallest integer type that holds ``codes`` codes."""
+    small = torch.uint8 if codes <= 2**8 else torch.int16
+    return small if codes <= 2**15 else torch.int32
+
+
+def _space(teacher: Teacher) -> dict[str, int]:
+    return {"length": teacher.tokens.length, "codes": teacher.tokens.codes}
+
+
+def _plain(data: Any) -> Any:
+    """As JSON gives it back: what is compared must not depend on whether it was stored."""
+    return json.loads(json.dumps(data))
+
+
+def _broken(shards: Sequence[Shard]) -> Iterator[dict[str, str]]:
+    for shard in shards:
+        for key, error in shard.broken:
+            yield {"key": key, "error": error, "shard": shard.name}
+        if shard.lost:
+            yield {"key": shard.name, "error": shard.lost, "shard": shard.name}
+
+
+def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
+    """What differs, in a few words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for inner in {**old, **new}:
+            if old.get(inner) != new.get(inner):
+                yield f"{inner} was {old.get(inner)!r}, is {new.get(inner)!r}"
+    elif isinstance(old, list) and isinstance(new, list):
+        place = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            yield f"there were {len(old)}, are {len(new)}"
+        else:
+            yield f"number {place} of {len(old)} was {old[place]!r}, is {new[place]!r} of {len(new)}"
+    else:
+        yield f"was {old!r}, is {new!r}"

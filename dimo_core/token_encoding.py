@@ -1,0 +1,152 @@
+"""Fills a token cache: reads, decodes and encodes shard by shard, and goes on where it was stopped."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from dimo_core import tree
+from dimo_core.engine import Stop
+from dimo_core.errors import Interrupted, PluginError, UsageError
+from dimo_core.progress import Progress
+from dimo_core.sources import Picture
+from dimo_core.teacher import Teacher
+from dimo_core.token_cache import EncodedExamples, Shard, TokenCache
+from dimo_core.tokens import Tokens
+
+T = TypeVar("T")
+
+BATCH_VALUES, BATCH_PICTURES = 2**24, 1024
+"""Limits of a batch: pixels times channels, and pictures. 85 images of 256 x 256 fill one."""
+
+AHEAD = 4
+"""Batches that are read and decoded while another is encoded."""
+
+FEW = 10
+"""So many broken images are survived whatever their share, unless none are allowed."""
+
+
+def encoded(cache: TokenCache, teacher: Teacher, device: torch.device) -> EncodedExamples:
+    """The tokens of all pictures of a cache, which is completed first.
+
+    Args:
+        cache: Begun with this teacher.
+        teacher: Encodes.
+        device: Where it does.
+
+    Raises:
+        UsageError: when too many pictures are broken.
+        Interrupted: after SIGINT or SIGTERM; finished shards are kept.
+        CheckpointError: when a file of the cache is damaged.
+    """
+    if not cache.finished:
+        _complete(cache, teacher, device)
+    examples = cache.load()
+    logger.info("{} encoded images in {}", len(examples), cache.folder.url)
+    return examples
+
+
+def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None:
+    names, done = cache.stream.shards, {i: s for i, s in cache.shards().items() if not s.lost}
+    logger.info("encoding into {}: {} of {} shards are done", cache.folder.url, len(done), len(names))
+    with Stop() as stop, Progress(len(names), len(done), unit="shard") as progress:
+        for place in [i for i in range(len(names)) if i not in done]:
+            shard = _encode_shard(cache, place, teacher, device, stop)
+            if shard is None:
+                raise Interrupted(
+                    f"stopped by {stop.requested} while encoding; {len(done)} of {len(names)} shards are kept"
+                )
+            done[place] = shard
+            progress.advance(len(done), {})
+            _check_broken(cache, done)
+    cache.finish([done[place] for place in range(len(names))])
+
+
+def _encode_shard(
+    cache: TokenCache, place: int, teacher: Teacher, device: torch.device, stop: Stop
+) -> Shard | None:
+    """Encode one shard and keep it; None when it was stopped on the way."""
+    shape = cache.image_shape
+    size = max(1, min(BATCH_PICTURES, BATCH_VALUES // shape.numel()))
+    tokens = [torch.empty(0, teacher.tokens.length, dtype=torch.long)]
+    labels: list[int] = []
+    broken: list[tuple[str, str]] = []
+    lost = ""
+    batches = prefetched(_batches(cache.stream.read(cache.stream.shards[place]), size), AHEAD)
+    for batch in batches:
+        if stop.requested:
+            batches.close()
+            return None
+        whole = [picture for picture in batch if picture.image is not None]
+        broken += [(p.key, p.error) for p in batch if p.image is None and not p.lost]
+        lost = next((p.error for p in batch if p.lost), lost)
+        labels += [picture.label for picture in whole]
+        if whole:
+            tokens.append(_encode(teacher, whole, shape, device))
+    facts = {"broken": broken, "lost": lost}
+    return cache.write(place, torch.cat(tokens), torch.tensor(labels, dtype=torch.long), facts)
+
+
+@torch.no_grad()
+def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device: torch.device) -> Tokens:
+    images: list[Tensor] = [picture.image for picture in pictures if picture.image is not None]
+    for picture, image in zip(pictures, images, strict=True):
+        if image.shape != shape:
+            raise PluginError(
+                f"image {picture.key} is of shape {list(image.shape)}, the first ones of {list(shape)}: "
+                "a picture stream must give one shape"
+            )
+    c = tree.to(teacher.encode_conditions([picture.label for picture in pictures]), device)
+    tokens: Any = teacher.encode(torch.stack(images).to(device) / 255, c).cpu()
+    space = teacher.tokens
+    if tokens.shape != (len(images), space.length) or not 0 <= int(tokens.min()) <= int(tokens.max()) < space.codes:
+        raise PluginError(
+            f"teacher {type(teacher).__name__} encoded images to {list(tokens.shape)} tokens "
+            f"{int(tokens.min())}..{int(tokens.max())}; expected [{len(images)}, {space.length}] of 0..{space.codes - 1}"
+        )
+    return tokens
+
+
+def _check_broken(cache: TokenCache, done: dict[int, Shard]) -> None:
+    """Stop as soon as the shards read so far, taken for the rest, show too many broken ones.
+
+    Raises:
+        UsageError: then.
+    """
+    shards, limit = len(cache.stream.shards), cache.stream.max_broken
+    broken = [entry for shard in done.values() for entry in shard.broken]
+    lost = [(shard.name, shard.lost) for shard in done.values() if shard.lost]
+    seen = len(broken) + sum(shard.pictures for shard in done.values())
+    allowed = max(FEW * (limit > 0), limit * seen * shards / len(done))
+    if len(broken) <= allowed and len(lost) <= max(limit > 0, limit * shards):
+        return
+    named = "; ".join(f"{key} ({error})" for key, error in [*lost, *broken][:5])
+    raise UsageError(
+        f"{len(broken)} of {seen} images cannot be read, and {len(lost)} of {len(done)} shards not to their end;"
+        f" max_broken allows a share of {limit:g}: {named}. Mend them and remove {cache.folder.url}, or allow"
+        f" more and keep what is encoded: --data.max_broken SHARE --tokens {cache.folder.url}, with another --out."
+    )
+
+
+def _batches(pictures: Iterator[T], size: int) -> Generator[list[T], None, None]:
+    while batch := list(islice(pictures, size)):
+        yield batch
+
+
+def prefetched(items: Generator[T, None, None], ahead: int) -> Generator[T, None, None]:
+    """The same items, made in a background thread, ``ahead`` of them before they are asked for."""
+    end = object()
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        waiting: deque[Future[Any]] = deque(thread.submit(next, items, end) for _ in range(ahead))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, items, end))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+            items.close()
