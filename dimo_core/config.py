@@ -18,6 +18,7 @@ from dimo_core.job import Job
 from dimo_core.registry import Registry
 from dimo_core.settings import Evaluate, Train
 from dimo_core.teacher import Teacher
+from dimo_core.teacher_sampling import TeacherSampling
 
 DEFAULTS: Mapping[str, str] = {
     "teacher": "maskgit",
@@ -96,7 +97,7 @@ def draft_job(
     preset = next((layer.data["preset"] for layer in reversed(layers) if layer.data.get("preset")), None)
     known: tuple[str, ...] = ()
     if presets and chosen is not None:
-        teacher = _first_look(chosen, layers, context)
+        teacher = first_look(chosen, layers, context)
         if teacher is not None:
             base, preset, known = _suggestions(chosen, teacher, preset, context)
             layers = [*base, *layers]
@@ -113,6 +114,8 @@ def job_of(draft: Draft) -> Job:
         DimoError: for all mistakes of the draft.
     """
     made = draft.make()
+    for name in made["eval"].samplings:
+        TeacherSampling.named(made["teacher"], name, draft.context.registry)
     for note in draft.context.notes:
         logger.warning(note)
     config = {"preset": draft.preset} | draft.config(made)
@@ -121,10 +124,15 @@ def job_of(draft: Draft) -> Job:
     return job
 
 
-def _first_look(section: Section, layers: Sequence[Layer], context: Context) -> Teacher | None:
-    """The teacher before its recipe, which knows the recipes; None when its options are wrong.
+def first_look(section: Section, layers: Sequence[Layer], context: Context) -> Teacher | None:
+    """The teacher before its suggestions, which knows them; None when its options are wrong.
 
     What is wrong is reported when all sections are gathered, and therefore not kept here.
+
+    Args:
+        section: The chosen teacher.
+        layers: From the lowest to the highest precedence.
+        context: Registry and mistakes.
     """
     aside = Context(registry=context.registry)
     teacher = section.make(section.gather(layers, aside), aside.problems)
@@ -145,19 +153,28 @@ def _suggestions(
     if plan is not None:
         suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
         defaults |= {kind: choice.name for kind, choice in suggested.items()}
-        layers.append(_suggestion(suggested, f"the evaluation plan of {section.title}", defaults))
+        layers.append(suggestion(suggested, f"the evaluation plan of {section.title}", defaults))
     if preset is None:
         preset = next(iter(recipes), None)
     elif preset not in recipes:
         context.problems.add(UnknownNameError("preset", str(preset), recipes, f"(of {section.title})"))
         return layers, None, tuple(recipes)
     if preset is not None:
-        layers.append(_suggestion(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
+        layers.append(suggestion(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
     return layers, preset, tuple(recipes)
 
 
-def _suggestion(data: Mapping[str, Any], origin: str, defaults: Mapping[str, str]) -> Layer:
-    """A layer from a plugin: sections without a name are meant for the default plugins."""
+def suggestion(data: Mapping[str, Any], origin: str, defaults: Mapping[str, str]) -> Layer:
+    """A layer from a plugin: sections without a name are meant for the default plugins.
+
+    Args:
+        data: The shape of a config file.
+        origin: What it is, as people read it.
+        defaults: Plugins that are meant, by kind.
+
+    Raises:
+        PluginError: when it has not that shape.
+    """
     try:
         return from_mapping(data, origin, assumed=defaults, fault=PluginError)
     except ConfigError as error:

@@ -19,6 +19,7 @@ from dimo_core.settings import Evaluate
 from dimo_core.sources import Conditions
 from dimo_core.table import Kind, Row, Table
 from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.teacher_sampling import TeacherSampling, described
 from dimo_core.tree import Condition
 
 Progress = Callable[[str, int, int], None]
@@ -42,6 +43,7 @@ class Evaluator:
         judge: Computes the numbers of samples: ``judge(samples)``.
         sampler: Multi-step sampler of the teacher's rows.
         guidance: Its guidance.
+        samplings: The teacher's rows by name; when empty, its rows are step counts of sampler and guidance.
         settings: Sample counts and batch size; where null, the plan's count rules.
         seed: Seed of the draws.
         device: Where networks are and samples are drawn.
@@ -53,6 +55,7 @@ class Evaluator:
     judge: Judge
     sampler: Sampler
     guidance: Guidance
+    samplings: tuple[TeacherSampling, ...] = ()
     settings: Evaluate = attrs.field(factory=Evaluate)
     seed: int = 0
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
@@ -84,14 +87,17 @@ class Evaluator:
             sampler: Used instead of the plan's.
 
         Raises:
-            UsageError: if data, extractor, sampler or guidance are unknown. A metric is only noted.
+            UsageError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
+                noted.
         """
+        names = dict.fromkeys(settings.samplings)
         return cls(
             teacher=teacher,
             conditions=conditions,
             judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
             sampler=sampler or built(registry, "sampler", plan.sampler),
             guidance=built(registry, "guidance", plan.guidance),
+            samplings=tuple(TeacherSampling.named(teacher, name, registry) for name in names),
             settings=settings,
             seed=seed,
             device=device,
@@ -113,22 +119,28 @@ class Evaluator:
 
         return self._row(name, "generator", 1, generator, draw, samples)
 
-    def teacher_row(self, network: Backbone, steps: int, samples: int | None = None) -> Row:
-        """Judge samples that the teacher draws in ``steps`` steps.
+    @property
+    def ways(self) -> tuple[TeacherSampling, ...]:
+        """How the teacher is sampled, row by row."""
+        if self.samplings:
+            return self.samplings
+        counts = self.judge.plan.steps if self.settings.steps is None else self.settings.steps
+        return tuple(TeacherSampling(steps=n, sampler=self.sampler, guidance=self.guidance) for n in counts)
+
+    def teacher_row(self, network: Backbone, way: TeacherSampling, samples: int | None = None) -> Row:
+        """Judge samples that the teacher draws in many steps.
 
         Args:
             network: The teacher's network, on ``device``.
-            steps: Sampling steps.
+            way: Steps, sampler and guidance.
             samples: How many; None takes the protocol's number.
         """
 
         def draw(c: Condition, draws: Draws) -> Sampled:
-            return self.sampler.sample(
-                self.teacher, network, c, steps=steps, guidance=self.guidance, draws=draws
-            )
+            return way.draw(self.teacher, network, c, draws)
 
-        name = f"teacher, {steps} {'step' if steps == 1 else 'steps'}"
-        return self._row(name, "teacher", steps, network, draw, samples)
+        row = self._row(way.title, "teacher", way.steps, network, draw, samples)
+        return attrs.evolve(row, sampling=way.name)
 
     def floor_row(self) -> Row | None:
         """Judge another part of the real data, as a perfect model would be; None when the plan has none."""
@@ -139,15 +151,14 @@ class Evaluator:
         return Row(name="real data", kind="real", samples=len(floor), metrics=numbers)
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
-        """The teacher at each step count, the generator at one step, and the real floor.
+        """The teacher in each of its ``ways``, the generator at one step, and the real floor.
 
         Args:
             generator: On ``device``; None for a table of the teacher alone.
             network: The teacher's network, on ``device``.
         """
         plan = self.judge.plan
-        counts = plan.steps if self.settings.steps is None else self.settings.steps
-        rows = [self.teacher_row(network, n) for n in counts]
+        rows = [self.teacher_row(network, way) for way in self.ways]
         if generator is not None:
             rows.append(self.generator_row(generator))
         if (floor := self.floor_row()) is not None:
@@ -168,10 +179,14 @@ class Evaluator:
             "batch_size": self.settings.batch_size,
             "device": str(self.device),
             **self.judge.protocol(),
-            "sampler": _described(self.sampler),
-            "guidance": _described(self.guidance),
+            **self._sampled(),
             **({} if generator is None else {"generator": dict(generator.sampling())}),
         }
+
+    def _sampled(self) -> dict[str, Any]:
+        if self.samplings:
+            return {"samplings": [way.as_dict() for way in self.samplings]}
+        return {"sampler": described(self.sampler), "guidance": described(self.guidance)}
 
     def _count(self, samples: int | None) -> int:
         return samples or self.settings.samples or self.judge.plan.samples
@@ -213,9 +228,3 @@ class Evaluator:
         if len({row.samples for row in rows}) > 1:
             return ["Rows differ in n: distances such as FID grow when there are fewer samples."]
         return []
-
-
-def _described(plugin: object) -> dict[str, Any]:
-    """A plugin's class and all its options."""
-    options = attrs.asdict(plugin) if attrs.has(type(plugin)) else {}  # type: ignore[arg-type]
-    return {"class": type(plugin).__name__, **options}

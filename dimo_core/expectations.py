@@ -7,7 +7,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dimo_core.draws import Draws
-from dimo_core.errors import UsageError
+from dimo_core.errors import DimoError, UsageError
+from dimo_core.registry import Registry
+from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.teacher_sampling import TeacherSampling
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
@@ -55,6 +58,23 @@ def require_refusal(call: Callable[[], object], what: str) -> None:
     except UsageError:
         return
     raise AssertionError(f"expected: {what} (raise dimo_core.errors.UsageError)")
+
+
+def require_suggestions(teacher: Teacher) -> None:
+    """What the teacher suggests can be used: recipes, evaluation plan, and every named sampling."""
+    named = all(isinstance(key, str) for recipe in teacher.recipes().values() for key in recipe)
+    require(named, "recipes are mappings by option name")
+    if (plan := teacher.evaluation()) is not None:
+        require(EvaluationPlan.from_dict(plan.as_dict()) == plan, "the evaluation plan survives YAML")
+    samplings = teacher.samplings()
+    for name, sampling in samplings.items():
+        require(bool(sampling.source), f"the sampling {name!r} tells its source")
+        try:
+            TeacherSampling.of(sampling, Registry.discover(), name)
+        except DimoError as error:
+            raise AssertionError(
+                f"expected: sampler and guidance of the sampling {name!r} can be built ({error})"
+            ) from error
 
 
 def partly_masked(space: TokenSpace, count: int) -> Tokens:

@@ -111,7 +111,8 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
 
     teacher, generator, real = points("teacher"), points("generator"), points("real")
     steps = sorted({row.steps for row in (*teacher, *generator)}) or [1]
-    styles = ((teacher, "o-", COLOURS[0], 6), (generator, "D", COLOURS[1], 8))
+    joined = not any(row.sampling for row in teacher)  # other samplings are no points of one curve
+    styles = ((teacher, "o-" if joined else "o", COLOURS[0], 6), (generator, "D", COLOURS[1], 8))
     for rows, marker, colour, size in styles:
         if rows:
             values = [row.metrics[name] for row in rows]

@@ -21,6 +21,7 @@ from dimo_core.report import Report, sheets_over_time, write_report
 from dimo_core.run_folder import publish
 from dimo_core.showcase import Showcase
 from dimo_core.table import Table
+from dimo_core.teacher_sampling import TeacherSampling
 
 
 class Results:
@@ -98,15 +99,12 @@ class Results:
             logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])
             table = self.evaluator.table(self.generator, self.network)
             publish(table, self.folder)
-            side_by_side = self.showcase.teacher_beside_generator(
-                self.generator,
-                self.network,
-                self.evaluator.sampler,
-                self.evaluator.guidance,
-                self.best_steps(table),
-            )
-            self.folder.write(f"samples/teacher_beside_generator{side_by_side.suffix}", side_by_side.data)
-            pictures = {"teacher beside generator": side_by_side, **pictures}
+            if (way := self.best_way(table)) is not None:
+                side_by_side = self.showcase.teacher_beside_generator(
+                    self.generator, self.network, way.sampler, way.guidance, way.steps
+                )
+                self.folder.write(f"samples/teacher_beside_generator{side_by_side.suffix}", side_by_side.data)
+                pictures = {"teacher beside generator": side_by_side, **pictures}
         curves = plots(read_metrics(self.folder), table)
         for name, data in curves.items():
             self.folder.write(f"plots/{name}.png", data)
@@ -114,12 +112,13 @@ class Results:
         logger.info("report: {}", path)
         return table
 
-    def best_steps(self, table: Table) -> int:
-        """The teacher's step count with the best score."""
+    def best_way(self, table: Table) -> TeacherSampling | None:
+        """How the teacher's row with the best score was sampled; None for a table without its rows."""
         assert self.evaluator is not None
-        score = self.evaluator.judge.score
-        rows = [row for row in table.rows if row.kind == "teacher" and row.steps]
-        return min(rows, key=lambda row: score(row.metrics)).steps or 1
+        rows = [row for row in table.rows if row.kind == "teacher"]
+        scores = [self.evaluator.judge.score(row.metrics) for row in rows]
+        pairs = zip(scores, self.evaluator.ways, strict=True)
+        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
 
     def _report(
         self, table: Table | None, pictures: Mapping[str, Picture], curves: Mapping[str, bytes]

@@ -1,11 +1,12 @@
-"""``dimo sample``: pictures or lines from a generator folder."""
+"""``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from loguru import logger
 
 from dimo_core.device import find_device
 from dimo_core.drawing import Drawing, Drawn
@@ -15,8 +16,10 @@ from dimo_core.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.model_folder import CARD, load_generator
 from dimo_core.pictures import image_png, sheet
+from dimo_core.registry import Registry
 from dimo_core.sampler import Sampled
-from dimo_core.teacher import Conditioning, Preview, Teacher
+from dimo_core.teacher import Conditioning, Preview, Sampling, Teacher
+from dimo_core.teacher_sampling import TeacherSampling
 from dimo_core.tree import Condition
 
 BLOCK = 64
@@ -65,25 +68,93 @@ def sample_folder(
     """
     source = Folder(path)
     run = not source.exists(CARD) and source.exists("generator", CARD)
-    folder = Folder(out or _beside(source.sub("generator") if run else source))
-    if folder.names():
-        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
+    folder = _empty(out or _beside(source.sub("generator") if run else source))
     where = find_device(device)
     teacher, generator = _load(source.path("generator") if run else source.url, where, temperature)
     raw = raw_conditions(teacher.conditioning, conditions, count)
-    drawing = Drawing(
-        teacher=teacher,
-        seed=seed,
-        phase="sample",
-        device=where,
-        batch_size=min(batch_size, BLOCK),
-        block=BLOCK,
-    )
 
     def draw(c: Condition, draws: Draws) -> Sampled:
         return Sampled(tokens=generator.sample(c, draws), passes=1)
 
-    return _write(folder, teacher, raw, drawing.draw(raw, draw, generator), seed)
+    drawn = _drawing(teacher, seed, where, batch_size).draw(raw, draw, generator)
+    return _write(folder, teacher, raw, drawn, {"seed": seed})
+
+
+def sample_teacher(
+    teacher: Teacher,
+    sampling: str | Sampling | TeacherSampling | None = None,
+    *,
+    count: int = 64,
+    conditions: Sequence[str] | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "auto",
+    batch_size: int = BLOCK,
+) -> Drawn:
+    """Draw samples of a teacher in many steps, into memory and, if wanted, into a new folder.
+
+    The files are those of ``sample_folder``; ``samples.jsonl`` also tells sampling, steps, sampler, guidance
+    and forward passes. Sample i with its condition is the same for any count and, up to rounding, any batch
+    size.
+
+    Args:
+        teacher: The teacher.
+        sampling: One of ``teacher.samplings()`` by name, or any other, such as
+            ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
+        count: Number of samples.
+        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn.
+        seed: Seed of the draws.
+        out: Where to write, empty or missing; None writes nothing.
+        device: ``auto``, or a torch device.
+        batch_size: Samples drawn at a time; more than 64 are drawn 64 at a time.
+
+    Returns:
+        Tokens, images where the teacher decodes them, forward passes a sample, and seconds.
+
+    Raises:
+        UsageError: when ``out`` is not empty, or a name, a condition or the device is impossible.
+        CheckpointError: when the teacher's weights are missing or damaged.
+    """
+    folder = None if out is None else _empty(out)
+    where = find_device(device)
+    if sampling is None or isinstance(sampling, str):
+        sampling = TeacherSampling.named(teacher, sampling, Registry.discover())
+    way = (
+        sampling
+        if isinstance(sampling, TeacherSampling)
+        else TeacherSampling.of(sampling, Registry.discover())
+    )
+    raw = raw_conditions(teacher.conditioning, conditions, count)
+    network = teacher.network().to(where)
+
+    def draw(c: Condition, draws: Draws) -> Sampled:
+        return way.draw(teacher, network, c, draws)
+
+    def progress(done: int) -> None:
+        logger.debug("{} of {} samples", done, count)
+
+    drawn = _drawing(teacher, seed, where, batch_size).draw(raw, draw, network, progress=progress)
+    if folder is not None:
+        _write(folder, teacher, raw, drawn, {"seed": seed, **way.as_dict(), "passes": drawn.passes})
+    return drawn
+
+
+def _empty(out: str) -> Folder:
+    folder = Folder(out)
+    if folder.names():
+        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
+    return folder
+
+
+def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int) -> Drawing:
+    return Drawing(
+        teacher=teacher,
+        seed=seed,
+        phase="sample",
+        device=device,
+        batch_size=min(batch_size, BLOCK),
+        block=BLOCK,
+    )
 
 
 def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
@@ -142,8 +213,18 @@ def _beside(generator: Folder) -> str:
     return f"{parent}{slash}drawn"
 
 
-def _write(folder: Folder, teacher: Teacher, raw: list[Any], drawn: Drawn, seed: int) -> list[str]:
-    """Write pictures or lines, and ``samples.jsonl``, which comes last and makes the folder complete."""
+def _write(
+    folder: Folder, teacher: Teacher, raw: list[Any], drawn: Drawn, facts: Mapping[str, Any]
+) -> list[str]:
+    """Write pictures or lines, and ``samples.jsonl``, which comes last and makes the folder complete.
+
+    Args:
+        folder: Where.
+        teacher: For conditions and previews.
+        raw: The condition of each sample.
+        drawn: The samples.
+        facts: What every line of ``samples.jsonl`` says.
+    """
     names = [teacher.describe(condition) for condition in raw]
     if drawn.images is None:
         preview = teacher.preview(drawn.tokens, teacher.encode_conditions(raw))
@@ -156,7 +237,7 @@ def _write(folder: Folder, teacher: Teacher, raw: list[Any], drawn: Drawn, seed:
         shown = Preview(images=drawn.images[order])
         written["grid.png"] = sheet(shown, [names[i] for i in order]).data
     records = [
-        {"file": file, "index": i, "condition": name, "seed": seed, "tokens": tokens}
+        {"file": file, "index": i, "condition": name, **facts, "tokens": tokens}
         for i, (file, name, tokens) in enumerate(zip(files, names, drawn.tokens.tolist(), strict=True))
     ]
     written["samples.jsonl"] = "".join(f"{json.dumps(record)}\n" for record in records).encode()

@@ -55,6 +55,7 @@ class Evaluate:
         samples: Samples for each row of the table; null takes the teacher's protocol.
         samples_on_the_way: Samples for evaluations on the way.
         steps: Step counts of the teacher's rows; null takes the teacher's protocol.
+        samplings: The teacher's rows by named samplings of its own, instead of step counts.
         batch_size: Samples drawn at a time.
         enabled: False skips the table at the end.
     """
@@ -63,5 +64,17 @@ class Evaluate:
     samples: int | None = attrs.field(default=None, validator=v.optional(v.gt(1)))
     samples_on_the_way: int = attrs.field(default=1000, validator=v.gt(1))
     steps: tuple[int, ...] | None = None
+    samplings: tuple[str, ...] = ()
     batch_size: int = attrs.field(default=500, validator=v.gt(0))
     enabled: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        """Check the teacher's rows.
+
+        Raises:
+            ValueError: if a step count is below 1, or step counts and samplings are given.
+        """
+        if self.steps and min(self.steps) < 1:
+            raise ValueError(f"'steps' must be >= 1: {min(self.steps)}")
+        if self.samplings and self.steps is not None:
+            raise ValueError("samplings and steps both say what the teacher's rows are: give one of them")

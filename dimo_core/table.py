@@ -25,6 +25,7 @@ class Row:
         name: As people read it, such as ``teacher, 16 steps``.
         kind: Who made the samples; ``real`` is another part of the real data, the floor of every distance.
         steps: Sampling steps; 0 for real data.
+        sampling: Name of the teacher's sampling; empty where the row is one of its step counts.
         passes: Forward passes a sample took, the guidance's second pass counted.
         samples: How many samples were judged.
         seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
@@ -34,6 +35,7 @@ class Row:
     name: str
     kind: Kind
     steps: int = 0
+    sampling: str = ""
     passes: int = 0
     samples: int
     seconds: float = 0.0

@@ -28,13 +28,14 @@ from dimo_core.expectations import (
     require_equal,
     require_refusal,
     require_shape,
+    require_suggestions,
     require_tokens,
 )
 from dimo_core.guidance import Constant
 from dimo_core.inference import inference
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions
-from dimo_core.teacher import Conditioning, EvaluationPlan, Teacher
+from dimo_core.teacher import Conditioning, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
@@ -82,10 +83,7 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     x = partly_masked(space, len(raw))
     _check_backbone(teacher.network(), x, c, space)
     _check_capabilities(teacher, x, c)
-    named = all(isinstance(key, str) for recipe in teacher.recipes().values() for key in recipe)
-    require(named, "recipes are mappings by option name")
-    if (plan := teacher.evaluation()) is not None:
-        require(EvaluationPlan.from_dict(plan.as_dict()) == plan, "the evaluation plan survives YAML")
+    require_suggestions(teacher)
 
 
 def check_divergence(divergence: Divergence, codes: int = 6) -> None:

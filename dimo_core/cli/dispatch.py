@@ -16,7 +16,7 @@ from dimo_core.errors import DimoError, Interrupted, UsageError
 
 COMMANDS: Mapping[str, str] = {
     "run": "distil a teacher into a one-step generator",
-    "sample": "draw samples from a trained generator",
+    "sample": "draw samples from a trained generator, or from a teacher",
     "pretrain": "train a masked diffusion teacher from images",
     "convert": "turn foreign weights into a folder of safetensors and YAML",
     "plugins": "list what is installed, from which package, and what failed",

@@ -2,7 +2,7 @@
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +11,9 @@ import yaml
 from dimo_core.cli.arguments import SHORT
 from dimo_core.config_draft import Draft
 from dimo_core.config_fields import Option, Path, first_line, plain, type_name
+from dimo_core.config_sampling import SamplingDraft
 from dimo_core.errors import UnknownNameError
+from dimo_core.teacher_sampling import listing
 
 _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
@@ -20,6 +22,9 @@ files, the environment and the preset of this command line. Everything is checke
 
 General = Sequence[tuple[str, str | None, str]]
 """Options outside the configuration: option string, what its value is called (None for a flag), and text."""
+
+More = Callable[[argparse.ArgumentParser, argparse._ArgumentGroup], None]
+"""Adds what else a command's help shows, to the parser and to its general options."""
 
 _GENERAL: General = (
     ("--config", "FILE", "YAML file of options, a path or URL; may be repeated, later files win"),
@@ -75,7 +80,44 @@ def convert_help(draft: Draft) -> str:
     return _help(draft, "dimo convert", description, general, {})
 
 
-def _help(draft: Draft, prog: str, description: str, general: General, short: Mapping[str, Path]) -> str:
+def sample_help(
+    drafted: SamplingDraft,
+    short: Mapping[str, Path],
+    drawing: Callable[[Callable[..., argparse.Action]], None],
+) -> str:
+    """The help text of ``dimo sample --teacher`` for the chosen plugins.
+
+    Args:
+        drafted: Chosen plugins, and the teacher's samplings.
+        short: Short forms of the command.
+        drawing: Adds the options that are outside the configuration.
+
+    Raises:
+        UnknownNameError: when the command line names a plugin or a sampling that does not exist.
+    """
+    description = (
+        "Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named sampling "
+        "is a preset of steps, sampler and guidance; options that are given besides override it."
+    )
+    general = [option for option in _GENERAL if option[0] != "--resume"]
+
+    def more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup) -> None:
+        drawing(top.add_argument)
+        shown = parser.add_argument_group("samplings of the teacher")
+        for name, text in listing(drafted.samplings).items():
+            shown.add_argument(name, help=text.replace("%", "%%"))
+
+    return _help(drafted.draft, "dimo sample --teacher NAME", description, general, short, more)
+
+
+def _help(
+    draft: Draft,
+    prog: str,
+    description: str,
+    general: General,
+    short: Mapping[str, Path],
+    more: More = lambda parser, top: None,
+) -> str:
     problems = draft.context.problems.found
     for problem in problems:
         if isinstance(problem, UnknownNameError):
@@ -93,6 +135,7 @@ def _help(draft: Draft, prog: str, description: str, general: General, short: Ma
     top.add_argument("-h", "--help", action="store_true", help="show this text and stop")
     for option, metavar, text in general:
         _add(top, [option], metavar, text)
+    more(parser, top)
     _add(top, ["--log-level"], "LEVEL", "trace | debug | info | warning | error (default: info)")
     for scalar in draft.scalars:
         _add_option(top, scalar, draft, short)

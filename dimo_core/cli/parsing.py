@@ -9,9 +9,11 @@ from dimo_core.errors import UsageError
 class Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are ``UsageError``."""
 
-    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+    def __init__(self, prog: str, description: str, epilog: str = "", *, add_help: bool = True) -> None:
         """Name the command and what it does."""
-        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+        super().__init__(
+            prog=prog, description=description, epilog=epilog, allow_abbrev=False, add_help=add_help
+        )
 
     def error(self, message: str) -> NoReturn:
         """Wrong usage.

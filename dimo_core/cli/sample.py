@@ -1,13 +1,43 @@
-"""``dimo sample``: draw samples from a trained generator."""
+"""``dimo sample``: draw samples from a trained generator, or from a teacher in many steps."""
 
-from collections.abc import Sequence
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
+import yaml
+
+from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
+from dimo_core.config_fields import Path
+from dimo_core.errors import UsageError
+
+SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}
+"""Short forms of the teacher's form of the command."""
+
+OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config")
+"""Options that only the teacher's form has."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo sample``."""
-    options = _parser().parse_args(argv)
+    names = [token[2:].partition("=")[0].partition(".")[0].replace("-", "_") for token in _options(argv)]
+    if "teacher" in names or "config" in names:
+        return _teacher(argv)
+    for name in names:
+        if name in OF_TEACHER:
+            raise UsageError(
+                f"--{name} says how a teacher is sampled in many steps, and a generator draws in one. "
+                "Give --teacher NAME in place of PATH."
+            )
+    return _generator(argv)
+
+
+def _generator(argv: Sequence[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.path is None:
+        parser.error("the following arguments are required: PATH, or --teacher NAME in place of it")
 
     from dimo_core.sampling import sample_folder
 
@@ -25,13 +55,85 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _teacher(argv: Sequence[str]) -> int:
+    from dimo_core.cli.helping import sample_help
+    from dimo_core.config_draft import next_folder
+    from dimo_core.config_layers import from_environment, from_file
+    from dimo_core.config_sampling import KEYS, draft_sampling, sampling_of
+    from dimo_core.registry import Registry
+    from dimo_core.sampling import sample_teacher
+
+    parser = Parser("dimo sample", "", add_help=False)
+    _drawing(parser.add_argument)
+    options, rest = parser.parse_known_args(list(argv))
+    if (path := _positional(rest)) is not None:
+        raise UsageError(f"{path!r} and a teacher: give either PATH, for a generator, or --teacher NAME.")
+    given = arguments.read(rest, SHORT)
+    if "dry_run" in given.flags or given.resume:
+        raise UsageError("--dry-run and --resume are options of `dimo run`")
+    layers = [from_environment(os.environ, KEYS), *map(from_file, given.config), given.layer]
+    drafted = draft_sampling(layers, Registry.discover(), short=[*SHORT])
+    if "help" in given.flags:
+        sys.stdout.write(sample_help(drafted, SHORT, _drawing))
+        return 0
+    job = sampling_of(drafted)
+    if "print_config" in given.flags:
+        sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
+        return 0
+    names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
+    out = options.out or next_folder("sample", *names)
+    drawn = sample_teacher(
+        job.teacher,
+        job.sampling,
+        count=options.count,
+        conditions=options.conditions,
+        seed=options.seed,
+        out=out,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
+    passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
+    print(f"{options.count} samples in {out} ({job.sampling.title}, {passes} each)")
+    return 0
+
+
+def _options(argv: Sequence[str]) -> list[str]:
+    return [token for token in argv if token.startswith("--")]
+
+
+def _positional(rest: Sequence[str]) -> str | None:
+    """The first token that is neither an option nor the value of the one before it."""
+    for before, token in zip(["", *rest], rest, strict=False):
+        expects = before.startswith("--") and "=" not in before
+        if not token.startswith("-") and not expects:
+            return token
+    return None
+
+
 def _parser() -> Parser:
     parser = Parser(
         "dimo sample",
-        "Draw samples in one step from a trained generator: pictures or lines, and their tokens.",
+        "Draw samples in one step from a trained generator, or in many steps from a teacher: pictures or "
+        "lines, and their tokens.",
+        "`dimo sample --teacher NAME --help` lists the named samplings of that teacher, and the options of "
+        "teacher, sampler and guidance.",
     )
     add = parser.add_argument
-    add("path", metavar="PATH", help="generator folder, or the folder of a run that has one (path or URL)")
+    add(
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="generator folder, or the folder of a run that has one (path or URL)",
+    )
+    _drawing(add)
+    add("--temperature", type=float, metavar="T", help="divides the logits (default: that of the generator)")
+    add("--teacher", metavar="NAME", help="sample this teacher in many steps instead")
+    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
+    return parser
+
+
+def _drawing(add: Callable[..., argparse.Action]) -> None:
+    """The options that both forms have."""
     add("-n", "--count", type=positive, metavar="N", default=64, help="number of samples (default: 64)")
     add(
         "--conditions",
@@ -39,12 +141,13 @@ def _parser() -> Parser:
         metavar="C",
         help="class names, class indices or prompts, repeated in turn (default: evenly spread)",
     )
-    add("--temperature", type=float, metavar="T", help="divides the logits (default: that of the generator)")
     add("--seed", type=int, metavar="SEED", default=0, help="seed of every draw (default: 0)")
-    add("--out", metavar="FOLDER", help="where to write (default: the folder 'drawn' beside the generator)")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="where to write (default: 'drawn' beside a generator; for a teacher the next runs/sample-...)",
+    )
     add("--device", metavar="DEVICE", default="auto", help="auto, or a torch device (default: auto)")
     add(
         "--batch-size", type=positive, metavar="B", default=500, help="samples drawn at a time (default: 500)"
     )
-    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
-    return parser
