@@ -1,12 +1,18 @@
 """The smallest tokenizer: square patches, each the nearest row of a k-means codebook."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import fold, unfold
 
+from dimo_core.errors import CheckpointError
+from dimo_maskgit.tokenizer import Tokenizer
 
-class PatchCodebook(nn.Module):
+
+class PatchCodebook(Tokenizer):
     """Images in [0, 1] to tokens and back, patch by patch.
 
     Args:
@@ -16,6 +22,8 @@ class PatchCodebook(nn.Module):
         side: Side of the square image in pixels.
     """
 
+    kind = "patches"
+    chunk = 4096
     rows: Tensor
 
     def __init__(self, rows: Float[Tensor, "K P"], channels: int, patch: int, side: int) -> None:
@@ -23,19 +31,52 @@ class PatchCodebook(nn.Module):
         self.channels, self.patch, self.side = channels, patch, side
         self.register_buffer("rows", rows)
 
-    def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
-        """The nearest code of each patch, row-major."""
-        patches = unfold(images, self.patch, stride=self.patch).transpose(1, 2)
-        codes: Tensor = torch.cdist(patches, self.rows.to(patches).expand(len(patches), -1, -1)).argmin(-1)
-        return codes
+    @property
+    def codebook(self) -> Float[Tensor, "K P"]:
+        """The rows."""
+        return self.rows
 
-    def decode(self, x: Int[Tensor, "B L"] | Float[Tensor, "B L V"]) -> Float[Tensor, "B C H W"]:
-        """Images from tokens, or the mean image under probabilities (differentiable)."""
-        patches = (
-            x @ self.rows.to(x.dtype) if x.is_floating_point() else self.rows[x.clamp_max(len(self.rows) - 1)]
-        )
-        images: Tensor = fold(patches.transpose(1, 2), (self.side, self.side), self.patch, stride=self.patch)
+    @property
+    def grid(self) -> int:
+        """Patches per side."""
+        return self.side // self.patch
+
+    def latents(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L P"]:
+        """The patches, row-major."""
+        return unfold(images, self.patch, stride=self.patch).transpose(1, 2)
+
+    def pixels(self, vectors: Float[Tensor, "B L P"]) -> Float[Tensor, "B C H W"]:
+        """Patches laid side by side."""
+        images: Tensor = fold(vectors.transpose(1, 2), (self.side, self.side), self.patch, stride=self.patch)
         return images
+
+    def spec(self) -> dict[str, Any]:
+        """Kind, channels, patch and side."""
+        return {"kind": self.kind, "channels": self.channels, "patch": self.patch, "side": self.side}
+
+    @classmethod
+    def from_spec(
+        cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
+    ) -> "PatchCodebook":
+        """The codebook of a file.
+
+        Raises:
+            CheckpointError: when description and tensors do not fit.
+        """
+        sizes = {name: value for name, value in spec.items() if name != "kind"}
+        positive = all(isinstance(value, int) and value > 0 for value in sizes.values())
+        if sizes.keys() != {"channels", "patch", "side"} or not positive or sizes["side"] % sizes["patch"]:
+            raise CheckpointError(
+                f"{source}: wrong description of a patch codebook: {sizes}. Its entries are channels, patch "
+                "and side, positive integers, side a multiple of patch."
+            )
+        width = sizes["channels"] * sizes["patch"] ** 2
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if shapes != {"rows": [*shapes.get("rows", [])[:1], width]}:
+            raise CheckpointError(
+                f"{source}: a patch codebook of {sizes} has one tensor, rows [K, {width}]; found: {shapes}"
+            )
+        return cls(tensors["rows"], **sizes)
 
 
 def fit_codebook(
