@@ -1,8 +1,10 @@
 """Remote files, fetched once into a folder of this machine.
 
-A file lies under ``<cache>/<hash of its URL>/<its own name>`` and gets that name only when it is whole. It is never
-looked up again: delete it (or its folder) to have it fetched anew. fsspec's own ``filecache`` is not used because it
-downloads under the final name, so that an interrupted file counts as whole, and because its copies expire.
+A file lies under ``<cache>/<hash of its URL>/<its own name>`` and gets that name only when it is whole. It is
+never looked up again: delete it (or its folder) to have it fetched anew.
+
+fsspec's own ``filecache`` is not used: it downloads under the final name, so that an interrupted file counts
+as whole, and its copies expire.
 """
 
 import contextlib
@@ -10,7 +12,7 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,16 +45,16 @@ def file_sha256(path: Path) -> str:
 def local_copy(url: str, *, sha256: str | None = None) -> Path:
     """A file on this machine with the content of ``url``.
 
-    A local path or ``file://`` URL is its own copy. Anything else is fetched through fsspec the first time and taken
-    from the cache (:func:`cache_folder`) from then on, without any connection.
+    A local path or ``file://`` URL is its own copy. Anything else is fetched through fsspec the first time
+    and taken from the cache (:func:`cache_folder`) from then on, without any connection.
 
     Args:
         url: Path or fsspec URL (``https://``, ``hf://``, ``s3://``, ``memory://`` ...).
         sha256: The expected digest, in hex. A cached copy that differs is fetched again, once.
 
     Raises:
-        CheckpointError: no such file or protocol, a missing library, a failed connection, or another digest than
-            expected. What was fetched of it is removed again.
+        CheckpointError: no such file or protocol, a missing library, a failed connection, or another digest
+            than expected. What was fetched of it is removed again.
     """
     protocol, path = fsspec.core.split_protocol(url)
     if protocol in (None, "file", "local") and "::" not in url:
@@ -86,25 +88,19 @@ def _check(copy: Path, url: str, sha256: str) -> None:
 
 
 def _fetch(url: str, copy: Path, sha256: str | None) -> None:
-    """Download beside ``copy`` under a name of its own, check, and only then rename."""
-    try:
-        fs, path = fsspec.core.url_to_fs(url, **_options(url))
-    except (ImportError, ValueError) as error:
-        raise CheckpointError(f"cannot open {url}: {error}.{_remedy(url)}") from error
+    """Download beside ``copy`` under a name that no other process uses, check, and only then rename."""
+    part = copy.with_name(f"{copy.name}.{uuid.uuid4().hex[:8]}.part")
     with _explained(url):
+        fs, path = fsspec.core.url_to_fs(url, **_options(url))
         info = fs.info(path)
     if info.get("type") == "directory":
         raise CheckpointError(f"{url} is a folder; name one file in it.")
     size = info.get("size")
     logger.info("fetching {} ({}) into {}", url, _readable(size), copy.parent)
-    with _explained(url):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{copy.name}.", suffix=".part", dir=copy.parent)
-        os.close(handle)
-        part = Path(name)
     try:
         with _explained(url), _Bar() as bar:
-            fs.get_file(path, name, callback=bar)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(path, str(part), callback=bar)
         if size is not None and part.stat().st_size != size:
             raise CheckpointError(f"{url} came with {part.stat().st_size} of {size} bytes; try again.")
         if sha256 is not None:
@@ -115,7 +111,7 @@ def _fetch(url: str, copy: Path, sha256: str | None) -> None:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """What aiohttp needs for files of gigabytes: no limit on the whole, one on silence; proxies are respected."""
+    """What aiohttp needs for gigabytes: no limit on the whole, one on silence; proxies are respected."""
     protocols = [protocol for protocol in ("http", "https") if f"{protocol}://" in url]
     if not protocols:
         return {}
@@ -132,18 +128,15 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise CheckpointError(f"no file {url}") from error
+    except ImportError as error:
+        extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
+        remedy = f" Install it: pip install 'dimo[{extra}]'" if extra else ""
+        raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy}") from error
     except Exception as error:
-        reason = str(error) or "no reason given"
         raise CheckpointError(
-            f"cannot fetch {url}: {type(error).__name__}: {reason}. Check the address, the connection and your "
-            "access rights, or download the file by hand and give its path."
+            f"cannot fetch {url}: {type(error).__name__}: {error}. Check the address, the connection "
+            "and your access rights, or download the file by hand and give its path."
         ) from error
-
-
-def _remedy(url: str) -> str:
-    protocol = fsspec.core.split_protocol(url)[0]
-    extra = EXTRAS.get(protocol or "")
-    return f" Install it: pip install 'dimo[{extra}]'." if extra else ""
 
 
 def _readable(size: int | None) -> str:

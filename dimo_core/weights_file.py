@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dimo_core.cache import local_copy
 from dimo_core.errors import CheckpointError
 from dimo_core.folder import Folder
 
@@ -24,17 +26,23 @@ def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | 
     return safetensors.torch.save(plain, metadata=dict(metadata) if metadata else None)
 
 
-def read_tensors(folder: Folder, name: str, digest: str | None = None) -> dict[str, Tensor]:
+def read_tensors(
+    folder: Folder, name: str, digest: str | None = None, cached: bool = False
+) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Args:
         folder: Where it is.
         name: The file.
         digest: Its expected SHA-256.
+        cached: Keep a remote file in the cache of this machine (:func:`~dimo_core.cache.local_copy`), and map it
+            into memory instead of reading it whole; for weights that do not change.
 
     Raises:
         CheckpointError: when it is missing, damaged, or another file than expected.
     """
+    if cached:
+        return _loaded(folder.path(name), local_copy(folder.path(name), sha256=digest))
     try:
         data = folder.read(name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -44,10 +52,15 @@ def read_tensors(folder: Folder, name: str, digest: str | None = None) -> dict[s
             f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. "
             "Use another copy."
         )
+    return _loaded(folder.path(name), data)
+
+
+def _loaded(source: str, data: bytes | Path) -> dict[str, Tensor]:
+    load = safetensors.torch.load if isinstance(data, bytes) else safetensors.torch.load_file
     try:
-        return dict(safetensors.torch.load(data))
+        return dict(load(data))
     except (SafetensorError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder.path(name)} is not a safetensors file: {error}") from error
+        raise CheckpointError(f"{source} is not a safetensors file: {error}") from error
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
