@@ -2,7 +2,7 @@
 
     python benchmarks/even_or_odd.py main      # the user's command and beta -0.2, three seeds
     python benchmarks/even_or_odd.py claim     # the paper's claim on r_init, at sigma_init = 0
-    python benchmarks/even_or_odd.py presets   # paper against fast
+    python benchmarks/even_or_odd.py presets   # paper against fast, by steps and, after step_cost.py, by seconds
 
 Tables and figures go to docs/results; runs stay in runs/studies and can be interrupted and continued.
 """
@@ -24,6 +24,8 @@ from dimo_core.run import distill
 
 SHOWN = ("fid", "readable", "accuracy", "entropy", "precision", "recall", "is", "density", "coverage")
 SEEDS = (0, 1, 2)
+COLOURS = ("#b3541e", "#2f6db3", "#3f8f4f")
+COST = Path("runs/studies/step_cost.json")
 Study = Mapping[str, Mapping[str, Any]]
 
 STUDIES: Mapping[str, Study] = {
@@ -38,7 +40,11 @@ STUDIES: Mapping[str, Study] = {
         "r_init 1.0": {"generator": {"r_init": 1.0, "sigma_init": 0.0}},
         "r_init 0.6": {"generator": {"r_init": 0.6, "sigma_init": 0.0}},
     },
-    "presets": {"fast": {"preset": "fast"}, "paper": {"preset": "paper"}},
+    "presets": {
+        "fast": {"preset": "fast"},
+        "fast, fresh rollout": {"preset": "fast", "objective": {"rollout": "fresh"}},
+        "paper": {"preset": "paper"},
+    },
 }
 
 
@@ -106,34 +112,34 @@ def line(name: str, found: list[dict[str, float]]) -> str:
 
 
 def figure(study: str, seeds: tuple[int, ...], path: Path) -> None:
-    """FID, readable share and entropy on the way, one line a run, one colour a cell."""
+    """FID, readable share and entropy on the way, one line a run, one colour a cell.
+
+    Where the cells' seconds a step were measured (step_cost.py), a second row shows the same by seconds.
+    """
     names = ("fid", "readable", "entropy")
-    fig = Figure(figsize=(11, 3.4), layout="constrained")
+    cost = json.loads(COST.read_text()) if study == "presets" and COST.exists() else None
+    scales = {"step": dict.fromkeys(STUDIES[study], 1.0), **({"seconds of training": cost} if cost else {})}
+    fig = Figure(figsize=(11, 3.4 * len(scales)), layout="constrained")
     FigureCanvasAgg(fig)
-    axes = fig.subplots(1, 3)
+    rows = fig.subplots(len(scales), 3, squeeze=False)
     teacher = rows_of(folder(study, next(iter(STUDIES[study])), seeds[0]))["teacher, 16 steps"]
-    for colour, name in zip(("#b3541e", "#2f6db3"), STUDIES[study], strict=True):
-        for seed in seeds:
-            if not finished(folder(study, name, seed)):
-                continue
-            lines = [x for x in read_metrics(Folder(str(folder(study, name, seed)))) if "eval/fid" in x]
-            for ax, metric in zip(axes, names, strict=True):
-                label = name if seed == seeds[0] else None
-                ax.plot(
-                    [x["step"] for x in lines],
-                    [x[f"eval/{metric}"] for x in lines],
-                    color=colour,
-                    label=label,
-                )
-    for ax, metric in zip(axes, names, strict=True):
-        ax.axhline(teacher[metric], color="#555", ls=":", label="teacher, 16 steps")
-        ax.set(title=metric, xlabel="step")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter("{x:.2g}")
-    axes[0].yaxis.set_minor_formatter(NullFormatter())
-    axes[0].legend(frameon=False)
+    for axes, (unit, scale) in zip(rows, scales.items(), strict=True):
+        for colour, name in zip(COLOURS, STUDIES[study], strict=False):
+            for seed in (seed for seed in seeds if finished(folder(study, name, seed))):
+                lines = [x for x in read_metrics(Folder(str(folder(study, name, seed)))) if "eval/fid" in x]
+                x = [line["step"] * scale[name] for line in lines]
+                for ax, metric in zip(axes, names, strict=True):
+                    y = [line[f"eval/{metric}"] for line in lines]
+                    ax.plot(x, y, color=colour, label=name if seed == seeds[0] else None)
+        for ax, metric in zip(axes, names, strict=True):
+            ax.axhline(teacher[metric], color="#555", ls=":", label="teacher, 16 steps")
+            ax.set(title=metric, xlabel=unit)
+            ax.spines[["top", "right"]].set_visible(False)
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0].yaxis.set_major_formatter("{x:.2g}")
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
+    rows[0, 0].legend(frameon=False)
     fig.savefig(path, dpi=110)
 
 

@@ -80,6 +80,7 @@ class Engine:
             if train.compile:
                 compile_backbones(module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
+        self.phases = objective.phases()
         self.step = 0
         self.guard = FiniteGuard(device, stop=train.nonfinite == "stop")
 
@@ -120,7 +121,7 @@ class Engine:
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
         facts = {
             "step": self.step,
-            "cursor": self.step * len(self.objective.phases()) * self.train.batch_size,
+            "cursor": self.step * len(self.phases) * self.train.batch_size,
             "skipped": self.skipped,
             "parts": sorted(self.states),
             "world_size": 1,
@@ -143,17 +144,11 @@ class Engine:
             NumericalError: for a non-finite gradient, with the state saved under ``checkpoints/nonfinite_*``.
         """
         t, log = self.train, MetricsLog(self.folder, self.step)
-        phases, began = self.objective.phases(), time.monotonic()
+        began = time.monotonic()
         with Stop() as stop, Progress(t.steps, self.step) as progress:
             while self.step < t.steps:
                 watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
-                scalars: dict[str, Tensor] = {}
-                for place, phase in enumerate(phases):
-                    position = (self.step * len(phases) + place) * t.batch_size
-                    scalars |= self.run_phase(phase, position, watch)
-                for state in self.states.values():
-                    state.follow(self.step, self.guard.blocked & self.guard.stop)
-                self.step += 1
+                scalars = self.take_step(watch)
                 values = {name: float(value) for name, value in scalars.items()} if watch else {}
                 for action in actions:
                     if action.every and self.step % action.every == 0:
@@ -169,6 +164,17 @@ class Engine:
                 if stop.requested and self.step < t.steps:
                     self.save()
                     raise Interrupted(f"stopped by {stop.requested} after step {self.step}; state saved")
+
+    def take_step(self, watch: bool = False) -> dict[str, Tensor]:
+        """All phases once, then the averages; returns the scalars, those for the log where ``watch``."""
+        scalars: dict[str, Tensor] = {}
+        for place, phase in enumerate(self.phases):
+            position = (self.step * len(self.phases) + place) * self.train.batch_size
+            scalars |= self.run_phase(phase, position, watch)
+        for state in self.states.values():
+            state.follow(self.step, self.guard.blocked & self.guard.stop)
+        self.step += 1
+        return scalars
 
     def run_phase(self, phase: Phase, position: int, watch: bool) -> dict[str, Tensor]:
         """One update of the phase's parts on the batch at ``position``; returns the logged scalars."""
