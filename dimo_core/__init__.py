@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dimo_core.sampler import Sampled, Sampler
     from dimo_core.settings import Evaluate, Train
     from dimo_core.sources import Conditions, ConditionStream, Data, Examples
-    from dimo_core.teacher import Conditioning, EvaluationPlan, Preview, Teacher
+    from dimo_core.teacher import Conditioning, EvaluationPlan, Preview, Sampling, Teacher
     from dimo_core.tokens import Tokens, TokenSpace
 
 _MODULES = {
@@ -85,7 +85,7 @@ _MODULES = {
     "sampler": ("Sampled", "Sampler"),
     "settings": ("Evaluate", "Train"),
     "sources": ("ConditionStream", "Conditions", "Data", "Examples"),
-    "teacher": ("Conditioning", "EvaluationPlan", "Preview", "Teacher"),
+    "teacher": ("Conditioning", "EvaluationPlan", "Preview", "Sampling", "Teacher"),
     "tokens": ("TokenSpace", "Tokens"),
 }
 
@@ -139,6 +139,7 @@ __all__ = [
     "Sampled",
     "Sampler",
     "Samples",
+    "Sampling",
     "Teacher",
     "TokenSpace",
     "Tokens",

@@ -1,4 +1,4 @@
-"""``sample_folder``: files, conditions, and samples that do not depend on how they are drawn."""
+"""``sample_folder`` and ``sample_teacher``: files, conditions, and samples that do not depend on batches."""
 
 import json
 
@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from dimo_core import sampling
+from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
-from dimo_core.sampling import raw_conditions, sample_folder
-from dimo_core.teacher import Conditioning
+from dimo_core.guidance import Constant
+from dimo_core.sampling import raw_conditions, sample_folder, sample_teacher
+from dimo_core.teacher import Conditioning, Sampling
+from dimo_core.teacher_sampling import TeacherSampling
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 
@@ -161,3 +164,66 @@ def test_torchs_own_generator_is_left_alone(loaded, tmp_path):
     before = torch.get_rng_state()
     sample_folder("g", count=2, out=str(tmp_path / "out"), device="cpu")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.fixture
+def way(toy):
+    return TeacherSampling(steps=3, sampler=toy.Sampler(), guidance=Constant(), name="slow")
+
+
+def test_a_teachers_samples_lie_like_a_generators_and_tell_how_they_were_drawn(toy, way, tmp_path):
+    out = tmp_path / "out"
+    drawn = sample_teacher(toy.Teacher(), way, count=2, seed=5, out=str(out), device="cpu")
+    names = ["00000.png", "00001.png", "grid.png", "samples.jsonl"]
+    assert names == sorted(path.name for path in out.iterdir())
+    facts = {
+        "seed": 5,
+        "sampling": "slow",
+        "steps": 3,
+        "sampler": {"class": "ToySampler", "greed": 0.5},
+        "guidance": {"class": "Constant", "scale": 1.0},
+        "passes": 6,
+    }
+    expected = [
+        {"file": names[i], "index": i, "condition": ("even", "odd")[i], **facts, "tokens": tokens}
+        for i, tokens in enumerate(drawn.tokens.tolist())
+    ]
+    assert expected == records(out)
+    assert (6, 2) == (drawn.passes, len(drawn.images))
+
+
+def test_without_a_folder_samples_are_only_returned(toy, way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawn = sample_teacher(toy.TokensTeacher(), way, count=3, conditions=["odd"], device="cpu")
+    assert ((3, 4), None) == (tuple(drawn.tokens.shape), drawn.images)
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(70, 7), (70, 500), (66, 13), (1, 1)])
+def test_a_teachers_samples_depend_neither_on_batch_size_nor_on_count(toy, way, count, batch_size):
+    whole = sample_teacher(toy.Teacher(), way, count=70, device="cpu", batch_size=100)
+    part = sample_teacher(toy.Teacher(), way, count=count, device="cpu", batch_size=batch_size)
+    assert torch.equal(whole.tokens[:count], part.tokens)
+
+
+def test_a_teachers_samples_overwrite_nothing(toy, way, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        sample_teacher(toy.Teacher(), way, count=1, out=str(tmp_path), device="cpu")
+
+
+def test_a_teacher_without_samplings_needs_one(toy):
+    with pytest.raises(UsageError, match="names no samplings"):
+        sample_teacher(toy.Teacher(), count=1, device="cpu")
+
+
+def test_passes_are_those_that_were_made(tiny_teacher):
+    """The network counts how many samples it sees; with the ramp the first step has one pass, others two."""
+    network, seen = tiny_teacher.network(), []
+    network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    teacher = type("Watched", (type(tiny_teacher),), {"network": lambda self: network})()
+    sampling = Sampling(
+        steps=300, sampler=Choice("maskgit"), guidance=Choice("ramp", {"scale": 2.0}), source="test"
+    )
+    drawn = sample_teacher(teacher, sampling, count=70, device="cpu")
+    assert (7, 7 * 70) == (drawn.passes, sum(seen))

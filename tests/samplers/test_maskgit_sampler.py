@@ -7,6 +7,8 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,13 +32,56 @@ def test_shares_equal_the_golden_counts(schedule: Any) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("counts", ["share", "cumulative"])
-@pytest.mark.parametrize("length", [1, 16, 256])
+@pytest.mark.parametrize("length", [1, 16, 64, 256])
 def test_counts_are_positive_and_add_up_at_every_step_count(schedule: Any, counts: Any, length: int) -> None:
     for steps in range(1, 301):
         each = tokens_per_step(length, steps, schedule, counts)
         assert length == sum(each), f"{steps} steps"
         assert min(each) >= 1, f"{steps} steps"
-        assert len(each) <= steps, f"{steps} steps"
+        assert len(each) <= min(steps, length), f"{steps} steps"
+
+
+@given(
+    length=st.integers(1, 1100),
+    steps=st.integers(1, 1200),
+    schedule=st.sampled_from(SCHEDULES),
+    counts=st.sampled_from(["share", "cumulative"]),
+)
+@settings(deadline=None)
+def test_any_length_is_decided_in_any_number_of_steps(
+    length: int, steps: int, schedule: Any, counts: Any
+) -> None:
+    each = tokens_per_step(length, steps, schedule, counts)
+    assert (length, True) == (sum(each), min(each) >= 1)
+    assert len(each) <= min(steps, length)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("counts", ["share", "cumulative"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 64, 98, 100, 256, 300])
+def test_passes_are_counted_as_made_and_sampling_stops_when_nothing_is_masked(
+    tiny_teacher: Any, schedule: Any, counts: Any, steps: int
+) -> None:
+    """64 tokens; v1.0 itself fails at one step, and from 32 on. The ramp's first step takes a single pass."""
+    space = TokenSpace(length=64, codes=5, mask_id=5)
+    teacher = type("Long", (type(tiny_teacher),), {"tokens": space})()
+    network, seen = teacher.network(), []
+    network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    sampled = MaskGitSampler(schedule=schedule, counts=counts).sample(
+        teacher,
+        network,
+        torch.tensor([0, 1]),
+        steps=steps,
+        guidance=Ramp(scale=2.0),
+        draws=Draws(seed=0, total=2),
+        keep_trajectory=True,
+    )
+    assert sum(seen) == 2 * sampled.passes
+    assert sampled.passes == 2 * len(seen) - (steps > 1)
+    assert len(seen) == len(sampled.trajectory) <= min(steps, 64)
+    assert bool((sampled.tokens < 5).all())
+    masked = [int((x == 5).sum()) for x in sampled.trajectory]
+    assert [0] == masked[-1:] == [left for left in masked if left == 0]
 
 
 def test_cumulative_counts_leave_the_schedules_share_masked() -> None:

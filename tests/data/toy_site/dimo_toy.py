@@ -11,7 +11,7 @@ from dimo_core.divergence import Divergence
 from dimo_core.metric import Metric
 from dimo_core.sampler import Sampler
 from dimo_core.sources import Conditions, Data
-from dimo_core.teacher import Conditioning, EvaluationPlan, Teacher
+from dimo_core.teacher import Conditioning, EvaluationPlan, Sampling, Teacher
 from dimo_core.tokens import TokenSpace
 
 
@@ -80,6 +80,20 @@ class Toy(_Base):
         return {
             "fast": {**common, "guidance": {"name": "constant", "scale": 2.0}, "train": {"steps": 10}},
             "paper": {**common, "teacher": {"depth": 9}, "objective": {"generator": {"lr": 0.5}}},
+        }
+
+    def samplings(self):
+        guidance = Choice("ramp", {"scale": 3.0})
+        return {
+            "slow": Sampling(
+                steps=8,
+                sampler=Choice("stepper", {"stride": self.depth}),
+                guidance=guidance,
+                source="Toys, 1st volume: 5 of 6 children",
+            ),
+            "quick-1": Sampling(
+                steps=1, sampler=Choice("stepper"), guidance=Choice("constant"), source="100% new"
+            ),
         }
 
     def evaluation(self):
