@@ -6,13 +6,14 @@ lists.
 
 import pickle
 import pickletools
-from typing import IO, Any
+from io import BufferedReader, BytesIO
+from typing import Any
 
 NESTING = 10_000
 """Most tuples that one tuple may hold, through all levels; hashing recurses over them in C, unchecked."""
 
 
-def scan(file: IO[bytes]) -> None:
+def scan(file: BytesIO | BufferedReader) -> None:
     """Read over one pickle, and refuse what would harm the unpickler itself.
 
     These are extension codes, which bypass the look-up by name; places in the memo far beyond the first free

@@ -31,7 +31,7 @@ class Sealed:
         raise pickle.UnpicklingError(f"the state of a {type(self).__name__} cannot be set")
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, getstate_setstate=False)
 class Storage(Sealed):
     """The bytes that one or several tensors look at.
 
@@ -67,7 +67,7 @@ class Storage(Sealed):
         return data
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, getstate_setstate=False)
 class TypedStorage(Sealed):
     """A storage with the type of its elements, as pickles name it.
 
@@ -80,7 +80,7 @@ class TypedStorage(Sealed):
     dtype: torch.dtype
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, getstate_setstate=False)
 class StoredTensor(Sealed):
     """A strided view into a storage; made by :func:`view` only, which checks it.
 

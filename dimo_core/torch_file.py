@@ -10,8 +10,8 @@ each key the number of elements, in 8 bytes, and its elements.
 import struct
 import sys
 import zipfile
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from dimo_core.errors import CheckpointError
 from dimo_core.pickle_scan import scan
@@ -88,7 +88,7 @@ def _folder(path: Path, records: dict[str, zipfile.ZipInfo]) -> str:
     return folders[0]
 
 
-def _start(file: IO[bytes], record: zipfile.ZipInfo) -> int:
+def _start(file: BufferedReader, record: zipfile.ZipInfo) -> int:
     """Where the bytes of a record begin: behind its local header, whose length only it knows."""
     file.seek(record.header_offset)
     header = file.read(30)
@@ -130,7 +130,7 @@ def _read_legacy(path: Path) -> Unpickled:
     return result
 
 
-def _next_pickle(file: IO[bytes]) -> bytes:
+def _next_pickle(file: BufferedReader) -> bytes:
     """The bytes of the pickle that begins here."""
     start = file.tell()
     scan(file)

@@ -94,7 +94,7 @@ class PlainDict(dict[Any, Any]):
         """Drop the state."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, getstate_setstate=False)
 class Known(Sealed):
     """One of our own functions, as a pickle sees it: it can be called and not altered."""
 
@@ -105,7 +105,7 @@ class Known(Sealed):
         return self.function(*args)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, getstate_setstate=False)
 class StorageType(Sealed):
     """A class such as ``torch.FloatStorage``."""
 

@@ -35,8 +35,8 @@ def read_tensors(
         folder: Where it is.
         name: The file.
         digest: Its expected SHA-256.
-        cached: Keep a remote file in the cache of this machine (:func:`~dimo_core.cache.local_copy`), and map it
-            into memory instead of reading it whole; for weights that do not change.
+        cached: Keep a remote file in the cache of this machine (:func:`~dimo_core.cache.local_copy`), and map
+            it into memory instead of reading it whole; for weights that do not change.
 
     Raises:
         CheckpointError: when it is missing, damaged, or another file than expected.
@@ -56,9 +56,10 @@ def read_tensors(
 
 
 def _loaded(source: str, data: bytes | Path) -> dict[str, Tensor]:
-    load = safetensors.torch.load if isinstance(data, bytes) else safetensors.torch.load_file
     try:
-        return dict(load(data))
+        if isinstance(data, Path):
+            return dict(safetensors.torch.load_file(data))
+        return dict(safetensors.torch.load(data))
     except (SafetensorError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{source} is not a safetensors file: {error}") from error
 
