@@ -48,7 +48,7 @@ class EpochOrder:
         self.seed, self.count = seed, count
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
-    def rows(self, start: int, count: int) -> Int[Tensor, "{count}"]:
+    def rows(self, start: int, count: int) -> Int[Tensor, " B"]:
         """The examples at positions start .. start + count - 1."""
         parts = []
         while count > 0:
@@ -76,7 +76,8 @@ class CachedFeed:
     seed: int
     device: torch.device
     order: EpochOrder = attrs.field(
-        init=False, default=attrs.Factory(lambda self: EpochOrder(self.seed, len(self.examples)), takes_self=True)
+        init=False,
+        default=attrs.Factory(lambda self: EpochOrder(self.seed, len(self.examples)), takes_self=True),
     )
 
     def read(self, start: int, count: int) -> Batch:

@@ -26,8 +26,8 @@ class PretrainJob:
         seed: Seed of weights, tokenizer and draws.
         out: Run folder, a path or fsspec URL.
         device: ``auto``, or a torch device.
-        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder when
-            null. A finished cache of the same data and tokenizer is used as it is.
+        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder
+            when null. A finished cache of the same data and tokenizer is used as it is.
     """
 
     config: Mapping[str, Any]

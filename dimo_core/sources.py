@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
@@ -14,6 +14,10 @@ from dimo_core.errors import UsageError
 if TYPE_CHECKING:
     from dimo_core.draws import Draws
     from dimo_core.teacher import Conditioning, EvaluationPlan
+
+
+FEW = 10
+"""So many broken images are survived whatever their share, unless none may be broken."""
 
 
 class ConditionStream(ABC):
@@ -101,6 +105,10 @@ class PictureStream(ABC):
     shards: Sequence[str]
     max_broken: float
 
+    def allowed(self, pictures: int) -> int:
+        """How many of so many pictures may be broken; a few always, unless none may."""
+        return max(FEW * (self.max_broken > 0), int(self.max_broken * pictures))
+
     @abstractmethod
     def read(self, shard: str) -> Iterator[Picture]:
         """The pictures of a shard, in a fixed order, all of one shape; broken ones say so."""
@@ -119,15 +127,16 @@ class PictureStream(ABC):
         chosen = dict.fromkeys(self.shards[i * len(self.shards) // shards] for i in range(shards))
         share, images, labels, errors = -(-count // len(chosen)), [], [], []
         for shard in chosen:
-            for place, picture in enumerate(self.read(shard)):
-                if place >= share:
-                    break
+            first = len(images)
+            for picture in self.read(shard):
                 if picture.image is None:
                     errors.append(f"{picture.key} ({picture.error})")
                     continue
                 images.append(picture.image)
                 labels.append(picture.label)
                 share = min(share, -(-size // (picture.image.nbytes * len(chosen))))
+                if len(images) - first >= share:
+                    break
         if not images:
             raise UsageError(
                 f"no image can be read; looked into {len(chosen)} of {len(self.shards)} shards:"
@@ -138,6 +147,9 @@ class PictureStream(ABC):
 
 class Data(ABC):
     """Images with conditions; a frozen attrs class of its options."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    """Options that do not change what the pictures are, such as a number of threads."""
 
     @abstractmethod
     def splits(self) -> Sequence[str]:
@@ -165,9 +177,11 @@ class Data(ABC):
         raise UsageError(f"data {type(self).__name__} are read into memory, not streamed.")
 
     def identity(self) -> Mapping[str, Any]:
-        """Options that decide what the pictures are, as plain data; token caches of others are refused."""
-        options = attrs.asdict(self) if attrs.has(type(self)) else {}
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **options}
+        """What decides what the pictures are, as plain data; token caches of others are refused."""
+        cls = type(self)
+        names = [field.name for field in attrs.fields(cls)] if attrs.has(cls) else []
+        options = {name: getattr(self, name) for name in names if name not in self.incidental}
+        return {"class": f"{cls.__module__}.{cls.__qualname__}", **options}
 
     @property
     def augments(self) -> bool:

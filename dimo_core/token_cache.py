@@ -18,7 +18,6 @@ from typing import Any
 import attrs
 import torch
 from jaxtyping import Int, Integer
-from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
@@ -30,8 +29,12 @@ from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 FORMAT = "dimo-tokens/1"
 PLAN, EXAMPLES, MANIFEST, BROKEN = "plan.json", "examples.safetensors", "manifest.json", "broken.jsonl"
 
-NAMED, KEPT = 20, 10_000
-"""Broken images that the log names, and that ``broken.jsonl`` holds."""
+KEPT = 10_000
+"""Broken images that ``broken.jsonl`` holds."""
+
+
+def _pairs(entries: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, error) for key, error in entries)
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +52,7 @@ class Shard:
     name: str
     pictures: int
     sha256: str
-    broken: tuple[tuple[str, str], ...] = attrs.field(converter=lambda pairs: tuple(map(tuple, pairs)))
+    broken: tuple[tuple[str, str], ...] = attrs.field(converter=_pairs)
     lost: str = ""
 
 
@@ -89,7 +92,9 @@ class TokenCache:
             raise UsageError(f"{folder.url!r} is not empty and holds no tokens. Choose another --tokens.")
         if self.plan is not None:
             if self.plan.get("format") != FORMAT:
-                raise UsageError(f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens.")
+                raise UsageError(
+                    f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens."
+                )
             self._check({"data": self._identity, "split": split})
 
     @property
@@ -119,9 +124,7 @@ class TokenCache:
         if self.plan is None:
             return self.stream.sample()
         stored = read_tensors(self.folder, EXAMPLES, self.plan["examples_sha256"])
-        return Examples(
-            images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"])
-        )
+        return Examples(images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"]))
 
     def begin(self, teacher: Teacher, examples: Examples) -> None:
         """Write down what will be encoded, or compare with what was.
@@ -181,27 +184,18 @@ class TokenCache:
         self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
         return shard
 
-    def finish(self, shards: Sequence[Shard]) -> None:
-        """Write ``broken.jsonl`` and the manifest, and say what was broken.
+    def finish(self, shards: Sequence[Shard], broken: Sequence[Mapping[str, str]]) -> None:
+        """Write ``broken.jsonl`` and the manifest.
 
-        Raises:
-            UsageError: when no picture at all could be read.
+        Args:
+            shards: All shards in the order of the stream.
+            broken: What could not be read.
         """
-        broken = [*_broken(shards)]
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in broken[:KEPT]]
         self.folder.write(BROKEN, "".join(lines).encode())
-        pictures = sum(shard.pictures for shard in shards)
-        for line in broken[:NAMED]:
-            logger.warning("not read: {} ({})", line["key"], line["error"])
-        if broken:
-            logger.warning(
-                "{} images or shards are broken, all listed in {}", len(broken), self.folder.path(BROKEN)
-            )
-        if not pictures:
-            raise UsageError(f"none of the {len(shards)} shards holds an image that can be read.")
         manifest = {
             **{key: self._planned[key] for key in ("format", "data", "split", "tokenizer", "classes")},
-            "pictures": pictures,
+            "pictures": sum(shard.pictures for shard in shards),
             "broken": len(broken),
             "lost_shards": [shard.name for shard in shards if shard.lost],
             "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
@@ -276,14 +270,6 @@ def _space(teacher: Teacher) -> dict[str, int]:
 def _plain(data: Any) -> Any:
     """As JSON gives it back: what is compared must not depend on whether it was stored."""
     return json.loads(json.dumps(data))
-
-
-def _broken(shards: Sequence[Shard]) -> Iterator[dict[str, str]]:
-    for shard in shards:
-        for key, error in shard.broken:
-            yield {"key": key, "error": error, "shard": shard.name}
-        if shard.lost:
-            yield {"key": shard.name, "error": shard.lost, "shard": shard.name}
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Fills a token cache: reads, decodes and encodes shard by shard, and goes on where it was stopped."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress
 from dimo_core.sources import Picture
 from dimo_core.teacher import Teacher
-from dimo_core.token_cache import EncodedExamples, Shard, TokenCache
+from dimo_core.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
 from dimo_core.tokens import Tokens
 
 T = TypeVar("T")
@@ -24,11 +24,11 @@ T = TypeVar("T")
 BATCH_VALUES, BATCH_PICTURES = 2**24, 1024
 """Limits of a batch: pixels times channels, and pictures. 85 images of 256 x 256 fill one."""
 
+NAMED = 20
+"""Broken images that the log names."""
+
 AHEAD = 4
 """Batches that are read and decoded while another is encoded."""
-
-FEW = 10
-"""So many broken images are survived whatever their share, unless none are allowed."""
 
 
 def encoded(cache: TokenCache, teacher: Teacher, device: torch.device) -> EncodedExamples:
@@ -64,7 +64,24 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
             done[place] = shard
             progress.advance(len(done), {})
             _check_broken(cache, done)
-    cache.finish([done[place] for place in range(len(names))])
+    _finish(cache, [done[place] for place in range(len(names))])
+
+
+def _finish(cache: TokenCache, shards: Sequence[Shard]) -> None:
+    """Say what was broken, and write the manifest."""
+    broken = [
+        {"key": key, "error": error, "shard": shard.name}
+        for shard in shards
+        for key, error in [*shard.broken, *([(shard.name, shard.lost)] if shard.lost else [])]
+    ]
+    for line in broken[:NAMED]:
+        logger.warning("not read: {} ({})", line["key"], line["error"])
+    if not any(shard.pictures for shard in shards):
+        raise UsageError(f"none of the {len(shards)} shards holds an image that can be read.")
+    cache.finish(shards, broken)
+    if broken:
+        name = cache.folder.path(BROKEN)
+        logger.warning("{} images or shards are broken, listed in {}", len(broken), name)
 
 
 def _encode_shard(
@@ -102,12 +119,12 @@ def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device
                 "a picture stream must give one shape"
             )
     c = tree.to(teacher.encode_conditions([picture.label for picture in pictures]), device)
-    tokens: Any = teacher.encode(torch.stack(images).to(device) / 255, c).cpu()
-    space = teacher.tokens
-    if tokens.shape != (len(images), space.length) or not 0 <= int(tokens.min()) <= int(tokens.max()) < space.codes:
+    tokens = teacher.encode(torch.stack(images).to(device) / 255, c).cpu()
+    shape, codes = torch.Size((len(images), teacher.tokens.length)), teacher.tokens.codes
+    if tokens.shape != shape or not 0 <= int(tokens.min()) <= int(tokens.max()) < codes:
         raise PluginError(
-            f"teacher {type(teacher).__name__} encoded images to {list(tokens.shape)} tokens "
-            f"{int(tokens.min())}..{int(tokens.max())}; expected [{len(images)}, {space.length}] of 0..{space.codes - 1}"
+            f"teacher {type(teacher).__name__} encodes images to {list(tokens.shape)} tokens from "
+            f"{int(tokens.min())} to {int(tokens.max())}; expected {list(shape)} of 0 .. {codes - 1}"
         )
     return tokens
 
@@ -122,14 +139,15 @@ def _check_broken(cache: TokenCache, done: dict[int, Shard]) -> None:
     broken = [entry for shard in done.values() for entry in shard.broken]
     lost = [(shard.name, shard.lost) for shard in done.values() if shard.lost]
     seen = len(broken) + sum(shard.pictures for shard in done.values())
-    allowed = max(FEW * (limit > 0), limit * seen * shards / len(done))
+    allowed = cache.stream.allowed(seen * shards // len(done))
     if len(broken) <= allowed and len(lost) <= max(limit > 0, limit * shards):
         return
     named = "; ".join(f"{key} ({error})" for key, error in [*lost, *broken][:5])
     raise UsageError(
-        f"{len(broken)} of {seen} images cannot be read, and {len(lost)} of {len(done)} shards not to their end;"
-        f" max_broken allows a share of {limit:g}: {named}. Mend them and remove {cache.folder.url}, or allow"
-        f" more and keep what is encoded: --data.max_broken SHARE --tokens {cache.folder.url}, with another --out."
+        f"{len(broken)} of {seen} images cannot be read, and {len(lost)} of {len(done)} shards not to their"
+        f" end; max_broken allows a share of {limit:g}: {named}. Mend them and remove"
+        f" {cache.folder.url}; or allow more, and keep what is encoded, by a new run with --data.max_broken"
+        f" and --tokens {cache.folder.url}."
     )
 
 

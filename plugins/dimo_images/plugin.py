@@ -1,4 +1,4 @@
-"""Registers images from folders and from arrays."""
+"""Registers images from folders, shards and arrays."""
 
 from dimo_core.hookspecs import Register, hookimpl
 
@@ -8,6 +8,12 @@ def dimo_register(register: Register) -> None:
     """Offer what this package holds."""
     register(
         "data", "image-folder", "dimo_images.folder:ImageFolder", summary="a folder of images for each class"
+    )
+    register(
+        "data",
+        "image-shards",
+        "dimo_images.shards:ImageShards",
+        summary="images with labels in tar files (webdataset), read as a stream",
     )
     register(
         "data",

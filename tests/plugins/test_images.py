@@ -2,6 +2,9 @@
 
 import io
 import pickle
+import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from safetensors.numpy import save_file
 
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_images.arrays import Arrays
+from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.folder import ImageFolder
 from dimo_images.parts import part_of
 
@@ -101,10 +105,130 @@ def test_broken_images_are_survived_up_to_a_limit(tmp_path: Path) -> None:
     whole = (tmp_path / "one" / "000.png").read_bytes()
     (tmp_path / "one" / "bad-a.png").write_bytes(b"no image at all")
     (tmp_path / "one" / "bad-b.png").write_bytes(whole[: len(whole) // 2])
-    data = ImageFolder(path=str(tmp_path), size=4, held_out=0, max_broken=2)
+    data = ImageFolder(path=str(tmp_path), size=4, held_out=0)
     assert 5 == len(data.load("train"))
-    with pytest.raises(UsageError, match=r"bad-a\.png.*bad-b\.png.*Mend or remove"):
-        ImageFolder(path=str(tmp_path), size=4, held_out=0, max_broken=1).load("train")
+    with pytest.raises(UsageError, match=r"2 of 7 .*bad-a\.png.*bad-b\.png.*Mend or remove"):
+        ImageFolder(path=str(tmp_path), size=4, held_out=0, max_broken=0).load("train")
+    for i in range(9):
+        (tmp_path / "one" / f"worse-{i}.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"11 of 16 .*share of 0.5"):
+        ImageFolder(path=str(tmp_path), size=4, held_out=0, max_broken=0.5).load("train")
+    assert 5 == len(ImageFolder(path=str(tmp_path), size=4, held_out=0, max_broken=0.7).load("train"))
+
+
+def test_a_folder_is_also_a_stream_of_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dimo_images.folder.SHARD", 4)
+    data = ImageFolder(path=str(write_images(tmp_path, {"one": 5, "two": 8})), size=4, held_out=0.2)
+    for split, lengths in (("train", [4, 4, 3]), ("held-out", [2])):
+        stream, whole = data.open(split), data.load(split)
+        shards = [[*stream.read(shard)] for shard in stream.shards]
+        assert lengths == [len(shard) for shard in shards]
+        pictures = [picture for shard in shards for picture in shard]
+        assert torch.equal(whole.images, torch.stack([picture.image for picture in pictures]))
+        assert whole.labels.tolist() == [picture.label for picture in pictures]
+    assert data.streams
+
+
+def test_the_shards_of_a_folder_are_named_by_what_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dimo_images.folder.SHARD", 4)
+    data = ImageFolder(path=str(write_images(tmp_path, {"one": 10})), size=4, held_out=0)
+    before = data.open("train").shards
+    assert before == data.open("train").shards
+    (tmp_path / "one" / "005.png").rename(tmp_path / "one" / "005b.png")
+    after = data.open("train").shards
+    assert [True, False, True] == [old == new for old, new in zip(before, after, strict=True)]
+
+
+def test_mirror_images_follow_their_images(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(tmp_path / "one" / "a.png")
+    data = ImageFolder(path=str(tmp_path), size=4, channels=1, held_out=0, mirrored=True)
+    image, mirror = data.load("train").images
+    assert torch.arange(16).view(1, 4, 4).tolist() == image.tolist()
+    assert torch.equal(image.flip(2), mirror)
+
+
+def test_only_what_changes_the_pictures_identifies_them() -> None:
+    one = ImageFolder(path="photos")
+    assert one.identity() == ImageFolder(path="photos", threads=9, max_broken=0.5).identity()
+    for other in ({"path": "x"}, {"size": 9}, {"mirrored": True}, {"seed": 1}, {"held_out": 0.2}):
+        assert one.identity() != ImageFolder(**{"path": "photos"} | other).identity()
+
+
+def coloured(mode: str) -> Image.Image:
+    """A 2 x 2 image of about (200, 100, 50), or of that gray."""
+    image = Image.new("RGB", (2, 2), (200, 100, 50))
+    if mode == "I;16":
+        return Image.fromarray(np.full((2, 2), 125 * 256 + 17, dtype=np.uint16))
+    if mode == "P with transparency":
+        image = image.quantize(4)
+        image.info["transparency"] = bytes([128, 255])
+        return image
+    return image.quantize(4) if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "CMYK", "P", "P with transparency", "I;16"])
+def test_every_kind_of_colour_becomes_rgb_or_gray(mode: str, channels: Any) -> None:
+    buffer = io.BytesIO()
+    coloured(mode).save(buffer, "tiff" if mode == "CMYK" else "png")
+    image = Look(size=2, channels=channels, mirrored=False).decode(buffer.getvalue())
+    gray = 124 if mode != "I;16" else 125
+    flat = [gray] if channels == 1 else [gray] * 3 if mode in ("L", "LA", "I;16") else [200, 100, 50]
+    assert flat == pytest.approx(image[:, 0, 0].tolist(), abs=1)
+
+
+def test_scaling_is_pillows_bicubic_filter_on_the_middle_square() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    expected = Image.fromarray(pixels[:, 4:16]).resize((5, 5), Image.Resampling.BICUBIC)
+    actual = Look(size=5, channels=3, mirrored=False).decode(buffer.getvalue())
+    assert np.array_equal(np.array(expected), actual.permute(1, 2, 0).numpy())
+
+
+def raw(content: bytes, key: str = "a") -> Raw:
+    return Raw(key=key, label=0, read=lambda: content)
+
+
+def test_images_too_large_to_decode_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (20, 20)).save(buffer, "png")
+    for limit in (300, 100):  # Pillow warns of the first, and refuses the second
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (picture,) = Look(size=2, channels=1, mirrored=True).pictures(raw(buffer.getvalue()))
+        assert (None, True) == (picture.image, "pixels" in picture.error)
+
+
+def test_formats_that_start_other_programs_are_not_decoded() -> None:
+    (picture,) = Look(size=2, channels=1, mirrored=False).pictures(raw(b"%!PS-Adobe-3.0 EPSF-3.0\n"))
+    assert picture.error.startswith("none of the formats BMP")
+
+
+def test_many_images_keep_their_order_and_few_wait() -> None:
+    taken = []
+
+    def raws() -> Iterator[Raw]:
+        for i in range(100):
+            taken.append(i)
+            yield Raw(key=str(i), label=i, read=partial(png, i))
+
+    pictures = decoded(raws(), Look(size=1, channels=1, mirrored=False), threads=3)
+    first = next(pictures)
+    assert len(taken) < 20
+    assert [*range(100)] == [p.label for p in [first, *pictures]]
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1), value).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def test_a_folder_of_broken_images_only_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""Images in tar files, as webdataset writes them: ``ImageShards``."""
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import fsspec
+from attrs import validators as v
+
+from dimo_core.errors import UsageError
+from dimo_core.sources import Picture, PictureStream
+from dimo_images.decoding import Look, Raw, decoded
+from dimo_images.options import ImageOptions
+from dimo_images.urls import expanded
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Endings of members that are images; the first one of a sample counts."""
+
+
+def _as_urls(value: str | Sequence[str]) -> str | tuple[str, ...]:
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _as_classes(value: int | str | Sequence[str]) -> int | str | tuple[str, ...]:
+    return value if isinstance(value, int | str) else tuple(value)
+
+
+@attrs.frozen(kw_only=True)
+class ImageShards(ImageOptions):
+    """Samples KEY.jpg (or jpeg, png, webp) with KEY.cls or KEY.json, in tar files.
+
+    Attributes:
+        url: Path or fsspec URL of the shards, with braces and wildcards (``train-{000..127}.tar``), or a list
+            of these.
+        held_out: The same for the split ``held-out``; null for none.
+        classes: Number of classes, list of their names, or path of a text file with one name a line.
+        label: Ending of the member that holds the label, or ``json.FIELD``. Labels are class indices, or
+            names from ``classes``.
+    """
+
+    url: str | tuple[str, ...] = attrs.field(converter=_as_urls)
+    held_out: str | tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_as_urls)
+    )
+    classes: int | str | tuple[str, ...] = attrs.field(converter=_as_classes)
+    label: str = attrs.field(default="cls", validator=v.min_len(1))
+
+    def splits(self) -> Sequence[str]:
+        """``train``, and ``held-out`` where there is one."""
+        return ("train",) if self.held_out is None else ("train", "held-out")
+
+    def open(self, split: str) -> "ShardStream":
+        """Find the shards of one part.
+
+        Raises:
+            UsageError: for an unknown split, or URLs and classes that cannot be used.
+            MissingLibraryError: when the library for a protocol is not installed.
+        """
+        if split not in self.splits():
+            raise UsageError(f"these data have no split {split!r}. Known: {', '.join(self.splits())}.")
+        urls = self.url if split == "train" or self.held_out is None else self.held_out
+        return ShardStream(
+            shards=expanded(urls),
+            classes=_class_names(self.classes),
+            label=self.label,
+            look=self.look,
+            max_broken=self.max_broken,
+            threads=self.threads,
+        )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ShardStream(PictureStream):
+    """Tar files, opened by fsspec and taken apart by webdataset.
+
+    Attributes:
+        shards: Their URLs.
+        classes: Class names.
+        label: Where a sample's label is.
+        look: What the images become.
+        max_broken: Share of broken images, and of shards, that is survived.
+        threads: How many images are decoded at once.
+    """
+
+    shards: Sequence[str]
+    classes: tuple[str, ...]
+    label: str
+    look: Look
+    max_broken: float
+    threads: int
+
+    def read(self, shard: str) -> Iterator[Picture]:
+        """Its samples in the order of the tar file; the last one says so when the rest is lost."""
+        return decoded(self._samples(shard), self.look, self.threads)
+
+    def _samples(self, url: str) -> Iterator[Raw]:
+        from webdataset.tariterators import group_by_keys
+
+        try:
+            with fsspec.open(url, "rb") as file:
+                for sample in group_by_keys(_members(file, url)):
+                    yield self._sample(url, sample)
+        except Exception as error:  # of file system, tarfile or decompressor; webdataset adds arguments
+            reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
+            text = " ".join(f"{type(error).__name__}: {reason}".split())
+            yield Raw(key=url, error=text, lost=True)
+
+    def _sample(self, url: str, sample: Mapping[str, Any]) -> Raw:
+        key = f"{url}::{sample['__key__']}"
+        ending = next((ending for ending in IMAGES if ending in sample), None)
+        if ending is None:
+            members = ", ".join(name for name in sample if not name.startswith("__"))
+            return Raw(key=key, error=f"no member {', '.join(IMAGES)}; there are {members}")
+        try:
+            label = self._label(sample)
+        except ValueError as error:
+            return Raw(key=key, error=str(error))
+        return Raw(key=key, label=label, read=partial(bytes, sample[ending]))
+
+    def _label(self, sample: Mapping[str, Any]) -> int:
+        """The class index of a sample; ValueError says what is wrong."""
+        member, _, fields = self.label.partition(".")
+        if member not in sample:
+            raise ValueError(f"no label: there is no member {member}")
+        try:
+            value: Any = sample[member].decode().strip()
+            for field in [None, *fields.split(".")] if fields else ():
+                value = json.loads(value) if field is None else value[field]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"no label: {self.label} cannot be read ({error!r})") from error
+        if str(value) in self.classes and not str(value).isdigit():
+            return self.classes.index(str(value))
+        try:
+            label = int(str(value))
+        except ValueError:
+            raise ValueError(f"label {value!r} is no class") from None
+        if not 0 <= label < len(self.classes):
+            raise ValueError(f"label {label} is not in 0..{len(self.classes) - 1}")
+        return label
+
+
+def _members(file: Any, url: str) -> Iterator[dict[str, Any]]:
+    """The files in a tar file, as webdataset passes them on.
+
+    webdataset's own reader takes a tar file that was cut off between two members for a whole one.
+    """
+    with tarfile.open(fileobj=file, mode="r|*") as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield {"fname": member.name, "data": content.read(), "__url__": url}
+            tar.members = []  # type: ignore[attr-defined]  # or all of them would be kept
+        if tar.fileobj is None or len(tar.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+
+
+def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
+    """Names from their number, a list, or a text file.
+
+    Raises:
+        UsageError: when there is none, one is named twice, or the file cannot be read.
+    """
+    if isinstance(classes, int):
+        names = tuple(map(str, range(classes)))
+    elif isinstance(classes, str):
+        try:
+            with fsspec.open(classes, "rt", encoding="utf-8") as file:
+                names = tuple(line.strip() for line in file.read().splitlines() if line.strip())
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageError(
+                f"cannot read class names from {classes!r} ({error}). classes takes their number, a list of"
+                " names, or a text file with one name a line."
+            ) from error
+    else:
+        names = tuple(classes)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"classes must be one or more different names, got {len(names)}: {classes!r}.")
+    return names
