@@ -57,15 +57,10 @@ def _broken_torchvision_hidden() -> Iterator[None]:
     else:
         yield
         return
-    _forget_torchvision(before)
     sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark for: cannot be imported
     try:
         yield
     finally:
-        _forget_torchvision(before)
-
-
-def _forget_torchvision(before: set[str]) -> None:
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "torchvision":
-            del sys.modules[name]
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "torchvision":
+                del sys.modules[name]

@@ -329,9 +329,12 @@ def test_images_have_a_gradient_in_probabilities(vqgan: Vqgan) -> None:
     assert torch.equal(gradient[..., 15], gradient[..., 16])
 
 
-def test_half_precision_probabilities_are_taken(vqgan: Vqgan, io: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_probabilities_of_another_precision_are_taken(
+    vqgan: Vqgan, io: dict[str, Tensor], dtype: torch.dtype
+) -> None:
     codes = io["codes"].flatten(1)
-    images = vqgan.float().decode(f.one_hot(codes, 16).to(torch.bfloat16))
+    images = vqgan.float().decode(f.one_hot(codes, 16).to(dtype))
     torch.testing.assert_close(images, vqgan.decode(codes))
 
 
