@@ -14,7 +14,7 @@ from dimo_core.config import first_look, suggestion
 from dimo_core.config_draft import Draft, choose, complete, finish
 from dimo_core.config_fields import Option, options_of
 from dimo_core.config_layers import Layer, from_mapping
-from dimo_core.config_sections import Context
+from dimo_core.config_sections import Context, Section
 from dimo_core.errors import DimoError
 from dimo_core.registry import Registry
 from dimo_core.teacher import Sampling, Teacher
@@ -95,45 +95,41 @@ def draft_sampling(
     wanted = next((layer.data["sampling"] for layer in reversed(layers) if layer.data.get("sampling")), None)
     name, samplings = None, {}
     if chosen is not None and (teacher := first_look(chosen, layers, context)) is not None:
-        defaults = {**DEFAULTS, "teacher": chosen.name}
         try:
             samplings = dict(teacher.samplings())
             name = next(iter(samplings), None) if wanted is None else str(wanted)
-            base = _base(teacher, samplings, name, chosen.title)
-            if base:
-                origin = (
-                    f"sampling {name!r} of {chosen.title}"
-                    if name
-                    else f"the evaluation plan of {chosen.title}"
-                )
-                layers = [suggestion(base, origin, defaults), *layers]
+            layers = [*_base(chosen, teacher, samplings, name), *layers]
         except DimoError as error:
             context.problems.add(error)
     sections = [chosen, *(choose(kind, DEFAULTS[kind], layers, context) for kind in ("sampler", "guidance"))]
-    draft = complete(sections, _scalars(), layers, context, KEYS)
+    draft = complete(sections, _scalars(name), layers, context, KEYS)
     return SamplingDraft(
         draft=attrs.evolve(draft, preset=name, presets=tuple(samplings)), samplings=samplings
     )
 
 
 def _base(
-    teacher: Teacher, samplings: Mapping[str, Sampling], name: str | None, title: str
-) -> dict[str, Any]:
+    section: Section, teacher: Teacher, samplings: Mapping[str, Sampling], name: str | None
+) -> list[Layer]:
     """What the teacher suggests: the named sampling, or else its evaluation's way in the most steps."""
+    plan, origin = teacher.evaluation(), f"the evaluation plan of {section.title}"
     if name is not None:
-        sampling = find(samplings, name, title)
-        return {"steps": sampling.steps, "sampler": sampling.sampler, "guidance": sampling.guidance}
-    plan = teacher.evaluation()
-    if plan is None:
-        return {}
-    return {"steps": max(plan.steps, default=STEPS), "sampler": plan.sampler, "guidance": plan.guidance}
+        sampling, origin = find(samplings, name, section.title), f"sampling {name!r} of {section.title}"
+        data = {"steps": sampling.steps, "sampler": sampling.sampler, "guidance": sampling.guidance}
+    elif plan is not None:
+        steps = max(plan.steps, default=STEPS)
+        data = {"steps": steps, "sampler": plan.sampler, "guidance": plan.guidance}
+    else:
+        return []
+    return [suggestion(data, origin, {**DEFAULTS, "teacher": section.name})]
 
 
-def _scalars() -> list[Option]:
+def _scalars(name: str | None) -> list[Option]:
+    """The options ``sampling``, by default the teacher's first one, and ``steps``."""
     steps = next(option for option in options_of(TeacherSampling) if option.key == "steps")
-    doc = "One of the teacher's named samplings, below all other options; its first one when null."
+    doc = "One of the teacher's named samplings, which all other options override."
     return [
-        Option(path=("sampling",), type=str | None, default=None, doc=doc),
+        Option(path=("sampling",), type=str | None, default=name, doc=doc),
         attrs.evolve(steps, default=STEPS),
     ]
 

@@ -56,7 +56,7 @@ class TeacherSampling:
         samplings = teacher.samplings()
         if name is None:
             name = next(iter(samplings), "")
-        return cls.of(find(samplings, name, type(teacher).__name__), registry, name)
+        return cls.of(find(samplings, name, f"teacher {type(teacher).__name__}"), registry, name)
 
     @property
     def title(self) -> str:
@@ -98,7 +98,10 @@ def find(samplings: Mapping[str, Sampling], name: str, whose: str) -> Sampling:
         UsageError: when the teacher names none.
     """
     if not samplings:
-        raise UsageError(f"teacher {whose} names no samplings. Give steps, sampler and guidance yourself.")
+        raise UsageError(
+            f"{whose} names no samplings{f', got {name!r}' if name else ''}. "
+            "Give steps, sampler and guidance yourself."
+        )
     if name not in samplings:
         lines = [f"Samplings of {whose}:", *(f"{key}: {text}" for key, text in listing(samplings).items())]
         raise UnknownNameError("sampling", name, samplings, "\n".join(lines))

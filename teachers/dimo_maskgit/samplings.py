@@ -10,7 +10,7 @@ random, CFG 2.5. What it does not say is taken like this:
 * which way the temperature acts: as in the authors' own sampler, whose default 1.3 multiplies the logits;
 * how CFG is counted: as in their training code, z_u + s (z_c - z_u), with the same s at every step;
 * how many tokens a step decides: the shares of MaskGIT-pytorch v1.0. Two steps then decide 1 and 255 tokens,
-  which alone explains why the paper's two steps (FID 91.35) are as bad as one;
+  which explains why the paper's two steps (FID 91.35) are about as bad as one;
 * the other rows: the same settings in 8, 4 and 2 steps.
 """
 
@@ -24,7 +24,7 @@ from dimo_core.teacher import Sampling
 _V1 = "MaskGIT-pytorch v1.0"
 _EMBEDDED = "Embedded teacher, seed 0, 3,000 samples"
 _DIMO_CODE = "Di[M]O, released code"
-_DIMO_PAPER = "Di[M]O (arXiv 2503.15457), appendix C: the teacher's rows"
+_DIMO_PAPER = "Di[M]O (arXiv 2503.15457), appendix C, the teacher's rows"
 
 
 def _confident(
@@ -46,14 +46,14 @@ def _confident(
     )
 
 
-def _paper(steps: int, numbers: str = "") -> Sampling:
+def _paper(steps: int, remark: str = "") -> Sampling:
     """A teacher row of the Di[M]O paper."""
     options = {"schedule": "arccos", "counts": "share", "order": "random", "temperature": 1 / 1.3}
     return Sampling(
         steps=steps,
         sampler=Choice("maskgit", options),
         guidance=Choice("constant", {"scale": 2.5}),
-        source=f"{_DIMO_PAPER}{numbers}",
+        source=f"{_DIMO_PAPER}{remark}",
     )
 
 
@@ -81,9 +81,9 @@ _IMAGENET: Mapping[str, Sampling] = {
     ),
     "v1.0-512": _confident(15, 2.8, 7.0, f"{_V1}, 512 px: FID 7.26, IS 223.1"),
     "paper-16": _paper(16),
-    "paper-8": _paper(8),
-    "paper-4": _paper(4),
-    "paper-2": _paper(2, ": FID 91.35"),
+    "paper-8": _paper(8, ", settings of its 16 steps"),
+    "paper-4": _paper(4, ", settings of its 16 steps"),
+    "paper-2": _paper(2, ", settings of its 16 steps: FID 91.35"),
 }
 
 

@@ -193,6 +193,7 @@ def test_help_shows_samplings_with_sources_and_every_option(capsys):
         "slow 8 steps. Toys, 1st volume: 5 of 6 children",
         "quick-1 1 step. 100% new",
         "--sampling SAMPLING",
+        "default: quick-1)",
         "--steps STEPS",
         "default: 1)",
         "--teacher.depth DEPTH",

@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from dimo_core import sampling
 from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
+from dimo_core.expectations import require_suggestions
 from dimo_core.guidance import Constant
 from dimo_core.sampling import raw_conditions, sample_folder, sample_teacher
 from dimo_core.teacher import Conditioning, Sampling
@@ -215,6 +217,25 @@ def test_a_teachers_samples_overwrite_nothing(toy, way, tmp_path):
 def test_a_teacher_without_samplings_needs_one(toy):
     with pytest.raises(UsageError, match="names no samplings"):
         sample_teacher(toy.Teacher(), count=1, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"source": ""}, "the sampling 'mine' tells its source"),
+        ({"sampler": Choice("maskgut")}, "sampling 'mine' can be built .*Did you mean 'maskgit'"),
+        ({"guidance": Choice("ramp", {"weight": 2.0})}, "sampling 'mine' can be built .*weight"),
+    ],
+)
+def test_the_conformance_check_names_samplings_that_cannot_be_used(tiny_teacher, changes, text):
+    sampling = Sampling(steps=2, sampler=Choice("maskgit"), guidance=Choice("ramp"), source="test")
+    teachers = [
+        type("Named", (type(tiny_teacher),), {"samplings": lambda self, s=s: {"mine": s}})()
+        for s in (sampling, attrs.evolve(sampling, **changes))
+    ]
+    require_suggestions(teachers[0])
+    with pytest.raises(AssertionError, match=text):
+        require_suggestions(teachers[1])
 
 
 def test_passes_are_those_that_were_made(tiny_teacher):
