@@ -6,8 +6,10 @@ from typing import Any
 
 import attrs
 import torch
+import torch.nn.functional as F
 from rich.table import Table as RichTable
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -53,6 +55,23 @@ class LiveTensors(TorchDispatchMode):
         for tensor in (*module.parameters(), *module.buffers()):
             storage = tensor.untyped_storage()
             self._seen[id(storage)] = storage
+
+
+class FusedAttention(TorchFunctionMode):
+    """Within, attention keeps what a fused kernel keeps.
+
+    On the meta device torch falls back to the plain formula, whose [B, heads, L, L] weights no accelerator
+    stores.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace plain calls of scaled_dot_product_attention by the fused operation."""
+        options = {k: v for k, v in (kwargs or {}).items() if k not in ("dropout_p", "enable_gqa")}
+        fused = func is F.scaled_dot_product_attention and options.keys() <= {"is_causal", "scale"}
+        if not (fused and len(args) == 3 and not (kwargs or {}).get("enable_gqa")):
+            return func(*args, **(kwargs or {}))
+        # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]
 
 
 @attrs.frozen(kw_only=True)
@@ -116,7 +135,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     live = LiveTensors()
     for module in modules:
         live.ignore(module)
-    with live:
+    with live, FusedAttention():
         for phase in objective.phases():
             draws = Draws(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
             precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")

@@ -14,6 +14,7 @@ from torch import nn
 from dimo_core.config_fields import build
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.folder import Folder
+from dimo_core.foreign import read_foreign
 from dimo_core.generator import Generator
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
@@ -111,12 +112,15 @@ def load_generator(
 
 
 def load_weights(path: str, backbone: nn.Module) -> None:
-    """Copy the weights of a generator folder into a backbone.
+    """Copy the weights of a generator folder, or of a foreign weights file, into a backbone.
 
     Raises:
         CheckpointError: when they do not fit.
     """
     folder = Folder(path)
+    if folder.is_file():
+        assign(backbone, read_foreign(path).state_dict(), path)
+        return
     digest = read_card(folder)["sha256"][WEIGHTS]
     assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -75,7 +76,7 @@ class PartState:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * lr_factor(step, steps, self.options)
         if self._fused:
-            self.optimizer.found_inf = blocked  # the fused kernel reads it on the device
+            self.optimizer.found_inf = blocked  # type: ignore[attr-defined]  # read by the fused kernel
         elif bool(blocked):
             return
         self.optimizer.step()
@@ -85,8 +86,10 @@ class PartState:
         """Move the average towards the weights, unless ``frozen``."""
         if self.average:
             weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
-            averages, trained = list(self.average.values()), list(self.trained.values())
-            torch._foreach_lerp_(averages, trained, [weight.float()] * len(trained))
+            averages: list[Tensor] = list(self.average.values())
+            trained: list[Tensor] = list(self.trained.values())
+            weights: list[Any] = [weight.float()] * len(trained)  # annotated as numbers; tensors work
+            torch._foreach_lerp_(averages, trained, weights)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -12,18 +12,29 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import CheckpointError, ConfigError, UsageError
 from dimo_core.folder import Folder
 from dimo_core.sources import Examples
-from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Teacher
+from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Sampling, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
+from dimo_core.weights_file import assign, encode_tensors, sha256
 from dimo_maskgit.codebook import PatchCodebook, fit_codebook
+from dimo_maskgit.parts import (
+    CARD,
+    FORMAT,
+    NETWORK,
+    TOKENIZER,
+    Parts,
+    digest_of,
+    folder_parts,
+    is_weights_file,
+    published_parts,
+    read_tokenizer,
+)
 from dimo_maskgit.recipes import RECIPES
+from dimo_maskgit.samplings import SAMPLINGS
+from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.transformer import Architecture, MaskTransformer
-
-FORMAT = "dimo-maskgit/1"
-CARD, NETWORK, TOKENIZER = "teacher.yaml", "network.safetensors", "tokenizer.safetensors"
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +50,8 @@ class Pretraining:
         embedding_std: Standard deviation of the initial token embeddings.
         codes: Codebook size, when the codebook is fitted.
         patch: Side of a patch in pixels; the image side must be a multiple of it.
-        tokenizer: Folder of a teacher whose codebook is used; null fits one to the training images.
+        tokenizer: Taming's VQGAN (its last.ckpt, or the folder with it), or a teacher folder whose tokenizer
+            is used; null fits a codebook of patches to the training images.
     """
 
     width: int = attrs.field(default=96, validator=v.gt(0))
@@ -58,42 +70,49 @@ class MaskGit(Teacher):
     """Class-conditional MaskGIT.
 
     Attributes:
-        checkpoint: Folder of a teacher (a path or fsspec URL), as ``dimo pretrain`` writes it; null takes
-            the embedded teacher of handwritten digits.
+        checkpoint: Folder of a teacher as ``dimo pretrain`` and ``dimo convert`` write it, or the published
+            weights file of a MaskGIT-pytorch v1.0 transformer; a path or fsspec URL. Null takes the
+            embedded teacher of handwritten digits.
+        tokenizer: The VQGAN that goes with a weights file: Taming's last.ckpt with model.yaml beside it, or
+            the folder with both.
+        heads: Attention heads of the network in a weights file; known for the published size, needed for
+            others.
+        class_names: Text file with the class names of a weights file, one a line; null numbers them.
         mask_logit: Whether the head also scores the mask token, as in the released Di[M]O code (keep), or
             only codes (drop).
     """
 
     checkpoint: str | None = None
+    tokenizer: str | None = None
+    heads: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
+    class_names: str | None = None
     mask_logit: Literal["drop", "keep"] = "drop"
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"guidance", "decode", "encode", "create"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"guidance", "decode", "encode", "create", "save"}
+    )
     pretraining_options: ClassVar[type | None] = Pretraining
 
     @cached_property
-    def _folder(self) -> Folder:
-        return Folder(self.checkpoint or str(files("dimo_maskgit") / "embedded"))
-
-    @cached_property
-    def _card(self) -> dict[str, Any]:
-        try:
-            card = self._folder.read_yaml(CARD)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(
-                f"no teacher in {self._folder.url!r}: {CARD} is missing. --teacher.checkpoint takes a folder "
-                "written by `dimo pretrain`; leave it out for the embedded teacher."
-            ) from error
-        if not isinstance(card, dict) or card.get("format") != FORMAT:
-            raise CheckpointError(f"{self._folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
-        return card
+    def _parts(self) -> Parts:
+        if self.checkpoint is None:
+            return folder_parts(str(files("dimo_maskgit") / "embedded"), "embedded in dimo_maskgit")
+        if is_weights_file(self.checkpoint):
+            return published_parts(self.checkpoint, self.tokenizer, self.heads, self.class_names)
+        for name in ("tokenizer", "heads", "class_names"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--teacher.{name} goes with a weights file; the folder {self.checkpoint!r} needs it not"
+                )
+        return folder_parts(self.checkpoint, self.checkpoint)
 
     @cached_property
     def architecture(self) -> Architecture:
         """Sizes of the network."""
         try:
-            return Architecture(**self._card["network"])
+            return Architecture(**self._parts.card["network"])
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self._folder.path(CARD)}: wrong section 'network': {error}") from error
+            raise CheckpointError(f"{self._source}, {CARD}: wrong section 'network': {error}") from error
 
     @cached_property
     def tokens(self) -> TokenSpace:
@@ -111,22 +130,24 @@ class MaskGit(Teacher):
     @property
     def conditioning(self) -> Conditioning:
         """Class labels."""
-        return Conditioning(kind="label", classes=tuple(self._card["classes"]))
+        return Conditioning(kind="label", classes=tuple(self._parts.card["classes"]))
 
     @cached_property
-    def _codebook(self) -> PatchCodebook:
-        spec = self._card["tokenizer"]
-        tensors = read_tensors(self._folder, TOKENIZER, self._card["sha256"][TOKENIZER])
-        return PatchCodebook(tensors["rows"], spec["channels"], spec["patch"], spec["side"])
+    def _tokenizer(self) -> Tokenizer:
+        return self._parts.tokenizer()
+
+    @property
+    def _source(self) -> str:
+        return self.checkpoint or "the embedded teacher"
 
     @cached_property
-    def _weights(self) -> dict[str, Tensor]:
-        return read_tensors(self._folder, NETWORK, self._card["sha256"][NETWORK])
+    def _weights(self) -> Mapping[str, Tensor]:
+        return self._parts.network()
 
     @cached_property
     def _shared(self) -> MaskTransformer:
         network = self.skeleton()
-        assign(network, self._weights, self._folder.path(NETWORK))
+        assign(network, self._weights, self._source)
         return network.eval().requires_grad_(False)
 
     def skeleton(self) -> MaskTransformer:
@@ -142,7 +163,7 @@ class MaskGit(Teacher):
                 owner, _, leaf = name.rpartition(".")
                 setattr(network.get_submodule(owner), leaf, own[name])
         else:
-            assign(network, self._weights, self._folder.path(NETWORK))
+            assign(network, self._weights, self._source)
         return network
 
     def encode_conditions(self, raw: Sequence[Any]) -> Int[Tensor, " B"]:
@@ -165,12 +186,12 @@ class MaskGit(Teacher):
         return torch.full_like(c, self.architecture.classes)
 
     def decode(self, x: Tokens | Float[Tensor, "B L V"], c: Int[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
-        """Patches of the codebook; a drawn mask token shows as the last code."""
-        return self._codebook.to(x.device).decode(x).clamp(0, 1)
+        """Images of the tokenizer; a drawn mask token shows as the last code."""
+        return self._tokenizer.to(x.device).decode(x)
 
     def encode(self, images: Float[Tensor, "B C H W"], c: Int[Tensor, " B"]) -> Tokens:
-        """The nearest code of each patch."""
-        return self._codebook.to(images.device).encode(images)
+        """The nearest code of each patch or latent."""
+        return self._tokenizer.to(images.device).encode(images)
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Embeddings and output bias (released code, ``fix_emb_layer``)."""
@@ -178,73 +199,69 @@ class MaskGit(Teacher):
 
     def recipes(self) -> Mapping[str, Recipe]:
         """The presets of this teacher's scale."""
-        return RECIPES[self._card.get("recipes", "imagenet")]
+        return RECIPES[self._parts.card["recipes"]]
+
+    def samplings(self) -> Mapping[str, Sampling]:
+        """The named samplings of this teacher's scale."""
+        return SAMPLINGS[self._parts.card["recipes"]]
 
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says."""
-        plan = self._card.get("evaluation")
+        plan = self._parts.card["evaluation"]
         return EvaluationPlan.from_dict(plan) if plan else None
 
     def provenance(self) -> Mapping[str, str]:
-        """The folder, and the SHA-256 of network and tokenizer."""
-        where = self.checkpoint or "embedded in dimo_maskgit"
-        return {"folder": where, **{name: self._card["sha256"][name] for name in (NETWORK, TOKENIZER)}}
+        """Where network and tokenizer came from, and their SHA-256."""
+        return dict(self._parts.provenance)
+
+    def tokenizer_identity(self) -> Mapping[str, str]:
+        """The SHA-256 of the tokenizer's file."""
+        return {TOKENIZER: self._parts.provenance[TOKENIZER]}
 
     @classmethod
     def create(
         cls, options: Pretraining, examples: Examples, *, evaluation: EvaluationPlan | None, seed: int
     ) -> "MaskGit":
-        """A new teacher in memory, its codebook fitted to the examples.
+        """A new teacher in memory, with the given tokenizer or with a codebook fitted to the examples.
 
         Raises:
-            UsageError: when images and patches do not fit.
+            UsageError: when images and tokenizer do not fit.
         """
-        _, channels, height, width = examples.images.shape
-        if height != width or height % options.patch:
-            raise UsageError(
-                f"images of {height}x{width} pixels do not divide into patches of {options.patch}"
-            )
-        if options.tokenizer:
-            rows = MaskGit(checkpoint=options.tokenizer)._codebook.rows
-        else:
-            try:
-                rows = fit_codebook(examples.images / 255, options.codes, options.patch, seed=seed)
-            except ValueError as error:
-                raise UsageError(str(error)) from error
+        tokenizer = _tokenizer_for(options, examples, seed)
         architecture = Architecture(
             width=options.width,
             depth=options.depth,
             heads=options.heads,
             mlp=options.mlp,
             dropout=options.dropout,
-            grid=height // options.patch,
-            codes=len(rows),
+            grid=tokenizer.grid,
+            codes=tokenizer.codes,
             classes=len(examples.classes),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MaskTransformer(architecture, architecture.codes)
             torch.nn.init.normal_(network.tok_emb.weight, std=options.embedding_std)
-        codebook = PatchCodebook(rows, channels, options.patch, height)
-        return cls._assembled(
-            {
-                "format": FORMAT,
-                "network": attrs.asdict(architecture),
-                "tokenizer": {"channels": channels, "patch": options.patch, "side": height},
-                "classes": list(examples.classes),
-                "recipes": "small",
-                "evaluation": evaluation.as_dict() if evaluation else None,
-            },
-            network,
-            codebook,
-        )
+        card = {
+            "format": FORMAT,
+            "network": attrs.asdict(architecture),
+            "tokenizer": tokenizer.spec(),
+            "classes": list(examples.classes),
+            "recipes": "small" if tokenizer.kind == "patches" else "imagenet",
+            "evaluation": evaluation.as_dict() if evaluation else None,
+        }
+        return cls._assembled(card, network, tokenizer)
 
     @classmethod
-    def _assembled(cls, card: dict[str, Any], network: MaskTransformer, codebook: PatchCodebook) -> "MaskGit":
-        """A teacher whose parts are in memory instead of in a folder."""
+    def _assembled(cls, card: Mapping[str, Any], network: MaskTransformer, tokenizer: Tokenizer) -> "MaskGit":
+        """A teacher whose parts are in memory; they take the place of those read from a folder."""
         teacher = cls()
-        parts = {"_card": card, "_codebook": codebook, "_weights": network.state_dict()}
-        vars(teacher).update(parts)
+        vars(teacher)["_parts"] = Parts(
+            card=card,
+            network=network.state_dict,
+            tokenizer=lambda: tokenizer,
+            provenance=digest_of(tokenizer),
+        )
         return teacher
 
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
@@ -252,9 +269,30 @@ class MaskGit(Teacher):
         out = Folder(folder)
         payloads = {
             NETWORK: encode_tensors(network.state_dict()),
-            TOKENIZER: encode_tensors({"rows": self._codebook.rows}),
+            TOKENIZER: encode_tensors(self._tokenizer.state_dict()),
         }
         for name, data in payloads.items():
             out.write(name, data)
         digests = {name: sha256(data) for name, data in payloads.items()}
-        out.write_yaml(CARD, {**self._card, "sha256": digests, **card})
+        out.write_yaml(CARD, {**self._parts.card, "sha256": digests, **card})
+
+
+def _tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokenizer:
+    """The named tokenizer, or patches fitted to the examples."""
+    _, channels, height, width = examples.images.shape
+    if options.tokenizer is not None:
+        tokenizer = read_tokenizer(options.tokenizer)
+        tokenizer = tokenizer.at_grid(height * tokenizer.grid // tokenizer.side)
+        if (channels, height, width) != (tokenizer.channels, tokenizer.side, tokenizer.side):
+            raise UsageError(
+                f"images have {channels} channels and {height}x{width} pixels; the tokenizer "
+                f"{options.tokenizer!r} takes {tokenizer.channels} and {tokenizer.side}x{tokenizer.side}."
+            )
+        return tokenizer
+    if height != width or height % options.patch:
+        raise UsageError(f"images of {height}x{width} pixels do not divide into patches of {options.patch}")
+    try:
+        rows = fit_codebook(examples.images / 255, options.codes, options.patch, seed=seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return PatchCodebook(rows, channels, options.patch, height)

@@ -74,6 +74,19 @@ class Tokenizer(nn.Module, ABC):
             CheckpointError: when description and tensors do not fit.
         """
 
+    def at_grid(self, grid: int) -> "Tokenizer":
+        """This tokenizer for images that have ``grid`` tokens per side.
+
+        Raises:
+            CheckpointError: when it has another grid and cannot be scaled.
+        """
+        if grid != self.grid:
+            raise CheckpointError(
+                f"the tokenizer has {self.grid} x {self.grid} tokens, the transformer {grid} x {grid}. "
+                "Give the tokenizer that it was trained with."
+            )
+        return self
+
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
         """The nearest row of each site, row-major.
 

@@ -18,12 +18,14 @@ from dimo_core.tokens import Tokens
 
 @attrs.frozen(kw_only=True)
 class Architecture:
-    """Sizes of the transformer; the defaults are those of the published ImageNet-256 network.
+    """Sizes of the transformer.
+
+    None has a default: no tensor's shape depends on ``heads``, so a wrong number would load and give garbage.
 
     Attributes:
         width: Hidden width D.
         depth: Number of blocks.
-        heads: Attention heads; no tensor's shape depends on it.
+        heads: Attention heads.
         mlp: Inner width of the feed-forward layers.
         dropout: Dropout probability in training mode.
         grid: Tokens per side.
@@ -31,14 +33,14 @@ class Architecture:
         classes: Number of classes C.
     """
 
-    width: int = attrs.field(default=768, validator=v.gt(0))
-    depth: int = attrs.field(default=24, validator=v.gt(0))
-    heads: int = attrs.field(default=16, validator=v.gt(0))
-    mlp: int = attrs.field(default=3072, validator=v.gt(0))
-    dropout: float = attrs.field(default=0.1, validator=[v.ge(0), v.lt(1)])
-    grid: int = attrs.field(default=16, validator=v.gt(0))
-    codes: int = attrs.field(default=1024, validator=v.gt(1))
-    classes: int = attrs.field(default=1000, validator=v.gt(0))
+    width: int = attrs.field(validator=v.gt(0))
+    depth: int = attrs.field(validator=v.gt(0))
+    heads: int = attrs.field(validator=v.gt(0))
+    mlp: int = attrs.field(validator=v.gt(0))
+    dropout: float = attrs.field(validator=[v.ge(0), v.lt(1)])
+    grid: int = attrs.field(validator=v.gt(0))
+    codes: int = attrs.field(validator=v.gt(1))
+    classes: int = attrs.field(validator=v.gt(0))
 
     def __attrs_post_init__(self) -> None:
         """Check that heads divide the width.
@@ -48,6 +50,12 @@ class Architecture:
         """
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+
+
+PUBLISHED = Architecture(
+    width=768, depth=24, heads=16, mlp=3072, dropout=0.1, grid=16, codes=1024, classes=1000
+)
+"""The ImageNet-256 network of MaskGIT-pytorch v1.0: 174,160,874 parameters in 305 tensors."""
 
 
 class Attention(nn.Module):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -121,6 +122,29 @@ class Vqgan(Tokenizer):
                     "(256 pixels, 1024 codes); another one needs its model.yaml beside it."
                 )
             raise CheckpointError(f"{error}\n{advice}") from error
+
+    def at_grid(self, grid: int) -> "Vqgan":
+        """The same networks for larger or smaller images, so that they have ``grid`` tokens per side.
+
+        They are convolutional, and the teacher for 512 pixels uses those for 256. The tensors are shared.
+
+        Raises:
+            CheckpointError: when the sizes cannot be scaled so.
+        """
+        if grid == self.grid:
+            return self
+        sides = [self.side, *self.config.attn_resolutions]
+        if any(side * grid % self.grid for side in sides):
+            raise CheckpointError(
+                f"a VQGAN of {self.grid} x {self.grid} tokens cannot give {grid} x {grid}: its sides {sides} "
+                "do not scale. Give the tokenizer that the transformer was trained with."
+            )
+        side, *attention = (side * grid // self.grid for side in sides)
+        config = attrs.evolve(self.config, resolution=side, attn_resolutions=attention)
+        with torch.device("meta"):
+            scaled = Vqgan(config, encoder=self.encoder is not None)
+        scaled.load_state_dict(self.state_dict(), assign=True)
+        return scaled.eval().requires_grad_(False)
 
     @classmethod
     def _loaded(cls, config: VqganConfig, tensors: Mapping[str, Tensor], source: str) -> "Vqgan":

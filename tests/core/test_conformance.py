@@ -55,9 +55,9 @@ def test_a_whole_teacher_passes(whole: Any) -> None:
 
 
 def test_the_shipped_teacher_passes() -> None:
-    a = Architecture(width=16, depth=1, heads=2, mlp=16, grid=2, codes=6, classes=2)
+    a = Architecture(width=16, depth=1, heads=2, mlp=16, dropout=0.1, grid=2, codes=6, classes=2)
     rows = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
-    card = {"network": attrs.asdict(a), "classes": ["even", "odd"], "recipes": "small"}
+    card = {"network": attrs.asdict(a), "classes": ["even", "odd"], "recipes": "small", "evaluation": None}
     made = MaskGit._assembled(card, MaskTransformer(a, a.codes), PatchCodebook(rows, 1, 2, 4))
     check_teacher(made, ["even", "odd", 0])
     check_sampler(MaskGitSampler(), made, ["even", 1])

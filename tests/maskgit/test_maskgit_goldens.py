@@ -158,7 +158,7 @@ def test_a_file_of_another_shape_is_refused_with_the_differences(net: MaskTransf
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match="not divisible by heads 5"):
-        Architecture(width=32, heads=5)
+        attrs.evolve(SMALL, heads=5)
 
 
 @pytest.mark.parametrize(

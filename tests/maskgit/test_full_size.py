@@ -1,0 +1,83 @@
+"""The published teacher at full size, with random weights: its memory plan, and one whole step."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+from dimo_core.config import resolve_job
+from dimo_core.draws import Draws
+from dimo_core.engine import Engine
+from dimo_core.feeds import ConditionFeed
+from dimo_core.folder import Folder
+from dimo_core.job import Job
+from dimo_core.memory import plan_memory
+from dimo_maskgit.codebook import PatchCodebook
+from dimo_maskgit.teacher import MaskGit
+from dimo_maskgit.tokenizer import Tokenizer
+from dimo_maskgit.transformer import PUBLISHED, MaskTransformer
+from dimo_maskgit.vqgan import Vqgan
+from dimo_maskgit.vqgan_config import VqganConfig
+
+CPU = torch.device("cpu")
+WEIGHTS = 174_160_874 * 4
+
+
+def teacher(network: MaskTransformer, tokenizer: Tokenizer) -> MaskGit:
+    card = {
+        "network": attrs.asdict(PUBLISHED),
+        "tokenizer": tokenizer.spec(),
+        "classes": [str(i) for i in range(PUBLISHED.classes)],
+        "recipes": "imagenet",
+        "evaluation": None,
+    }
+    return MaskGit._assembled(card, network, tokenizer)
+
+
+def job(preset: str, made: MaskGit, out: Path, **train: Any) -> Job:
+    if preset == "paper":
+        vars(made)["mask_logit"] = "keep"  # an object's options are its own; the preset names this one
+    return resolve_job({"teacher": made, "train": train, "out": str(out), "device": "cpu"}, preset=preset)
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = MaskTransformer(PUBLISHED, PUBLISHED.codes)
+    made = teacher(network, PatchCodebook(torch.zeros(1024, 768), 3, 16, 256))
+    rows = plan_memory(job(preset, made, tmp_path)).rows
+    trained = WEIGHTS - 4 * (2026 * 768 + 257 * 768 + 257 * 2026)
+    assert {WEIGHTS} == {rows[f"weights of the {name}"] for name in ("teacher", "generator", "auxiliary")}
+    assert (2 * 2 * trained, trained) == (rows["Adam's moments"], rows["averages"])
+    assert 10 * 2**30 < rows["activations and gradients"] < 70 * 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "fast"])
+def test_one_whole_step_at_full_size(preset: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vqgan = Vqgan(VqganConfig.published()).eval().requires_grad_(False)
+    made = teacher(MaskTransformer(PUBLISHED, PUBLISHED.codes), vqgan)
+    planned = job(preset, made, tmp_path, batch_size=1, precision="fp32", steps=1)
+    stream = planned.conditions.open(made.conditioning, seed=0)
+    objective = planned.objective.build(planned.ingredients())
+    feed = ConditionFeed(stream=stream, teacher=made, device=CPU)
+    engine = Engine(objective, feed, planned.train, folder=Folder(str(tmp_path)), seed=0, device=CPU)
+    before = {
+        (part, name): p.detach().clone()
+        for part, state in engine.states.items()
+        for name, p in state.trained.items()
+    }
+    scalars = engine.take_step(watch=True)
+    assert all(bool(value.isfinite().all()) for value in scalars.values())
+    assert 302 * 2 == len(before)
+    unchanged = [
+        key for key, old in before.items() if torch.equal(old, engine.states[key[0]].trained[key[1]])
+    ]
+    assert [] == unchanged
+    x = objective.parts()["generator"].module.rollout(torch.tensor([207]), Draws(seed=1, total=1)).x_theta
+    images = made.decode(x, torch.tensor([207]))
+    assert (1, 3, 256, 256) == images.shape
+    assert (1, 256) == made.encode(images, torch.tensor([207])).shape
