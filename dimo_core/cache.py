@@ -127,16 +127,23 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise CheckpointError(f"no file {url}") from error
+        cause = error.__cause__  # to fsspec, every failure over http is "not found"; the cause knows better
+        if cause is None or isinstance(cause, LookupError) or getattr(cause, "status", None) == 404:
+            raise CheckpointError(f"no file {url}") from error
+        raise _failure(url, cause) from error
     except ImportError as error:
         extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
-        remedy = f" Install it: pip install 'dimo[{extra}]'" if extra else ""
+        remedy = f" Run: pip install 'dimo[{extra}]'" if extra else ""
         raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy}") from error
     except Exception as error:
-        raise CheckpointError(
-            f"cannot fetch {url}: {type(error).__name__}: {error}. Check the address, the connection "
-            "and your access rights, or download the file by hand and give its path."
-        ) from error
+        raise _failure(url, error) from error
+
+
+def _failure(url: str, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"cannot fetch {url}: {type(error).__name__}: {error}. Check the address, the connection and your access "
+        "rights, or download the file by hand and give its path."
+    )
 
 
 def _readable(size: int | None) -> str:

@@ -1,8 +1,10 @@
 """Weights files: same bytes, strict names and shapes, damage found, nothing executed."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,44 @@ def test_a_changed_byte_is_found_by_its_digest(folder: Folder) -> None:
     folder.write("w", data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="damaged"):
         read_tensors(folder, "w", sha256(data))
+
+
+class TestCached:
+    @pytest.fixture
+    def remote(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+        monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
+        folder = Folder("memory://cached-weights")
+        folder.write("w.safetensors", encode_tensors(TENSORS))
+        yield folder
+        fsspec.filesystem("memory").rm("/cached-weights", recursive=True)
+
+    def test_a_remote_file_is_kept_on_this_machine(self, remote: Folder) -> None:
+        digest = sha256(encode_tensors(TENSORS))
+        first = read_tensors(remote, "w.safetensors", digest, cached=True)
+        remote.write("w.safetensors", b"newer")
+        second = read_tensors(remote, "w.safetensors", digest, cached=True)
+        for name, tensor in TENSORS.items():
+            assert torch.equal(tensor, first[name])
+            assert torch.equal(tensor, second[name])
+        with pytest.raises(CheckpointError, match="is not a safetensors file"):
+            read_tensors(remote, "w.safetensors")
+
+    def test_a_local_file_is_read_where_it_is(self, remote: Folder, folder: Folder, tmp_path: Path) -> None:
+        folder.write("w", encode_tensors(TENSORS))
+        assert torch.equal(TENSORS["a"], read_tensors(folder, "w", cached=True)["a"])
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.parametrize("kind", ["remote", "folder"])
+    def test_another_file_than_expected_is_refused(self, kind: str, request: pytest.FixtureRequest) -> None:
+        where: Folder = request.getfixturevalue(kind)
+        where.write("w.safetensors", encode_tensors(TENSORS))
+        with pytest.raises(CheckpointError, match="another file than expected"):
+            read_tensors(where, "w.safetensors", "0" * 64, cached=True)
+        with pytest.raises(CheckpointError, match=r"no file .*/none"):
+            read_tensors(where, "none", cached=True)
+        where.write("x.safetensors", b"noise")
+        with pytest.raises(CheckpointError, match=r"x.safetensors is not a safetensors file"):
+            read_tensors(where, "x.safetensors", cached=True)
 
 
 class Bomb:
