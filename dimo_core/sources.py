@@ -125,7 +125,10 @@ class PictureStream(ABC):
             UsageError: when there is no shard, or none of these holds a whole picture.
         """
         chosen = dict.fromkeys(self.shards[i * len(self.shards) // shards] for i in range(shards))
-        share, images, labels, errors = -(-count // len(chosen)), [], [], []
+        share = -(-count // len(chosen))
+        images: list[Tensor] = []
+        labels: list[int] = []
+        errors: list[str] = []
         for shard in chosen:
             first = len(images)
             for picture in self.read(shard):

@@ -29,6 +29,12 @@ from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 FORMAT = "dimo-tokens/1"
 PLAN, EXAMPLES, MANIFEST, BROKEN = "plan.json", "examples.safetensors", "manifest.json", "broken.jsonl"
 
+ADVICE = {
+    "tokenizer": " A codebook that is fitted anew, with another seed or other --model options, is another"
+    " tokenizer: name the one that is meant with --model.tokenizer."
+}
+"""What else helps when a cache is refused, by what differs."""
+
 KEPT = 10_000
 """Broken images that ``broken.jsonl`` holds."""
 
@@ -253,7 +259,7 @@ class TokenCache:
                 difference = "; ".join(_differences(key, self._planned[key], value))
                 raise UsageError(
                     f"the tokens in {self.folder.url!r} are of another {key}: {difference}. Choose another"
-                    f" --tokens, or remove the folder to encode again."
+                    f" --tokens, or remove the folder to encode again.{ADVICE.get(key, '')}"
                 )
 
 

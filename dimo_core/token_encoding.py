@@ -81,7 +81,7 @@ def _finish(cache: TokenCache, shards: Sequence[Shard]) -> None:
     cache.finish(shards, broken)
     if broken:
         name = cache.folder.path(BROKEN)
-        logger.warning("{} images or shards are broken, listed in {}", len(broken), name)
+        logger.warning("broken images and shards: {}, all in {}", len(broken), name)
 
 
 def _encode_shard(
