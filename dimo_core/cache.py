@@ -141,8 +141,8 @@ def _explained(url: str) -> Iterator[None]:
 
 def _failure(url: str, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"cannot fetch {url}: {type(error).__name__}: {error}. Check the address, the connection and your access "
-        "rights, or download the file by hand and give its path."
+        f"cannot fetch {url}: {type(error).__name__}: {error}. Check the address, the connection and "
+        "your access rights, or download the file by hand and give its path."
     )
 
 

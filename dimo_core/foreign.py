@@ -49,8 +49,8 @@ class ForeignFile:
         source: Path or URL it was read from.
         sha256: Digest of the file.
         tree: Its content: dicts, lists, numbers, text; tensors as
-        :class:`~dimo_core.stored_tensor.StoredTensor` (from
-            safetensors: as tensors); objects of other classes as :class:`~dimo_core.torch_pickle.Inert`.
+            :class:`~dimo_core.stored_tensor.StoredTensor` (from safetensors: as tensors); objects of other
+            classes as :class:`~dimo_core.torch_pickle.Inert`.
         inert: Dotted names of the classes and functions that it asked for and did not get.
     """
 
@@ -60,10 +60,10 @@ class ForeignFile:
     inert: tuple[str, ...]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights in it, by name: a bare state dict, or the one under the first of ``WRAPPERS`` that is
-        there.
+        """The weights in it, by name.
 
-        A wrapper may hold another one. ``module.`` and ``_orig_mod.`` are taken off where every name begins
+        They are the state dict under the first of ``WRAPPERS`` that is there, or else the file itself. A
+        wrapper may hold another one. ``module.`` and ``_orig_mod.`` are taken off where every name begins
         so. Tensors are on the CPU, and share memory where they did when they were saved; only they are read
         from the file.
 

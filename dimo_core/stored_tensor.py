@@ -103,8 +103,7 @@ class StoredTensor(Sealed):
 
         Args:
             read: Storages read so far; tensors loaded with the same dictionary share memory as they did when
-            they
-                were saved.
+                they were saved.
 
         Raises:
             CheckpointError: the file is damaged, or this torch cannot hold the type.

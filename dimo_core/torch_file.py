@@ -29,8 +29,7 @@ def read_torch(path: Path) -> Unpickled:
     """Read a file of ``torch.save``; no tensor is read yet.
 
     Raises:
-        CheckpointError: it is damaged, of another kind (TorchScript), or from a machine of the other byte
-        order.
+        CheckpointError: it is damaged, of another kind (TorchScript), or of the other byte order.
     """
     with path.open("rb") as file:
         legacy = file.read(len(LEGACY)) == LEGACY
@@ -47,13 +46,15 @@ def _read_zip(path: Path) -> Unpickled:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         records = {record.filename: record for record in archive.infolist()}
         folder = _folder(path, records)
+        if sum(record.file_size for record in records.values()) > path.stat().st_size:
+            raise ValueError("its records overlap, or are compressed")
         starts: dict[str, int] = {}
         storages: dict[str, Storage] = {}
 
         def stored(name: str) -> Storage:
             if name not in storages:
                 record = records[name]
-                if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                if record.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"{name!r} is compressed")
                 starts[name] = _start(file, record)
                 storages[name] = Storage(path, name, record.file_size, starts, record.CRC)

@@ -188,6 +188,8 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """A tensor of a subclass or with attributes; only the tensor is kept. A call, as any other instruction
     makes."""
+    if not isinstance(arguments, tuple):  # a list would hide nesting from the scan
+        raise pickle.UnpicklingError("arguments that are no tuple")
     return function(*arguments)
 
 

@@ -1,6 +1,7 @@
 """Foreign weight files: every format and type, bit by bit as torch reads them; others are refused."""
 
 import contextlib
+import copy
 import hashlib
 import io
 import math
@@ -382,6 +383,20 @@ def test_a_compressed_archive_is_refused(path: str) -> None:
     save({"a": torch.ones(2)}, path)
     rewritten(path, {}, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="is compressed"):
+        read_foreign(path)
+
+
+def test_records_that_overlap_are_refused(path: str) -> None:
+    """Many storages over the same bytes would make much memory of a small file."""
+    save({"a": torch.ones(100)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        storage = next(record for record in archive.infolist() if record.filename.endswith("data/0"))
+        for i in range(1, 9):
+            other = copy.copy(storage)
+            other.filename = other.filename[:-1] + str(i)
+            archive.filelist.append(other)
+        archive.writestr("x/y", b"")
+    with pytest.raises(CheckpointError, match="overlap"):
         read_foreign(path)
 
 
