@@ -111,6 +111,8 @@ def read_foreign(url: str) -> ForeignFile:
             f"{url} is neither safetensors nor a file of torch.save. "
             + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")
         )
+    if inert:
+        logger.info("{}: its classes and functions were not loaded: {}", url, _listed(list(inert)))
     return ForeignFile(source=url, sha256=file_sha256(path), tree=tree, inert=inert)
 
 
