@@ -1,0 +1,55 @@
+"""``import_beside_torchvision``: libraries that look for torchvision, also where it does not load.
+
+diffusers imports torchvision and transformers, and transformers imports torchvision, wherever their packages
+are found, although what is used of them here needs none of it. A torchvision that was built for another
+torch ends its import in a RuntimeError or OSError and would take them with it; so where it does not load, it
+is hidden while they are imported. What they find then, they remember.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from loguru import logger
+
+FAILURES = (ImportError, RuntimeError, OSError)
+"""How an import ends when a library is missing, or does not fit another."""
+
+
+def import_beside_torchvision(name: str) -> ModuleType:
+    """The module ``name``, imported with a torchvision that does not load out of its sight.
+
+    Raises:
+        ImportError: when it, or what it needs, is not installed.
+        RuntimeError: when a library in it does not load; OSError is possible too (``FAILURES``).
+    """
+    if (loaded := sys.modules.get(name)) is not None:
+        return loaded
+    with broken_torchvision_hidden():
+        return importlib.import_module(name)
+
+
+@contextmanager
+def broken_torchvision_hidden() -> Iterator[None]:
+    """For imports that find torchvision absent if it does not load; a sound one is left alone."""
+    before = set(sys.modules)
+    if "torchvision" in before or importlib.util.find_spec("torchvision") is None:
+        yield
+        return
+    try:
+        importlib.import_module("torchvision")
+    except FAILURES as error:
+        logger.debug("torchvision does not load and is hidden from other libraries: {}", error)
+    else:
+        yield
+        return
+    sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark for: cannot be imported
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "torchvision":
+                del sys.modules[name]

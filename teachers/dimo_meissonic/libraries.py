@@ -1,0 +1,23 @@
+"""diffusers and transformers, loaded late and also beside a torchvision that does not load."""
+
+from types import ModuleType
+
+from dimo_core.beside_torchvision import FAILURES, import_beside_torchvision
+from dimo_core.errors import MissingLibraryError
+
+
+def library(name: str) -> ModuleType:
+    """A module of diffusers or transformers.
+
+    Raises:
+        MissingLibraryError: if it is not installed, or does not load.
+    """
+    try:
+        return import_beside_torchvision(name)
+    except FAILURES as error:
+        package = name.partition(".")[0]
+        raise MissingLibraryError(
+            f"the teacher 'meissonic' is made of parts of {package}, which does not load "
+            f"({type(error).__name__}: {error}). Install it with libraries that fit each other: "
+            'pip install --upgrade "dimo[meissonic]"'
+        ) from error
