@@ -33,12 +33,12 @@ WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 PUBLISHED_HEADS = {(PUBLISHED.width, PUBLISHED.depth, PUBLISHED.mlp): PUBLISHED.heads}
 """Heads by width, depth and mlp; the networks for 256 and for 512 pixels are alike in these."""
 
-WHAT_IS_NEEDED = """\
-The published teacher is two downloads from llvictorll/Maskgit-pytorch on the Hugging Face Hub:
-  pretrained_maskgit/MaskGIT/MaskGIT_ImageNet_256.pth      -> --teacher.checkpoint
-  pretrained_maskgit/VQGAN/last.ckpt and model.yaml there  -> --teacher.tokenizer (last.ckpt, or its folder)
-Both take a path or a URL (hf://, https://, s3:// ...). `dimo convert` turns them into one folder, which is
-then all that --teacher.checkpoint needs. Without --teacher.checkpoint the embedded teacher is used."""
+WHAT_IS_NEEDED = (
+    "The published teacher is two downloads from llvictorll/Maskgit-pytorch on the Hugging Face Hub, folder "
+    "pretrained_maskgit: MaskGIT/MaskGIT_ImageNet_256.pth for --teacher.checkpoint, and VQGAN/last.ckpt with "
+    "model.yaml beside it for --teacher.tokenizer; paths or URLs. `dimo convert` makes one folder of both. "
+    "Without --teacher.checkpoint the embedded teacher of digits is used."
+)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -78,7 +78,7 @@ def folder_parts(url: str, name: str) -> Parts:
         card = folder.read_yaml(CARD)
     except (FileNotFoundError, NotADirectoryError, yaml.YAMLError) as error:
         raise CheckpointError(
-            f"no teacher in {url!r}: {CARD} is missing or unreadable.\n{WHAT_IS_NEEDED}"
+            f"no teacher in {url!r}: {CARD} is missing or unreadable. {WHAT_IS_NEEDED}"
         ) from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
@@ -114,7 +114,7 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
     """
     if tokenizer is None:
         raise CheckpointError(
-            f"{network} is a transformer; the tokenizer that belongs to it is missing.\n{WHAT_IS_NEEDED}"
+            f"{network} is a transformer; the tokenizer that belongs to it is missing. {WHAT_IS_NEEDED}"
         )
     file, vqgan = read_foreign(network), read_tokenizer(tokenizer)
     tensors = file.state_dict()
@@ -218,7 +218,7 @@ def read_tokenizer(url: str) -> Tokenizer:
             return folder_parts(url, url).tokenizer()
         if not folder.exists("last.ckpt"):
             raise CheckpointError(
-                f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there.\n{WHAT_IS_NEEDED}"
+                f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there. {WHAT_IS_NEEDED}"
             )
         return read_tokenizer(folder.path("last.ckpt"))
     beside = Folder(url.rpartition("/")[0] or ".")
