@@ -24,6 +24,13 @@ from dimo_core.step import Jacobian, Remask, Step, draw_remask
 from dimo_core.weights import WEIGHTS, WeightName
 
 
+def _check_bounds(
+    _: object, attribute: "attrs.Attribute[tuple[float, float]]", value: tuple[float, ...]
+) -> None:
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+        raise ValueError(f"'{attribute.name}' must be two numbers, 0 <= least <= largest <= 1: {value}")
+
+
 @attrs.frozen(kw_only=True)
 class Dimo(ObjectiveOptions):
     """Di[M]O distillation (arXiv 2503.15457), with its open choices by name.
@@ -38,6 +45,7 @@ class Dimo(ObjectiveOptions):
             (the paper: 1).
         jacobian: Whose softmax equation 4 is taken through: the auxiliary's (the paper) or the generator's.
         schedule: Re-masking schedule r(t).
+        ratio_bounds: Least and largest r(t); what the schedule gives is clamped to them.
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         dropout: Train generator and auxiliary with the network's dropout.
         score_dropout: Score with dropout in teacher and auxiliary too (the released code).
@@ -51,6 +59,9 @@ class Dimo(ObjectiveOptions):
     teacher_temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     jacobian: Jacobian = "auxiliary"
     schedule: process.Schedule = "arccos"
+    ratio_bounds: tuple[float, float] = attrs.field(
+        default=(0.0, 1.0), converter=tuple, validator=_check_bounds
+    )
     masking: process.Masking = "exact"
     dropout: bool = False
     score_dropout: bool = False
@@ -120,7 +131,8 @@ class _DimoPhase(Phase):
 
     def remask(self, draws: Draws) -> Remask:
         o = self.options
-        return draw_remask(self.step.teacher.tokens.length, o.schedule, o.masking, draws)
+        length = self.step.teacher.tokens.length
+        return draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
 
     def global_count(self, remask: Remask, draws: Draws) -> int:
         """Masked tokens of the global batch; known from the draws alone."""

@@ -131,7 +131,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     t = job.train
     size = t.batch_size // t.accumulate
     raw = job.conditions.balanced(job.teacher.conditioning, size)
-    batch = Batch(conditions=tree.to(job.teacher.encode_conditions(raw), META))
+    batch = Batch(conditions=tree.to(job.teacher.condition_skeleton(raw), META))
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

@@ -111,15 +111,23 @@ def load_generator(
     return teacher, module.to(device).eval().requires_grad_(False)
 
 
-def load_weights(path: str, backbone: nn.Module) -> None:
-    """Copy the weights of a generator folder, or of a foreign weights file, into a backbone.
+def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
+    """Copy the weights of a generator into a backbone.
+
+    Args:
+        path: A generator folder, a foreign weights file, or a foreign folder that the teacher can read.
+        backbone: Where they go.
+        teacher: Whose network it is.
 
     Raises:
-        CheckpointError: when they do not fit.
+        CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(path)
     if folder.is_file():
         assign(backbone, read_foreign(path).state_dict(), path)
+        return
+    if not folder.exists(CARD) and (tensors := teacher.read_network(path)) is not None:
+        assign(backbone, tensors, path)
         return
     digest = read_card(folder)["sha256"][WEIGHTS]
     assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))

@@ -1,6 +1,6 @@
 """The paper's generator: masks mixed with random codes, noise on the embeddings, one forward pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +17,13 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
+CHUNK = 8192
+"""Sites that tokens are drawn for at a time, so that memory does not grow with the batch.
+
+Their logits over 8192 codes take 256 MiB in fp32, and a draw needs three such tensors. Chunks differ from one
+whole draw by the rounding of matrix products at most.
+"""
+
 
 @attrs.frozen(kw_only=True)
 class OneStep(GeneratorOptions):
@@ -29,8 +36,8 @@ class OneStep(GeneratorOptions):
         temperature: Divides the logits when sampling a trained generator; training draws at 1.
         top_k: Sample from the k likeliest codes; 0 for all.
         top_p: Sample from the nucleus of this mass; 1 for all.
-        init: Folder of a trained generator to continue from, or a published weights file of one; null starts
-            from the teacher.
+        init: Folder of a trained generator to continue from, or a published weights file or folder of one;
+            null starts from the teacher.
     """
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
@@ -51,7 +58,7 @@ class OneStep(GeneratorOptions):
         if self.init and not skeleton:
             from dimo_core.model_folder import load_weights
 
-            load_weights(self.init, backbone)
+            load_weights(self.init, backbone, teacher)
         return OneStepGenerator(self, teacher.tokens, backbone)
 
 
@@ -81,7 +88,7 @@ class OneStepGenerator(Generator):
         x_init = self.initial_tokens(draws)
         hidden = self(x_init, c, draws)
         with torch.no_grad():
-            x_theta = categorical(self.head(hidden), draws.uniform("x_theta", self.space.length))
+            x_theta = self._drawn(hidden, draws)
         return Rollout(x_init=x_init, hidden=hidden, x_theta=x_theta)
 
     @torch.no_grad()
@@ -89,8 +96,21 @@ class OneStepGenerator(Generator):
         """One forward pass, then a draw with the sampling temperature and filters."""
         hidden = self(self.initial_tokens(draws), c, draws)
         o = self.options
-        logits = filtered(self.head(hidden), o.temperature, o.top_k, o.top_p)
-        return categorical(logits, draws.uniform("x_theta", self.space.length))
+        return self._drawn(hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p))
+
+    def _drawn(
+        self,
+        hidden: Float[Tensor, "B L D"],
+        draws: Draws,
+        change: Callable[[Tensor], Tensor] = lambda z: z,
+    ) -> Tokens:
+        """A token for each site, from logits that ``change`` may filter; ``CHUNK`` sites at a time."""
+        u = draws.uniform("x_theta", self.space.length)
+        if u.numel() <= CHUNK:
+            return categorical(change(self.head(hidden)), u)
+        sites = torch.arange(u.numel(), device=hidden.device)
+        parts = zip(sites.split(CHUNK), u.flatten().split(CHUNK), strict=True)
+        return torch.cat([categorical(change(self.head(hidden, rows)), v) for rows, v in parts]).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:
         """The options of this generator, without what only concerns training."""

@@ -69,6 +69,8 @@ def dry_run(job: Job) -> None:
     console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
     for table in plan_memory(job).tables():
         console.print(table)
+    for advice in job.teacher.advise(job.config):
+        logger.warning(advice)
 
 
 def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> RunResult:
@@ -103,6 +105,8 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
             logger.info("resuming {} at step {}", job.out, engine.step)
         results = Results(job, engine, generator, objective.frozen()["teacher"], registry)
         logger.info("{} into {} on {}", describe(job), job.out, device)
+        for advice in job.teacher.advise(job.config):
+            logger.warning(advice)
         if engine.step == 0:
             results.show(0)
         job.tracker.start(job.out, job.config)

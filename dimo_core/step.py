@@ -53,10 +53,17 @@ class Remask:
     rows: Rows
 
 
-def draw_remask(length: int, schedule: process.Schedule, masking: process.Masking, draws: Draws) -> Remask:
-    """t ~ U[0, 1], r(t), and the sites that q_{t|0} will hide."""
+def draw_remask(
+    length: int,
+    schedule: process.Schedule,
+    masking: process.Masking,
+    draws: Draws,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Remask:
+    """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
     host = draws.host()
-    ratio = process.mask_ratio(host.uniform("t"), schedule)
+    ratio = process.mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
     masked = process.draw_mask(ratio, length, host, masking)
     rows = masked.flatten().nonzero().squeeze(1)
     return Remask(

@@ -161,6 +161,20 @@ class Teacher(ABC):
         It reads no weights file; under ``torch.device("meta")`` it allocates nothing.
         """
 
+    def read_network(self, url: str) -> Mapping[str, Tensor] | None:
+        """Weights of this teacher's network in a foreign folder, such as a published generator.
+
+        Args:
+            url: The folder, a path or fsspec URL; it is no generator folder of dimo.
+
+        Returns:
+            Tensors by parameter name; None when the folder is of no layout that this teacher knows.
+
+        Raises:
+            CheckpointError: when the weights are damaged, or of another network.
+        """
+        return None
+
     @abstractmethod
     def encode_conditions(self, raw: Sequence[Any]) -> Condition:
         """Raw conditions (labels, prompts) to a condition batch, on the CPU.
@@ -168,6 +182,10 @@ class Teacher(ABC):
         Raises:
             UsageError: for a condition that this teacher does not know.
         """
+
+    def condition_skeleton(self, raw: Sequence[Any]) -> Condition:
+        """A condition batch of the right shapes and dtypes, values arbitrary; it may read no weights."""
+        return self.encode_conditions(raw)
 
     def null_condition(self, c: Condition) -> Condition:
         """The unconditional counterpart of each sample (null class, negative prompt).
@@ -206,6 +224,14 @@ class Teacher(ABC):
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Names of network parameters that generator and auxiliary keep fixed (embeddings, in the paper)."""
+        return ()
+
+    def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
+        """What is known to go wrong when this teacher is distilled so; said as warnings before a run.
+
+        Args:
+            config: The resolved configuration, as ``config.yaml`` holds it.
+        """
         return ()
 
     @abstractmethod

@@ -17,6 +17,7 @@ from dimo_core.teacher import Teacher
 from dimo_core.tree import Condition
 
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
+Counts = Literal["share", "cumulative", "amused"]
 
 
 def share(r: Float[Tensor, " n"], schedule: Schedule) -> Float[Tensor, " n"]:
@@ -34,15 +35,15 @@ def share(r: Float[Tensor, " n"], schedule: Schedule) -> Float[Tensor, " n"]:
             return r.acos() * (2 / math.pi)
 
 
-def tokens_per_step(
-    length: int, steps: int, schedule: Schedule, counts: Literal["share", "cumulative"]
-) -> list[int]:
+def tokens_per_step(length: int, steps: int, schedule: Schedule, counts: Counts) -> list[int]:
     """How many tokens each step decides; positive numbers that add up to ``length``.
 
     ``share`` is MaskGIT-pytorch v1.0: the schedule read backwards gives each step's *share*, a zero becomes
     one, and the last step takes the rest. At large step counts that rest is negative; here the steps from
     the end are shortened instead, so fewer than ``steps`` may be taken. ``cumulative`` leaves
     round(share(i / steps) * length) tokens masked after step i, and decides at least one in each step.
+    ``amused`` (aMUSEd, Meissonic) rounds down, decides at least one and leaves at least one to the last step;
+    steps in which it would then decide nothing, when there are more steps than tokens, are left out.
 
     Args:
         length: Number of tokens L.
@@ -55,6 +56,12 @@ def tokens_per_step(
         each = (f / f.sum() * length).round().clamp_min(1)
         each[-1] += (length - each.sum()).clamp_min(0)
         decided = each.cumsum(0)
+    elif counts == "amused":
+        goals = (length * share(torch.arange(1, steps + 1) / steps, schedule)).floor()
+        masked = [length]
+        for goal in goals[:-1].tolist():
+            masked.append(max(min(int(goal), masked[-1] - 1), 1))
+        decided = torch.tensor([*(length - n for n in masked[1:]), length]).float()
     else:
         left = share(torch.linspace(0, 1, steps + 1)[1:], schedule)
         decided = (length - (left * length).round()).maximum(torch.arange(1.0, steps + 1))
@@ -69,8 +76,8 @@ class MaskGitSampler(Sampler):
 
     Attributes:
         schedule: Shape of the schedule.
-        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0) or the tokens still
-            masked after it.
+        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0), or the tokens still masked
+            after it, rounded to nearest (cumulative) or down (amused: aMUSEd, Meissonic).
         order: Which drawn tokens are kept: the most confident ones, or random ones (the teacher rows of the
             Di[M]O paper).
         gumbel: Strength of the Gumbel noise on the confidence; it falls linearly to 0 over the steps.
@@ -78,7 +85,7 @@ class MaskGitSampler(Sampler):
     """
 
     schedule: Schedule = "arccos"
-    counts: Literal["share", "cumulative"] = "cumulative"
+    counts: Counts = "cumulative"
     order: Literal["confidence", "random"] = "confidence"
     gumbel: float = attrs.field(default=4.5, validator=v.ge(0))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
