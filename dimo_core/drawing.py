@@ -1,7 +1,7 @@
 """Drawing many samples in batches, repeatably."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -34,6 +34,25 @@ class Drawn:
 
     tokens: Tokens
     images: UInt8[Tensor, "N C H W"] | None
+    passes: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class DrawnBatch:
+    """Consecutive samples on the CPU.
+
+    Attributes:
+        start: The first one's number.
+        tokens: ``[B, L]``.
+        images: Decoded images; None where the teacher decodes none.
+        passes: Forward passes a sample took.
+        seconds: Time to draw the tokens, decoding not counted.
+    """
+
+    start: int
+    tokens: Tokens
+    images: UInt8[Tensor, "B C H W"] | None
     passes: int
     seconds: float
 
@@ -75,26 +94,32 @@ class Drawing:
             networks: What ``draw`` uses; in eval mode meanwhile, and in their old modes again afterwards.
             progress: Told the number of samples after each batch.
         """
-        tokens, images, passes, seconds = [], [], 0, 0.0
-        with inference(*networks):
-            for start in self._starts(len(raw)):
+        batches = []
+        for batch in self.batches(raw, draw, *networks):
+            batches.append(batch)
+            progress(batch.start + len(batch.tokens))
+        return joined(batches)
+
+    def batches(self, raw: Sequence[Any], draw: Draw, *networks: nn.Module) -> Iterator[DrawnBatch]:
+        """The same, batch by batch, so that not all of it has to be in memory."""
+        for start in self._starts(len(raw)):
+            with inference(*networks):
                 c, draws = self._batch(raw, start)
                 if start == 0 and self.device.type != "cpu":
                     draw(c, draws)  # kernels load on first use, which is not sampling
                 began = self._clock()
                 sampled = draw(c, draws)
-                seconds += self._clock() - began
-                passes = max(passes, sampled.passes)
-                tokens.append(sampled.tokens.cpu())
+                seconds = self._clock() - began
+                images = None
                 if "decode" in self.teacher.capabilities:
-                    images.append(to_uint8(self.teacher.decode(sampled.tokens, c)).cpu())
-                progress(start + draws.count)
-        return Drawn(
-            tokens=torch.cat(tokens),
-            images=torch.cat(images) if images else None,
-            passes=passes,
-            seconds=seconds,
-        )
+                    images = to_uint8(self.teacher.decode(sampled.tokens, c)).cpu()
+            yield DrawnBatch(
+                start=start,
+                tokens=sampled.tokens.cpu(),
+                images=images,
+                passes=sampled.passes,
+                seconds=seconds,
+            )
 
     def _starts(self, count: int) -> list[int]:
         blocks = range(0, count, self.block)
@@ -112,3 +137,14 @@ class Drawing:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
+
+
+def joined(batches: Sequence[DrawnBatch]) -> Drawn:
+    """Consecutive batches as one."""
+    images = [batch.images for batch in batches if batch.images is not None]
+    return Drawn(
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        images=torch.cat(images) if images else None,
+        passes=max(batch.passes for batch in batches),
+        seconds=sum(batch.seconds for batch in batches),
+    )

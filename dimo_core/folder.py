@@ -68,16 +68,23 @@ class Folder:
         data: bytes = self._fs.cat_file(self.path(*parts))
         return data
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whole, making folders as needed."""
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Write a file whole, making folders as needed.
+
+        Args:
+            name: The file.
+            data: Its content.
+            durable: Wait until a local file is on the disk; not needed for what is easily made again.
+        """
         fs, path = self._fs, self.path(name)
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if self.local:
             temporary = f"{path}.part"
             with open(_local(temporary), "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(_local(temporary), _local(path))
         else:
             fs.pipe_file(path, data)

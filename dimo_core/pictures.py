@@ -154,6 +154,13 @@ def image_png(image: UInt8[Tensor, "C H W"], scale: int = 1) -> bytes:
     return png(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST))
 
 
+def image_jpeg(image: UInt8[Tensor, "C H W"], quality: int = 95) -> bytes:
+    """One image as a JPEG file."""
+    file = io.BytesIO()
+    _image(image).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
 def _image(image: UInt8[Tensor, "C H W"]) -> Image.Image:
     array = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)

@@ -1,32 +1,30 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from loguru import logger
 
 from dimo_core.device import find_device
-from dimo_core.drawing import Drawing, Drawn
+from dimo_core.drawing import Drawing, Drawn, DrawnBatch, joined
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.model_folder import CARD, load_generator
-from dimo_core.pictures import image_png, sheet
+from dimo_core.prompt_files import PromptSet
 from dimo_core.registry import Registry
+from dimo_core.sample_files import SampleFiles
 from dimo_core.sampler import Sampled
-from dimo_core.teacher import Conditioning, Preview, Sampling, Teacher
+from dimo_core.teacher import Conditioning, Sampling, Teacher
 from dimo_core.teacher_sampling import TeacherSampling
 from dimo_core.tree import Condition
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
-
-SHOWN = 100
-"""The most samples that ``grid.png`` shows."""
 
 KNOWN = 20
 """The most class names that an error lists."""
@@ -36,7 +34,7 @@ def sample_folder(
     path: str,
     *,
     count: int = 64,
-    conditions: Sequence[str] | None = None,
+    conditions: Sequence[str] | PromptSet | None = None,
     temperature: float | None = None,
     seed: int = 0,
     out: str | None = None,
@@ -45,14 +43,16 @@ def sample_folder(
 ) -> list[str]:
     """Draw one-step samples of a trained generator into a new folder.
 
-    Images become ``00000.png``, ``00001.png`` ... in their own size, and ``grid.png``; tokens and text become
-    the lines of ``samples.txt``. ``samples.jsonl`` holds file, condition, seed and tokens of each sample.
+    Images become ``00000.png``, ``00001.png`` ... in their own size, or lie as the layout of a ``PromptSet``
+    asks, and ``grid.png``; tokens and text become the lines of ``samples.txt``. ``samples.jsonl`` holds file,
+    condition, seed and tokens of each sample.
     Sample i with its condition is the same for any count and, up to rounding, any batch size.
 
     Args:
         path: A generator folder, or a run folder with one.
-        count: Number of samples.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn.
+        count: Number of samples; a ``PromptSet`` has its own.
+        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
+            ``PromptSet``.
         temperature: Divides the logits; None takes the generator's own.
         seed: Seed of the draws.
         out: Where to write, empty or missing; None for the folder ``drawn`` beside the generator's.
@@ -71,13 +71,16 @@ def sample_folder(
     folder = _empty(out or _beside(source.sub("generator") if run else source))
     where = find_device(device)
     teacher, generator = _load(source.path("generator") if run else source.url, where, temperature)
-    raw = raw_conditions(teacher.conditioning, conditions, count)
+    wanted = _wanted(teacher.conditioning, conditions, count)
 
     def draw(c: Condition, draws: Draws) -> Sampled:
         return Sampled(tokens=generator.sample(c, draws), passes=1)
 
-    drawn = _drawing(teacher, seed, where, batch_size).draw(raw, draw, generator)
-    return _write(folder, teacher, raw, drawn, {"seed": seed})
+    files = SampleFiles(folder, teacher, wanted.raw, wanted.files, {"seed": seed})
+    for batch in _drawing(teacher, seed, where, batch_size).batches(wanted.raw, draw, generator):
+        files.take(batch)
+        _told(batch, wanted)
+    return files.finish(wanted.extras)
 
 
 def sample_teacher(
@@ -85,7 +88,7 @@ def sample_teacher(
     sampling: str | Sampling | TeacherSampling | None = None,
     *,
     count: int = 64,
-    conditions: Sequence[str] | None = None,
+    conditions: Sequence[str] | PromptSet | None = None,
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
@@ -101,15 +104,17 @@ def sample_teacher(
         teacher: The teacher.
         sampling: One of ``teacher.samplings()`` by name, or any other, such as
             ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
-        count: Number of samples.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn.
+        count: Number of samples; a ``PromptSet`` has its own.
+        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
+            ``PromptSet``.
         seed: Seed of the draws.
         out: Where to write, empty or missing; None writes nothing.
         device: ``auto``, or a torch device.
         batch_size: Samples drawn at a time; more than 64 are drawn 64 at a time.
 
     Returns:
-        Tokens, images where the teacher decodes them, forward passes a sample, and seconds.
+        Tokens, forward passes a sample, and seconds; images, where the teacher decodes them and they are not
+        written to ``out``.
 
     Raises:
         UsageError: when ``out`` is not empty, or a name, a condition or the device is impossible.
@@ -124,19 +129,46 @@ def sample_teacher(
         if isinstance(sampling, TeacherSampling)
         else TeacherSampling.of(sampling, Registry.discover())
     )
-    raw = raw_conditions(teacher.conditioning, conditions, count)
+    wanted = _wanted(teacher.conditioning, conditions, count)
     network = teacher.network().to(where)
 
     def draw(c: Condition, draws: Draws) -> Sampled:
         return way.draw(teacher, network, c, draws)
 
-    def progress(done: int) -> None:
-        logger.debug("{} of {} samples", done, count)
+    drawing = _drawing(teacher, seed, where, batch_size)
+    if folder is None:
+        return drawing.draw(wanted.raw, draw, network)
+    files = SampleFiles(folder, teacher, wanted.raw, wanted.files, {"seed": seed, **way.as_dict()})
+    batches = []
+    for batch in drawing.batches(wanted.raw, draw, network):
+        files.take(batch)
+        batches.append(attrs.evolve(batch, images=None))
+        _told(batch, wanted)
+    files.finish(wanted.extras)
+    return joined(batches)
 
-    drawn = _drawing(teacher, seed, where, batch_size).draw(raw, draw, network, progress=progress)
-    if folder is not None:
-        _write(folder, teacher, raw, drawn, {"seed": seed, **way.as_dict(), "passes": drawn.passes})
-    return drawn
+
+@attrs.frozen(kw_only=True)
+class _Wanted:
+    """What is to be drawn: the condition and the picture of each sample, and further files."""
+
+    raw: Sequence[Any]
+    files: Sequence[str]
+    extras: Mapping[str, bytes]
+
+
+def _wanted(conditioning: Conditioning, conditions: Sequence[str] | PromptSet | None, count: int) -> _Wanted:
+    if not isinstance(conditions, PromptSet):
+        raw = raw_conditions(conditioning, conditions, count)
+        return _Wanted(raw=raw, files=[f"{i:05d}.png" for i in range(count)], extras={})
+    texts = conditions.conditions()
+    raw = raw_conditions(conditioning, texts, len(texts))
+    return _Wanted(raw=raw, files=conditions.files(), extras=conditions.extras())
+
+
+def _told(batch: DrawnBatch, wanted: _Wanted) -> None:
+    done = batch.start + len(batch.tokens)
+    logger.log("INFO" if done < len(wanted.raw) else "DEBUG", "{} of {} samples", done, len(wanted.raw))
 
 
 def _empty(out: str) -> Folder:
@@ -211,36 +243,3 @@ def _load(path: str, device: torch.device, temperature: float | None) -> tuple[T
 def _beside(generator: Folder) -> str:
     parent, slash, _ = generator.url.rpartition("/")
     return f"{parent}{slash}drawn"
-
-
-def _write(
-    folder: Folder, teacher: Teacher, raw: list[Any], drawn: Drawn, facts: Mapping[str, Any]
-) -> list[str]:
-    """Write pictures or lines, and ``samples.jsonl``, which comes last and makes the folder complete.
-
-    Args:
-        folder: Where.
-        teacher: For conditions and previews.
-        raw: The condition of each sample.
-        drawn: The samples.
-        facts: What every line of ``samples.jsonl`` says.
-    """
-    names = [teacher.describe(condition) for condition in raw]
-    if drawn.images is None:
-        preview = teacher.preview(drawn.tokens, teacher.encode_conditions(raw))
-        written = {"samples.txt": "".join(f"{line}\n" for line in preview.lines or ()).encode()}
-        files = ["samples.txt"] * len(raw)
-    else:
-        files = [f"{i:05d}.png" for i in range(len(raw))]
-        written = {file: image_png(image) for file, image in zip(files, drawn.images, strict=True)}
-        order = sorted(range(min(SHOWN, len(raw))), key=lambda i: names.index(names[i]))
-        shown = Preview(images=drawn.images[order])
-        written["grid.png"] = sheet(shown, [names[i] for i in order]).data
-    records = [
-        {"file": file, "index": i, "condition": name, **facts, "tokens": tokens}
-        for i, (file, name, tokens) in enumerate(zip(files, names, drawn.tokens.tolist(), strict=True))
-    ]
-    written["samples.jsonl"] = "".join(f"{json.dumps(record)}\n" for record in records).encode()
-    for name, data in written.items():
-        folder.write(name, data)
-    return [folder.path(name) for name in written]

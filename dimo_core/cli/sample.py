@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
 import yaml
 
@@ -11,9 +12,13 @@ from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.config_fields import Path
 from dimo_core.errors import UsageError
+from dimo_core.prompt_files import Layout, PromptSet, read_prompts
 
 SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}
 """Short forms of the teacher's form of the command."""
+
+COUNT = 64
+"""Samples, when nobody says how many."""
 
 OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config")
 """Options that only the teacher's form has."""
@@ -41,17 +46,18 @@ def _generator(argv: Sequence[str]) -> int:
 
     from dimo_core.sampling import sample_folder
 
+    conditions, count = _wanted(options)
     written = sample_folder(
         options.path,
-        count=options.count,
-        conditions=options.conditions,
+        count=count,
+        conditions=conditions,
         temperature=options.temperature,
         seed=options.seed,
         out=options.out,
         device=options.device,
         batch_size=options.batch_size,
     )
-    print(f"{options.count} samples in {written[0].rpartition('/')[0]}")
+    print(f"{count} samples in {written[-1].rpartition('/')[0]}")
     return 0
 
 
@@ -82,19 +88,42 @@ def _teacher(argv: Sequence[str]) -> int:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
     out = options.out or next_folder("sample", *names)
+    conditions, count = _wanted(options)
     drawn = sample_teacher(
         job.teacher,
         job.sampling,
-        count=options.count,
-        conditions=options.conditions,
+        count=count,
+        conditions=conditions,
         seed=options.seed,
         out=out,
         device=options.device,
         batch_size=options.batch_size,
     )
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{options.count} samples in {out} ({job.sampling.title}, {passes} each)")
+    print(f"{count} samples in {out} ({job.sampling.title}, {passes} each)")
     return 0
+
+
+def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, int]:
+    """Conditions and number of samples.
+
+    Raises:
+        UsageError: when options contradict each other, or a file holds no prompts.
+    """
+    if options.prompts_from is None:
+        for name in ("each", "layout"):
+            if getattr(options, name) not in (None, "plain"):
+                raise UsageError(f"--{name} goes with --prompts-from, which is not given")
+        return options.conditions, options.count or COUNT
+    for name in ("conditions", "count"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} and --prompts-from: all prompts of the files are sampled; give one")
+    prompts = PromptSet(
+        prompts=read_prompts(options.prompts_from),
+        each=options.each or 1,
+        layout=options.layout or "plain",
+    )
+    return prompts, len(prompts.files())
 
 
 def _options(argv: Sequence[str]) -> list[str]:
@@ -134,12 +163,26 @@ def _parser() -> Parser:
 
 def _drawing(add: Callable[..., argparse.Action]) -> None:
     """The options that both forms have."""
-    add("-n", "--count", type=positive, metavar="N", default=64, help="number of samples (default: 64)")
+    add("-n", "--count", type=positive, metavar="N", help="number of samples (default: 64)")
     add(
         "--conditions",
+        "--prompt",
         nargs="+",
+        action="extend",
         metavar="C",
         help="class names, class indices or prompts, repeated in turn (default: evenly spread)",
+    )
+    add(
+        "--prompts-from",
+        nargs="+",
+        metavar="URL",
+        help="files of prompts, each of which is sampled: one a line, JSON lines with 'prompt', JSON lists",
+    )
+    add("--each", type=positive, metavar="N", help="samples of each prompt of these files (default: 1)")
+    add(
+        "--layout",
+        choices=get_args(Layout),
+        help="plain: numbered pictures; geneval, hpsv2: as their scorers read them (default: plain)",
     )
     add("--seed", type=int, metavar="SEED", default=0, help="seed of every draw (default: 0)")
     add(
