@@ -122,13 +122,7 @@ def sample_teacher(
     """
     folder = None if out is None else _empty(out)
     where = find_device(device)
-    if sampling is None or isinstance(sampling, str):
-        sampling = TeacherSampling.named(teacher, sampling, Registry.discover())
-    way = (
-        sampling
-        if isinstance(sampling, TeacherSampling)
-        else TeacherSampling.of(sampling, Registry.discover())
-    )
+    way = _way(teacher, sampling)
     wanted = _wanted(teacher.conditioning, conditions, count)
     network = teacher.network().to(where)
 
@@ -146,6 +140,14 @@ def sample_teacher(
         _told(batch, wanted)
     files.finish(wanted.extras)
     return joined(batches)
+
+
+def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:
+    if isinstance(sampling, TeacherSampling):
+        return sampling
+    if isinstance(sampling, Sampling):
+        return TeacherSampling.of(sampling, Registry.discover())
+    return TeacherSampling.named(teacher, sampling, Registry.discover())
 
 
 @attrs.frozen(kw_only=True)
