@@ -66,12 +66,14 @@ class FusedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace plain calls of scaled_dot_product_attention by the fused operation."""
-        options = {k: v for k, v in (kwargs or {}).items() if k not in ("dropout_p", "enable_gqa")}
-        fused = func is F.scaled_dot_product_attention and options.keys() <= {"is_causal", "scale"}
-        if not (fused and len(args) == 3 and not (kwargs or {}).get("enable_gqa")):
+        given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | dict(kwargs or {})
+        plain = given.get("attn_mask") is None and not given.get("enable_gqa")
+        if func is not F.scaled_dot_product_attention or len(args) > 4 or not plain:
             return func(*args, **(kwargs or {}))
         # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]
+        options = {name: given[name] for name in ("is_causal", "scale") if name in given}
+        q, k, v = given["query"], given["key"], given["value"]
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, **options)[0]
 
 
 @attrs.frozen(kw_only=True)

@@ -162,13 +162,9 @@ class Teacher(ABC):
         """
 
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
-        """Weights of this teacher's network in a foreign folder, such as a published generator.
+        """Weights of this teacher's network in a foreign folder, such as a published generator, by name.
 
-        Args:
-            url: The folder, a path or fsspec URL; it is no generator folder of dimo.
-
-        Returns:
-            Tensors by parameter name; None when the folder is of no layout that this teacher knows.
+        None when the folder is of no layout that this teacher knows.
 
         Raises:
             CheckpointError: when the weights are damaged, or of another network.

@@ -76,8 +76,8 @@ class MaskGitSampler(Sampler):
 
     Attributes:
         schedule: Shape of the schedule.
-        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0), or the tokens still masked
-            after it, rounded to nearest (cumulative) or down (amused: aMUSEd, Meissonic).
+        counts: Whether the schedule gives each step's share (MaskGIT-pytorch v1.0), or the tokens still
+            masked after it, rounded to nearest (cumulative) or down (amused: aMUSEd, Meissonic).
         order: Which drawn tokens are kept: the most confident ones, or random ones (the teacher rows of the
             Di[M]O paper).
         gumbel: Strength of the Gumbel noise on the confidence; it falls linearly to 0 over the steps.

@@ -69,7 +69,7 @@ class Architecture:
 
     @property
     def default_grid(self) -> tuple[int, int]:
-        """What the two published networks were trained with: 64 x 64 tokens with down-sampling, else 32 x 32."""
+        """Of the two published networks: 64 x 64 tokens with down-sampling, 32 x 32 without."""
         return (64, 64) if self.downsample else (32, 32)
 
     def as_config(self) -> dict[str, Any]:

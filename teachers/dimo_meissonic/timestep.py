@@ -36,8 +36,8 @@ class Clock:
     def timestep(self, mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The timestep of each sample, in fp32.
 
-        The step index is found back from the ratio: before step i of N the cosine schedule has cos(pi i / 2N) of
-        the tokens masked, and the sampler says N - 1 - i. Exact for 4096 tokens and up to 64 steps.
+        The step index is found back from the ratio: before step i of N the cosine schedule has cos(pi i / 2N)
+        of the tokens masked, and the sampler says N - 1 - i. Exact for 4096 tokens and up to 64 steps.
         """
         ratio = mask_ratio.float()
         match self.convention:

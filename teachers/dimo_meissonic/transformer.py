@@ -40,7 +40,7 @@ EPS = 1e-6
 """Epsilon of every norm."""
 
 
-class TokenEmbedding(_uvit.UVit2DConvEmbed):  # type: ignore[name-defined,misc]
+class TokenEmbedding(_uvit.UVit2DConvEmbed):  # type: ignore[misc]
     """aMUSEd's embedding, norm and 1x1 convolution, on sequences, and for probabilities too."""
 
     def forward(self, x: Tokens | Float[Tensor, "B L V"]) -> Float[Tensor, "B L D"]:
@@ -53,7 +53,7 @@ class TokenEmbedding(_uvit.UVit2DConvEmbed):  # type: ignore[name-defined,misc]
         return F.linear(self.layer_norm(e), self.conv.weight[:, :, 0, 0])
 
 
-class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # type: ignore[name-defined,misc]
+class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # type: ignore[misc]
     """The network of the Meissonic teacher; arguments as in ``config.json``.
 
     Attributes:
@@ -113,12 +113,13 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         self.mlm_layer = _uvit.ConvMlmLayer(width, width, False, True, EPS, codebook_size)
 
     @property
-    def embed(self) -> TokenEmbedding:  # type: ignore[override]
+    def embed(self) -> TokenEmbedding:
         """Token embeddings: a module, under its published name, in the place of the interface's method."""
         try:
-            module: TokenEmbedding = self._modules["embed"]
+            module = self._modules["embed"]
         except KeyError as error:
             raise AttributeError("embed") from error
+        assert isinstance(module, TokenEmbedding)
         return module
 
     @embed.setter
@@ -144,26 +145,25 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         image = e.transpose(1, 2).unflatten(2, (height, width))
         if self.down_block is not None:
             image = self.down_block["downsample"](image)
-        sides = image.shape[2:]
+        sides = (image.shape[2], image.shape[3])
         hidden = self.project_to_hidden(self.project_to_hidden_norm(image.flatten(2).transpose(1, 2)))
-        text = self.encoder_proj_layer_norm(self.context_embedder(c["text"].to(self.context_embedder.weight.dtype)))
-        rope = self.pos_embed(_positions(text.shape[1], *sides, hidden.device))
+        words = c["text"].to(self.context_embedder.weight.dtype)
+        text = self.encoder_proj_layer_norm(self.context_embedder(words))
+        rope = self.pos_embed(_positions(text.shape[1], sides, hidden.device))
         hidden = self._blocks(hidden, text, self.modulation(c, mask_ratio), rope)
         hidden = self.project_from_hidden(self.project_from_hidden_norm(hidden))
         if self.up_block is not None:
             image = self.up_block["upsample"](hidden.transpose(1, 2).unflatten(2, sides))
             hidden = image[:, :, :height, :width].flatten(2).transpose(1, 2)
-        hidden = self.mlm_layer.layer_norm(F.linear(hidden, self.mlm_layer.conv1.weight[:, :, 0, 0]))
-        return hidden
+        out: Tensor = self.mlm_layer.layer_norm(F.linear(hidden, self.mlm_layer.conv1.weight[:, :, 0, 0]))
+        return out
 
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The last 1x1 convolution as a linear map, so that no [B, V, H, W] is ever made."""
         rows_of_hidden = hidden if rows is None else hidden.flatten(0, 1)[rows]
         return F.linear(rows_of_hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
 
-    def modulation(
-        self, c: Mapping[str, Tensor], mask_ratio: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B D"]:
+    def modulation(self, c: Mapping[str, Tensor], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """What modulates every block: pooled text, micro-conditions and timestep."""
         micro = _embeddings.get_timestep_embedding(
             c["micro"].flatten(), 256, flip_sin_to_cos=True, downscale_freq_shift=0
@@ -219,8 +219,9 @@ def _resampler(name: str, width: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: module})
 
 
-def _positions(words: int, height: int, width: int, device: torch.device) -> Float[Tensor, "N 3"]:
+def _positions(words: int, sides: tuple[int, int], device: torch.device) -> Float[Tensor, "N 3"]:
     """Rotary positions: zeros for the text, then (0, row, column) of each place that the blocks see."""
+    height, width = sides
     ids = torch.zeros(words + height * width, 3, device=device)
     ids[words:, 1] = torch.arange(height, device=device).repeat_interleave(width)
     ids[words:, 2] = torch.arange(width, device=device).repeat(height)

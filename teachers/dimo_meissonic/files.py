@@ -1,0 +1,195 @@
+"""The published folder (``transformer``, ``vqvae``, ``text_encoder``, ``tokenizer``), read without its code.
+
+The folder on the Hub names Python files of its own for diffusers to run. None is fetched: configurations are
+JSON, weights safetensors, and both are read here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from torch import Tensor
+
+from dimo_core.cache import file_sha256, local_copy
+from dimo_core.errors import CheckpointError
+from dimo_core.folder import Folder
+from dimo_core.foreign import read_foreign
+from dimo_core.weights_file import read_tensors
+
+FORMAT = "dimo-meissonic/1"
+CARD = "teacher.yaml"
+"""Written by `dimo convert` beside the published sub-folders; not part of a published folder."""
+
+TRANSFORMER, VQVAE, TEXT, TOKENIZER = "transformer", "vqvae", "text_encoder", "tokenizer"
+
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    TRANSFORMER: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
+    VQVAE: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
+    TEXT: ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"),
+}
+"""Weight files of each part, the best first: fp32, then half precision."""
+
+VOCABULARY = (
+    ("vocab.json", True),
+    ("merges.txt", True),
+    ("tokenizer_config.json", False),
+    ("special_tokens_map.json", False),
+)
+"""Files of the tokenizer, and whether it cannot do without."""
+
+WHAT_IS_NEEDED = """\
+The published teacher is the folder MeissonFlow/Meissonic on the Hugging Face Hub, of which are needed:
+  transformer/   config.json, diffusion_pytorch_model.safetensors (4.0 GB; or ...fp16.safetensors, 2.0 GB)
+  vqvae/         config.json, diffusion_pytorch_model.safetensors (0.6 GB; or ...fp16.safetensors)
+  text_encoder/  config.json, model.safetensors (1.4 GB)
+  tokenizer/     vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json
+Give the folder, or its URL, as --teacher.checkpoint (hf://MeissonFlow/Meissonic, a path, s3:// ...).
+The authors' one-step generator is the folder meissonic of Yuanzhi/DiMO (transformer only): give it as
+--generator.init, beside --teacher.checkpoint."""
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A configuration and the weights that go with it.
+
+    Attributes:
+        folder: Where both are.
+        weights: Name of the weights file.
+        config: The configuration.
+        sha256: Digest of the weights file, where it is written down.
+    """
+
+    folder: Folder
+    weights: str
+    config: Mapping[str, Any]
+    sha256: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The weights file, for messages."""
+        return self.folder.path(self.weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, from this machine's cache where the folder is remote.
+
+        Raises:
+            CheckpointError: when they are damaged, or not what was written down.
+        """
+        if not self.weights.endswith(".safetensors"):
+            return read_foreign(self.source).state_dict()
+        return read_tensors(self.folder, self.weights, self.sha256, cached=True)
+
+    def digest(self) -> str:
+        """The SHA-256 of the weights file."""
+        return self.sha256 or file_sha256(local_copy(self.source))
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """A teacher folder.
+
+    Attributes:
+        folder: Where it is.
+        card: ``teacher.yaml``; empty for a folder as it was published.
+    """
+
+    folder: Folder
+    card: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, url: str | None) -> "Published":
+        """Look at a folder; weights are not read yet.
+
+        Args:
+            url: The folder, a path or fsspec URL.
+
+        Raises:
+            CheckpointError: when there is none, or none of this kind.
+        """
+        if url is None:
+            raise CheckpointError(f"the teacher 'meissonic' needs weights.\n{WHAT_IS_NEEDED}")
+        folder = Folder(url)
+        if not folder.exists(CARD):
+            return cls(folder=folder, card={})
+        try:
+            card = folder.read_yaml(CARD)
+        except yaml.YAMLError as error:
+            raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
+        if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
+            raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
+        return cls(folder=folder, card=card)
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The configuration of a part; its weights need not be there.
+
+        Raises:
+            CheckpointError: when it is missing or unreadable.
+        """
+        if not self.folder.exists(name, "config.json"):
+            raise CheckpointError(f"no file {self.folder.path(name, 'config.json')}.\n{WHAT_IS_NEEDED}")
+        return read_json(self.folder.path(name, "config.json"))
+
+    def part(self, name: str) -> Part:
+        """One of ``transformer``, ``vqvae`` and ``text_encoder``.
+
+        Raises:
+            CheckpointError: when a file of it is missing.
+        """
+        found = find_part(self.folder.sub(name), name)
+        if found is None:
+            raise CheckpointError(
+                f"{self.folder.sub(name).url!r} lacks config.json or the weights "
+                f"({' or '.join(WEIGHTS[name])}).\n{WHAT_IS_NEEDED}"
+            )
+        return attrs.evolve(found, sha256=self.card.get("sha256", {}).get(f"{name}/{found.weights}"))
+
+    def vocabulary(self) -> dict[str, Path]:
+        """The tokenizer's files on this machine, by name.
+
+        Raises:
+            CheckpointError: when one is missing.
+        """
+        folder, files = self.folder.sub(TOKENIZER), {}
+        for name, needed in VOCABULARY:
+            if folder.exists(name):
+                digest = self.card.get("sha256", {}).get(f"{TOKENIZER}/{name}")
+                files[name] = local_copy(folder.path(name), sha256=digest)
+            elif needed:
+                raise CheckpointError(f"no file {folder.path(name)}.\n{WHAT_IS_NEEDED}")
+        return files
+
+
+def find_part(folder: Folder, name: str) -> Part | None:
+    """Configuration and weights in a folder; None when one of the two is not there.
+
+    Args:
+        folder: Where they would be.
+        name: Which part of a teacher it is.
+
+    Raises:
+        CheckpointError: when the configuration cannot be read.
+    """
+    if not folder.exists("config.json"):
+        return None
+    weights = next((file for file in WEIGHTS[name] if folder.exists(file)), None)
+    if weights is None:
+        return None
+    return Part(folder=folder, weights=weights, config=read_json(folder.path("config.json")))
+
+
+def read_json(url: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: when it is missing, or none.
+    """
+    try:
+        data = json.loads(local_copy(url).read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{url} is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{url} is no JSON object")
+    return data

@@ -1,0 +1,58 @@
+"""Writing a teacher folder: the published layout, and a card with the SHA-256 of each file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dimo_core.backbone import Backbone
+from dimo_core.folder import Folder
+from dimo_core.weights_file import encode_tensors, sha256
+from dimo_meissonic.files import CARD, FORMAT, TEXT, TOKENIZER, TRANSFORMER, VQVAE, WEIGHTS, Part
+from dimo_meissonic.text import text_tensors
+
+
+def write_folder(
+    folder: Folder,
+    *,
+    network: Backbone,
+    vqvae: Part,
+    text: tuple[Mapping[str, Any], Part],
+    vocabulary: Mapping[str, Path],
+    card: Mapping[str, Any],
+) -> None:
+    """Write all parts of a teacher; the card comes last and makes the folder complete.
+
+    Args:
+        folder: Where.
+        network: The transformer, holding the weights to save.
+        vqvae: The image tokenizer, copied.
+        text: The text tower's configuration, and its weights; a whole CLIP's image tower is left out.
+        vocabulary: The tokenizer's files, copied.
+        card: What else to write down.
+    """
+    digests: dict[str, str] = {}
+
+    def write(name: str, data: bytes) -> None:
+        folder.write(name, data)
+        digests[name] = sha256(data)
+
+    write(f"{TRANSFORMER}/config.json", network.to_json_string().encode())  # type: ignore[operator]
+    write(f"{TRANSFORMER}/{WEIGHTS[TRANSFORMER][0]}", encode_tensors(network.state_dict(), {"format": "pt"}))
+    write(f"{VQVAE}/config.json", _json(vqvae.config))
+    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(_fp32(vqvae.tensors()), {"format": "pt"}))
+    config, part = text
+    write(f"{TEXT}/config.json", _json(config))
+    tensors = _fp32(text_tensors(part.tensors()))
+    write(f"{TEXT}/{WEIGHTS[TEXT][0]}", encode_tensors(tensors, {"format": "pt"}))
+    for name, path in vocabulary.items():
+        write(f"{TOKENIZER}/{name}", path.read_bytes())
+    folder.write_yaml(CARD, {"format": FORMAT, "sha256": digests, **card})
+
+
+def _json(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _fp32(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}

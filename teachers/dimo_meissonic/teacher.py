@@ -1,0 +1,280 @@
+"""The teacher ``meissonic``: transformer, image tokenizer, prompts, recipes and published folders."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core import tree
+from dimo_core.backbone import Backbone
+from dimo_core.device import find_device, transfer
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Sampling, Teacher
+from dimo_core.tokens import Tokens, TokenSpace
+from dimo_core.weights_file import assign
+from dimo_meissonic.architecture import Architecture
+from dimo_meissonic.files import VQVAE
+from dimo_meissonic.images import ImageTokenizer
+from dimo_meissonic.parts import Parts
+from dimo_meissonic.recipes import RECIPES
+from dimo_meissonic.samplings import SAMPLINGS
+from dimo_meissonic.saving import write_folder
+from dimo_meissonic.text import PromptEncoder
+from dimo_meissonic.timestep import Clock, Convention
+
+if TYPE_CHECKING:
+    from dimo_meissonic.transformer import MeissonicTransformer
+
+NEGATIVE_PROMPT = (
+    "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "
+    "jpeg artifacts, signature, sketch, duplicate, ugly, identifying mark"
+)
+"""That of Meissonic's scripts, and of Di[M]O; Meissonic's pipeline alone has the empty prompt."""
+
+SCORE = 6.0
+"""The aesthetic score in every published micro-condition."""
+
+BETAS = (-0.1, 0.2)
+"""Jeffrey's beta outside of these diverged in the paper's experiments with this teacher."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Meissonic(Teacher):
+    """Text to image with Meissonic: 1024 pixels, 64 x 64 tokens of 8192 codes.
+
+    Attributes:
+        checkpoint: The published folder, or one that ``dimo convert`` wrote; a path or fsspec URL.
+        timestep: What the network is told as its timestep: zero, the index of the sampling step, or 1000
+            times the mask ratio. Zero is what the released Di[M]O training used and its generators need.
+        timestep_steps: Sampling steps N for ``timestep: step_index``.
+        negative_prompt: The prompt of the guidance's other branch; the default is that of Meissonic's and of
+            Di[M]O's scripts.
+        micro_conditions: Width, height, two crops and aesthetic score, as the network is told them; null
+            takes the size of the image, no crop and 6, as Di[M]O does.
+        text_encoder: Folder of another CLIP text tower, a path or fsspec URL, such as
+            laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, which was trained with the
+            network and which Di[M]O used.
+        text_device: Where the text tower computes: auto for the fastest device, or a torch device.
+        text_cache: Prompts whose embeddings are remembered at most, 300 kB each.
+        grid: Rows and columns of tokens; null takes what the network was trained with: 64 x 64, or 32 x 32
+            for a network without down-sampling.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+    """
+
+    checkpoint: str | None = None
+    timestep: Convention = "zero"
+    timestep_steps: int = attrs.field(default=64, validator=v.ge(1))
+    negative_prompt: str = NEGATIVE_PROMPT
+    micro_conditions: tuple[float, float, float, float, float] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(tuple)
+    )
+    text_encoder: str | None = None
+    text_device: str = "auto"
+    text_cache: int = attrs.field(default=1024, validator=v.ge(1))
+    grid: tuple[int, int] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
+    gradient_checkpointing: bool = False
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"guidance", "decode", "encode", "save"})
+
+    def __attrs_post_init__(self) -> None:
+        """Check the grid.
+
+        Raises:
+            ValueError: if it is empty.
+        """
+        if self.grid is not None and min(self.grid) < 1:
+            raise ValueError(f"'grid' must have at least one row and one column: {self.grid}")
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return Parts(checkpoint=self.checkpoint, text_encoder=self.text_encoder)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes of the network."""
+        return self._parts.architecture
+
+    @cached_property
+    def tokens(self) -> TokenSpace:
+        """rows x columns sites of V codes; the mask id is the last embedding."""
+        a = self.architecture
+        height, width = self.grid or tuple(self._parts.published.card.get("grid", a.default_grid))
+        return TokenSpace(
+            length=height * width,
+            codes=a.codebook_size,
+            mask_id=a.mask_id,
+            grid=(height, width),
+            modality="image",
+        )
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """Prompts."""
+        return Conditioning(kind="text")
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        assert self.tokens.grid is not None, "tokens of an image have a grid"
+        return self.tokens.grid
+
+    @cached_property
+    def _micro(self) -> Float[Tensor, " 5"]:
+        """Width, height, crops, score."""
+        if self.micro_conditions is not None:
+            return torch.tensor(self.micro_conditions)
+        (height, width), factor = self._sides, self._parts.factor
+        return torch.tensor([width * factor, height * factor, 0, 0, SCORE])
+
+    @cached_property
+    def _images(self) -> ImageTokenizer:
+        return self._parts.images(self._sides)
+
+    @cached_property
+    def prompts(self) -> PromptEncoder:
+        """Text tower and tokenizer, with the embeddings that they have made."""
+        return self._parts.prompts(find_device(self.text_device), self.text_cache)
+
+    @cached_property
+    def _negative(self) -> dict[torch.device, dict[str, Tensor]]:
+        """The negative prompt's embedding, encoded once and kept on each device that asked for it."""
+        text, pooled = self.prompts([self.negative_prompt])
+        return {torch.device("cpu"): {"text": text, "pooled": pooled}}
+
+    @cached_property
+    def _shared(self) -> "MeissonicTransformer":
+        return self.network().requires_grad_(False)
+
+    def skeleton(self) -> "MeissonicTransformer":
+        """The transformer without weights; its memory, if it has any, is not initialised."""
+        from dimo_meissonic.transformer import MeissonicTransformer
+
+        device = torch.empty(0).device
+        with torch.device("meta"):
+            network = MeissonicTransformer(**self.architecture.as_config())
+        network.grid = self._sides
+        network.clock = Clock(convention=self.timestep, steps=self.timestep_steps)
+        network.gradient_checkpointing = self.gradient_checkpointing
+        if device.type != "meta":
+            network.to_empty(device=device)
+        return network
+
+    def network(self, *, share: bool = False) -> "MeissonicTransformer":
+        """The transformer with the teacher's weights, in fp32 whatever the file holds."""
+        if not share:
+            part = self._parts.transformer()
+            network = self.skeleton().eval()
+            assign(network, part.tensors(), part.source)
+            return network
+        own = dict(self._shared.named_parameters())
+        with torch.device("meta"):
+            network = self.skeleton().eval()
+        for name, _ in list(network.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, own[name])
+        return network
+
+    def read_network(self, url: str) -> Mapping[str, Tensor] | None:
+        """A network as diffusers saves it: the released generators, and those of the authors' training.
+
+        Raises:
+            CheckpointError: when there is none, or one of other sizes than the teacher's.
+        """
+        return self._parts.read_network(url)
+
+    def encode_conditions(self, raw: Sequence[Any]) -> dict[str, Tensor]:
+        """Prompts to ``text`` [B, S, J], ``pooled`` [B, D] and ``micro`` [B, 5].
+
+        Raises:
+            UsageError: for a condition that is no text.
+        """
+        for prompt in raw:
+            if not isinstance(prompt, str):
+                raise UsageError(f"the teacher 'meissonic' takes prompts, not {prompt!r}")
+        text, pooled = self.prompts(raw)
+        return {"text": text, "pooled": pooled, "micro": self._micro.repeat(len(raw), 1)}
+
+    def condition_skeleton(self, raw: Sequence[Any]) -> dict[str, Tensor]:
+        """Zeros; the text tower is not read."""
+        a, count, config = self.architecture, len(raw), self._parts.text_config
+        return {
+            "text": torch.zeros(count, config["max_position_embeddings"], a.joint_attention_dim),
+            "pooled": torch.zeros(count, a.width),
+            "micro": self._micro.repeat(count, 1),
+        }
+
+    def null_condition(self, c: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The negative prompt, with the micro-conditions of each sample."""
+        text, device = c["text"], c["text"].device
+        if device.type == "meta":
+            return tree.tree_map(torch.empty_like, c)  # type: ignore[no-any-return]
+        if device not in self._negative:
+            own = self._negative[torch.device("cpu")]
+            self._negative[device] = {name: transfer(tensor, device) for name, tensor in own.items()}
+        null = {
+            name: tensor.to(text.dtype).expand(len(text), *tensor.shape[1:])
+            for name, tensor in self._negative[device].items()
+        }
+        return {**null, "micro": c["micro"]}
+
+    def decode(self, x: Tokens | Float[Tensor, "B L V"], c: dict[str, Tensor]) -> Float[Tensor, "B C H W"]:
+        """Images of the tokenizer."""
+        return self._images.to(x.device).decode(x)
+
+    def encode(self, images: Float[Tensor, "B C H W"], c: dict[str, Tensor]) -> Tokens:
+        """The nearest code of each site."""
+        return self._images.to(images.device).encode(images)
+
+    def frozen_parameters(self) -> tuple[str, ...]:
+        """Token embedding and head (released code, ``fix_emb_layer``)."""
+        with torch.device("meta"):
+            names = [name for name, _ in self.skeleton().named_parameters()]
+        return tuple(name for name in names if name.startswith(("embed.", "mlm_layer.")))
+
+    def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
+        """A warning for a beta with which the paper's experiments diverged."""
+        divergence = config.get("divergence", {})
+        beta = 1.0 if divergence.get("name") == "rkl" else divergence.get("beta", 0.0)
+        if divergence.get("name") not in ("jeffrey", "rkl") or BETAS[0] <= beta <= BETAS[1]:
+            return ()
+        return (
+            f"the divergence is Jeffrey's with beta {beta:g}. With this teacher, the Di[M]O paper saw "
+            f"training diverge outside {list(BETAS)}: watch the samples, or set --divergence.beta.",
+        )
+
+    def recipes(self) -> Mapping[str, Recipe]:
+        """``fast`` and ``paper``."""
+        return RECIPES
+
+    def samplings(self) -> Mapping[str, Sampling]:
+        """Meissonic's own, and the teacher's rows of the Di[M]O paper."""
+        return SAMPLINGS
+
+    def evaluation(self) -> EvaluationPlan | None:
+        """Nothing is known about its samples here."""
+        return None
+
+    def provenance(self) -> Mapping[str, str]:
+        """The folder, and the SHA-256 of each file that was or would be read."""
+        return self._parts.provenance()
+
+    def tokenizer_identity(self) -> Mapping[str, str]:
+        """The SHA-256 of the image tokenizer's weights, and the grid."""
+        digest = self._parts.published.part(VQVAE).digest()
+        return {VQVAE: digest, "grid": "x".join(map(str, self._sides))}
+
+    def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
+        """Write the published layout, the weights in fp32, and ``teacher.yaml`` (last)."""
+        write_folder(
+            Folder(folder),
+            network=network,
+            vqvae=self._parts.published.part(VQVAE),
+            text=(self._parts.text_config, self._parts.text()),
+            vocabulary=self._parts.published.vocabulary(),
+            card={"grid": list(self._sides), **card},
+        )

@@ -1,0 +1,141 @@
+"""``PromptEncoder``: prompts to embeddings, by a CLIP text tower of transformers.
+
+A prompt's embedding is a function of the prompt alone, to the last bit: prompts pass through the tower one at
+a time, so no run depends on which of them were known already, and resuming repeats exactly.
+"""
+
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dimo_core.errors import CheckpointError
+from dimo_core.weights_file import assign
+from dimo_meissonic.libraries import library
+
+PREFIXES = ("text_model.", "text_projection.")
+"""Where the text tower is in the weights of a whole CLIP."""
+
+Embedding = tuple[Float[Tensor, "S J"], Float[Tensor, " P"]]
+"""Of one prompt: its words, and all of it."""
+
+
+def text_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The text tower's part of ``config.json``, which may describe a whole CLIP.
+
+    Raises:
+        CheckpointError: when it describes no CLIP text tower.
+    """
+    inner = config.get("text_config", config)
+    if not isinstance(inner, Mapping) or "max_position_embeddings" not in inner:
+        raise CheckpointError(f"{source} describes no CLIP text tower: no max_position_embeddings")
+    own = {**inner}
+    if "projection_dim" in config:
+        own["projection_dim"] = config["projection_dim"]
+    return own
+
+
+def text_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The text tower's tensors; a whole CLIP's image tower and old position tables are left out."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PREFIXES) and not name.endswith(".position_ids")
+    }
+
+
+def load_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """A frozen ``CLIPTextModelWithProjection``.
+
+    Args:
+        config: The tower's configuration.
+        tensors: Its weights.
+        source: Where they were read, for messages.
+
+    Raises:
+        CheckpointError: when configuration and weights do not fit.
+        MissingLibraryError: if transformers is not installed, or does not load.
+    """
+    configuration = library("transformers.models.clip.configuration_clip").CLIPTextConfig
+    cls = library("transformers.models.clip.modeling_clip").CLIPTextModelWithProjection
+    try:
+        with torch.device("meta"):
+            tower: nn.Module = cls(configuration.from_dict(dict(config))).float()
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{source}: an impossible CLIP text tower: {error}") from error
+    tower.to_empty(device="cpu")
+    # The positions 0, 1, 2 ... are a buffer that no file holds.
+    for name, buffer in tower.named_buffers():
+        assert name.endswith("position_ids"), f"unknown buffer {name}"
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+    assign(tower, text_tensors(tensors), source)
+    return tower.eval().requires_grad_(False)
+
+
+def load_tokenizer(files: Iterable[Path], source: str) -> Any:
+    """A ``CLIPTokenizer`` from its files, which need not lie in one folder.
+
+    Raises:
+        CheckpointError: when they are no CLIP tokenizer.
+        MissingLibraryError: if transformers is not installed, or does not load.
+    """
+    cls = library("transformers.models.clip.tokenization_clip").CLIPTokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            shutil.copyfile(file, Path(folder) / file.name)
+        try:
+            return cls.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the library's own kinds of errors differ by its version
+            raise CheckpointError(f"{source} holds no CLIP tokenizer: {error}") from error
+
+
+class PromptEncoder:
+    """Prompts to embeddings on the CPU; the latest ones are remembered.
+
+    Args:
+        tower: The text tower; moved to ``device``.
+        tokenizer: Its tokenizer.
+        device: Where the tower computes.
+        remember: How many prompts are remembered at most.
+    """
+
+    def __init__(self, tower: nn.Module, tokenizer: Any, *, device: torch.device, remember: int) -> None:
+        self.tower, self.tokenizer, self.device = tower.to(device), tokenizer, device
+        self.remember = remember
+        self._known: OrderedDict[str, Embedding] = OrderedDict()
+
+    @property
+    def length(self) -> int:
+        """Words of a prompt S, begin and end included; longer ones are cut, shorter ones padded."""
+        length: int = self.tower.config.max_position_embeddings  # type: ignore[union-attr,assignment]
+        return length
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Float[Tensor, "B S J"], Float[Tensor, "B P"]]:
+        """Words before the tower's last layer and without its final norm, and the projected whole."""
+        found = {prompt: self._embedding(prompt) for prompt in dict.fromkeys(prompts)}
+        text, pooled = zip(*(found[prompt] for prompt in prompts), strict=True)
+        return torch.stack(text), torch.stack(pooled)
+
+    def _embedding(self, prompt: str) -> Embedding:
+        if prompt in self._known:
+            self._known.move_to_end(prompt)
+            return self._known[prompt]
+        self._known[prompt] = made = self._encoded(prompt)
+        if len(self._known) > self.remember:
+            self._known.popitem(last=False)
+        return made
+
+    @torch.no_grad()
+    def _encoded(self, prompt: str) -> Embedding:
+        ids = self.tokenizer(
+            [prompt], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).input_ids
+        with torch.autocast(self.device.type, enabled=False):
+            out = self.tower(input_ids=ids.to(self.device), output_hidden_states=True)
+        return out.hidden_states[-2][0].cpu(), out.text_embeds[0].cpu()
