@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dimo_core.errors import CheckpointError
+from dimo_core.urls import cause_of, client_options, is_missing
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
 """Which extra of this project brings the library for a protocol."""
@@ -91,7 +92,7 @@ def _fetch(url: str, copy: Path, sha256: str | None) -> None:
     """Download beside ``copy`` under a name that no other process uses, check, and only then rename."""
     part = copy.with_name(f"{copy.name}.{uuid.uuid4().hex[:8]}.part")
     with _explained(url):
-        fs, path = fsspec.core.url_to_fs(url, **_options(url))
+        fs, path = fsspec.core.url_to_fs(url, **client_options(url))
         info = fs.info(path)
     if info.get("type") == "directory":
         raise CheckpointError(f"{url} is a folder; name one file in it.")
@@ -110,27 +111,15 @@ def _fetch(url: str, copy: Path, sha256: str | None) -> None:
         part.unlink(missing_ok=True)
 
 
-def _options(url: str) -> dict[str, Any]:
-    """What aiohttp needs for gigabytes: no limit on the whole, one on silence; proxies are respected."""
-    protocols = [protocol for protocol in ("http", "https") if f"{protocol}://" in url]
-    if not protocols:
-        return {}
-    from aiohttp import ClientTimeout
-
-    client = {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60), "trust_env": True}
-    return {protocol: {"client_kwargs": dict(client)} for protocol in protocols}
-
-
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Every file system raises errors of its own kind; all become one that names the URL."""
     try:
         yield
     except FileNotFoundError as error:
-        cause = error.__cause__  # to fsspec, every failure over http is "not found"; the cause knows better
-        if cause is None or isinstance(cause, LookupError) or getattr(cause, "status", None) == 404:
+        if is_missing(error):
             raise CheckpointError(f"no file {url}") from error
-        raise _failure(url, cause) from error
+        raise _failure(url, cause_of(error)) from error
     except ImportError as error:
         extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
         remedy = f" Run: pip install 'dimo[{extra}]'" if extra else ""

@@ -1,7 +1,6 @@
 """Images in tar files, as webdataset writes them: ``ImageShards``."""
 
 import json
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,9 +11,10 @@ from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.sources import Picture, PictureStream
+from dimo_core.tar_samples import tar_samples
+from dimo_core.urls import client_options, expanded
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
-from dimo_images.urls import expanded
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 """Endings of members that are images; the first one of a sample counts."""
@@ -97,11 +97,9 @@ class ShardStream(PictureStream):
         return decoded(self._samples(shard), self.look, self.threads)
 
     def _samples(self, url: str) -> Iterator[Raw]:
-        from webdataset.tariterators import group_by_keys
-
         try:
-            with fsspec.open(url, "rb") as file:
-                for sample in group_by_keys(_members(file, url)):
+            with fsspec.open(url, "rb", **client_options(url)) as file:
+                for sample in tar_samples(file, url):
                     yield self._sample(url, sample)
         except Exception as error:  # of file system, tarfile or decompressor; webdataset adds arguments
             reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
@@ -140,21 +138,6 @@ class ShardStream(PictureStream):
         if not 0 <= label < len(self.classes):
             raise ValueError(f"label {label} is not in 0..{len(self.classes) - 1}")
         return label
-
-
-def _members(file: Any, url: str) -> Iterator[dict[str, Any]]:
-    """The files in a tar file, as webdataset passes them on.
-
-    webdataset's own reader takes a tar file that was cut off between two members for a whole one.
-    """
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
-            if content is not None:
-                yield {"fname": member.name, "data": content.read(), "__url__": url}
-            tar.members = []  # type: ignore[attr-defined]  # or all of them would be kept
-        if tar.fileobj is None or len(tar.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("unexpected end of data")
 
 
 def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:

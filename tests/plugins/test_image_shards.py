@@ -5,6 +5,7 @@ import gzip
 import http.server
 import io
 import json
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,8 @@ from dimo_core.pretraining import pretrain
 from dimo_core.registry import Registry
 from dimo_core.sources import Picture
 from dimo_core.token_cache import TokenCache
+from dimo_core.urls import expanded
 from dimo_images.shards import ImageShards
-from dimo_images.urls import expanded
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -136,7 +137,11 @@ def test_shards_are_read_from_a_web_server(server: str) -> None:
     assert (True, "FileNotFoundError") == (pictures[-1].lost, pictures[-1].error.partition(":")[0])
 
 
-def test_an_unknown_protocol_and_a_missing_library_are_named_at_the_start() -> None:
+def test_an_unknown_protocol_and_a_missing_library_are_named_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(UsageError, match="Protocol not known: gopher"):
         read("gopher://hole/a.tar")
     with pytest.raises(MissingLibraryError, match="s3fs"):

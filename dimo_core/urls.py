@@ -1,0 +1,122 @@
+"""URLs of remote files: lists from patterns, patience with connections, and what a failure means."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from dimo_core.errors import MissingLibraryError, UsageError
+
+SILENCE = 60.0
+"""A connection over which nothing comes for so many seconds is given up."""
+
+
+def expanded(urls: str | Sequence[str], *, silence: float = SILENCE) -> list[str]:
+    """The files that URLs stand for; nothing is opened.
+
+    ``{000..127}`` and ``{a,b}`` are written out, then ``*``, ``?`` and ``[...]`` are looked up (of web
+    addresses, where a question mark begins a query, only ``*``).
+
+    Args:
+        urls: Paths or fsspec URLs, one or several.
+        silence: As in ``client_options``.
+
+    Raises:
+        UsageError: for a pattern that is wrong, that no file fits or that cannot be looked up, a file that is
+            named twice, or a URL that would start a program.
+        MissingLibraryError: when the library for a protocol is not installed.
+    """
+    found = [file for url in ([urls] if isinstance(urls, str) else urls) for file in _files(url, silence)]
+    if not found:
+        raise UsageError("no shards are given. Example: --data.url 'photos/train-{000..127}.tar'")
+    if twice := [file for file, times in Counter(found).items() if times > 1]:
+        raise UsageError(f"{twice[0]!r} and {len(twice) - 1} other shards are named twice. Name each once.")
+    return found
+
+
+def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
+    """What fsspec needs to give up a silent connection, and to read for as long as something comes.
+
+    Proxies of the environment are respected. Protocols other than http(s) and s3 follow their own libraries.
+
+    Args:
+        url: The URL that is opened with these options.
+        silence: Seconds without a byte after which a connection has failed.
+    """
+    protocols = {part.partition("://")[0] for part in url.split("::") if "://" in part}
+    options: dict[str, Any] = {
+        protocol: {"config_kwargs": {"connect_timeout": silence, "read_timeout": silence}}
+        for protocol in protocols & {"s3", "s3a"}
+    }
+    if web := protocols & {"http", "https"}:
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=min(30.0, silence), sock_read=silence)
+        client = {"timeout": timeout, "trust_env": True}
+        options |= {protocol: {"client_kwargs": dict(client)} for protocol in web}
+    return options
+
+
+def cause_of(error: Exception) -> BaseException:
+    """What went wrong; to fsspec, every failure over http is "not found", and its cause knows better."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    known = isinstance(cause, OSError | TimeoutError) or type(cause).__module__.startswith("aiohttp")
+    return cause if cause is not None and known else error
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether there is no such file, so that asking again is of no use."""
+    cause = cause_of(error)
+    return isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
+
+
+def _files(url: str, silence: float) -> Iterator[str]:
+    try:
+        names = list(braceexpand(url, escape=False)) if "{" in url else [url]
+    except ValueError as error:
+        raise UsageError(f"{url!r}: a brace is not closed.") from error
+    for name in names:
+        if re.search(r"(^|::)\s*pipe:", name, re.IGNORECASE):
+            raise UsageError(
+                f"{name!r} would run a shell command, which dimo never does. Give a path or a URL that fsspec"
+                " can read, such as https://... or s3://..."
+            )
+        yield from _matches(name, silence) if _is_pattern(name) else _known(name)
+
+
+def _is_pattern(url: str) -> bool:
+    return "*" in url or ("://" not in url.replace("file://", "") and any(sign in url for sign in "?["))
+
+
+def _known(url: str) -> list[str]:
+    """The URL itself, if there is something that can open it."""
+    try:
+        fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise MissingLibraryError(f"{url!r} cannot be opened: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"{url!r} cannot be opened: {error}.") from error
+    return [url]
+
+
+def _matches(pattern: str, silence: float) -> list[str]:
+    """The files that a pattern fits, sorted."""
+    if "::" in pattern:
+        raise UsageError(f"{pattern!r}: wildcards do not work in chained URLs. Name the shards with braces.")
+    _known(pattern)
+    filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
+    local = "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+    try:
+        files = sorted(filesystem.glob(path))
+    except Exception as error:  # each file system raises its own
+        cause = cause_of(error)
+        raise UsageError(
+            f"{pattern!r} cannot be looked up ({type(cause).__name__}: {cause}). Check the address and your"
+            " access rights, or name the files with braces."
+        ) from error
+    if not files:
+        raise UsageError(f"no file fits {pattern!r}.")
+    return [file if local else filesystem.unstrip_protocol(file) for file in files]
