@@ -156,7 +156,7 @@ class Meissonic(Teacher):
 
         device = torch.empty(0).device
         with torch.device("meta"):
-            network = MeissonicTransformer(**self.architecture.as_config())
+            network: MeissonicTransformer = MeissonicTransformer(**self.architecture.as_config())
         network.grid = self._sides
         network.clock = Clock(convention=self.timestep, steps=self.timestep_steps)
         network.gradient_checkpointing = self.gradient_checkpointing

@@ -102,10 +102,10 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         )
         self.time_text_embed = _flux.CombinedTimestepTextProjEmbeddings(width, pooled_projection_dim)
         self.transformer_blocks = nn.ModuleList(
-            _flux.FluxTransformerBlock(width, heads, head) for _ in range(num_layers)
+            _block(_flux.FluxTransformerBlock(width, heads, head)) for _ in range(num_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            _flux.FluxSingleTransformerBlock(width, heads, head) for _ in range(num_single_layers)
+            _block(_flux.FluxSingleTransformerBlock(width, heads, head)) for _ in range(num_single_layers)
         )
         self.project_from_hidden_norm = _norm(width)
         self.project_from_hidden = nn.Linear(width, width, bias=False)
@@ -197,6 +197,28 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
             else:
                 text, hidden = block(hidden, text, modulation, rope)
         return hidden
+
+
+class HeadNorm(nn.RMSNorm):
+    """The norm of queries and keys: in fp32, and the result in the wider dtype of input and gains.
+
+    So the published code computes. Torch's own, as Flux has it now, is not fused where autocast gives it
+    inputs in half precision beside gains in fp32.
+    """
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """x / rms(x), times the gains."""
+        normed = F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
+
+
+def _block(block: nn.Module) -> nn.Module:
+    """A block of Flux, its heads' norms replaced."""
+    attention = block.get_submodule("attn")
+    for name, norm in list(attention.named_children()):
+        if isinstance(norm, nn.RMSNorm):
+            setattr(attention, name, HeadNorm(norm.normalized_shape, eps=norm.eps))
+    return block
 
 
 def _norm(width: int) -> Any:
