@@ -138,12 +138,11 @@ class Published:
         Raises:
             CheckpointError: when a file of it is missing.
         """
+        self.config(name)
         found = find_part(self.folder.sub(name), name)
         if found is None:
-            raise CheckpointError(
-                f"{self.folder.sub(name).url!r} lacks config.json or the weights "
-                f"({' or '.join(WEIGHTS[name])}).\n{WHAT_IS_NEEDED}"
-            )
+            files = " or ".join(WEIGHTS[name])
+            raise CheckpointError(f"no weights in {self.folder.path(name)}: {files}.\n{WHAT_IS_NEEDED}")
         return attrs.evolve(found, sha256=self.card.get("sha256", {}).get(f"{name}/{found.weights}"))
 
     def vocabulary(self) -> dict[str, Path]:

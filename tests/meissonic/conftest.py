@@ -52,7 +52,7 @@ class PromptStream(ConditionStream):
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A byte-level BPE of 99 entries: letters and digits, in a word and at its end, joined pairs, two marks."""
+    """A byte-level BPE of 99 entries: letters and digits, in a word and at its end, pairs, two marks."""
     single = [*LETTERS, *"0123456789"]
     joined = [pair.replace(" ", "") for pair in MERGED]
     entries = [*single, *(f"{letter}</w>" for letter in single), *joined]
