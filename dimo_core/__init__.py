@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MissingLibraryError,
         NumericalError,
         PluginError,
+        SourceError,
         UnknownNameError,
         UsageError,
     )
@@ -62,6 +63,7 @@ _MODULES = {
         "MissingLibraryError",
         "NumericalError",
         "PluginError",
+        "SourceError",
         "UnknownNameError",
         "UsageError",
     ),
@@ -140,6 +142,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "Sampling",
+    "SourceError",
     "Teacher",
     "TokenSpace",
     "Tokens",

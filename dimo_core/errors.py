@@ -9,6 +9,7 @@
     ├── PluginError           an installed plugin is broken, or two claim one name
     ├── MissingLibraryError   an optional library is missing or does not load
     ├── CheckpointError       a file that is missing, corrupt, foreign or half written
+    ├── SourceError           data or conditions of a run that cannot be read any more
     ├── NumericalError        a loss or gradient that is not finite
     └── Interrupted           stopped by a signal, state saved               exit code 130
 
@@ -56,6 +57,10 @@ class MissingLibraryError(DimoError):
 
 class CheckpointError(DimoError):
     """A checkpoint or model file cannot be used; nothing of it was executed."""
+
+
+class SourceError(DimoError):
+    """Data or conditions that could be read when the run was started cannot be read any more."""
 
 
 class NumericalError(DimoError):

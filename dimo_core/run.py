@@ -21,7 +21,7 @@ from dimo_core.memory import plan_memory
 from dimo_core.model_folder import save_generator
 from dimo_core.registry import Registry
 from dimo_core.results import Results
-from dimo_core.run_folder import CONFIG, log_file, open_run_folder
+from dimo_core.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder
 from dimo_core.table import Table
 
 
@@ -93,11 +93,13 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
         )
-    stream = job.conditions.open(job.teacher.conditioning, seed=job.seed)
+    stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
     objective = job.objective.build(job.ingredients())
     generator = objective.parts()["generator"].module
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
     folder.write_yaml(CONFIG, dict(job.config))
+    if (record := stream.record()) is not None:
+        folder.write_json(CONDITIONS, record)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
         engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)

@@ -1,5 +1,6 @@
 """The folder of a run: never written over, and with a copy of everything that was logged."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,15 @@ from rich.console import Console
 from dimo_core.config_resume import check_unchanged
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
+from dimo_core.sources import Conditions, ConditionStream
 from dimo_core.table import Table
+from dimo_core.teacher import Conditioning
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""
+
+CONDITIONS = "conditions.json"
+"""What the stream of conditions had found when the run was started, if it keeps a record."""
 
 
 def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
@@ -35,6 +41,26 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Fol
             f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
         )
     return folder
+
+
+def open_conditions(
+    source: Conditions, conditioning: Conditioning, folder: Folder, *, seed: int, resume: bool
+) -> ConditionStream:
+    """The conditions of a run; those of a resumed run are as they were when it was started.
+
+    Args:
+        source: Where they come from.
+        conditioning: What the teacher takes.
+        folder: The run folder.
+        seed: Fixes the order.
+        resume: Whether the run that is in the folder is continued.
+
+    Raises:
+        UsageError: when the source cannot give what the teacher takes.
+    """
+    if resume and folder.exists(CONDITIONS):
+        return source.reopen(conditioning, json.loads(folder.read(CONDITIONS)), seed=seed)
+    return source.open(conditioning, seed=seed)
 
 
 @contextmanager

@@ -29,7 +29,17 @@ class ConditionStream(ABC):
 
         A pure function of its arguments and of the seed with which the stream was opened, for any
         number of processes. The position is all that has to be remembered to resume.
+
+        Raises:
+            SourceError: when what could be read before cannot be read any more.
         """
+
+    def record(self) -> Mapping[str, Any] | None:
+        """Plain data, for JSON, that fix the stream together with options and seed; None for none.
+
+        A run folder keeps them, and a resumed run hands them to ``Conditions.reopen``.
+        """
+        return None
 
 
 class Conditions(ABC):
@@ -47,6 +57,21 @@ class Conditions(ABC):
             UsageError: when the source is empty, or of another kind than the teacher takes.
         """
 
+    def reopen(
+        self, conditioning: "Conditioning", record: Mapping[str, Any], *, seed: int
+    ) -> ConditionStream:
+        """Read what the stream reads whose ``record`` this is, whatever has come or gone since.
+
+        Args:
+            conditioning: As for ``open``.
+            record: What ``ConditionStream.record`` gave.
+            seed: As for ``open``.
+
+        Raises:
+            UsageError: when the source is of another kind than the teacher takes, or the record of another.
+        """
+        return self.open(conditioning, seed=seed)
+
     @abstractmethod
     def balanced(self, conditioning: "Conditioning", count: int) -> list[Any]:
         """A fixed, evenly spread list of ``count`` conditions, for evaluation and grids."""
@@ -54,23 +79,34 @@ class Conditions(ABC):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Examples:
-    """Images in memory with their labels.
+    """Images in memory with their labels or captions.
 
     Attributes:
         images: ``uint8 [N, C, H, W]``.
         labels: Class index of each image.
         classes: Class names.
         details: Other per-image facts by name, such as the digit behind a parity label.
+        texts: Caption of each image, where the condition is text.
     """
 
     images: UInt8[Tensor, "N C H W"]
     labels: Int[Tensor, " N"]
     classes: tuple[str, ...]
     details: dict[str, Tensor] = attrs.field(factory=dict)
+    texts: tuple[str, ...] = attrs.field(default=())
+
+    @texts.validator
+    def _one_for_each_image(self, _: Any, texts: tuple[str, ...]) -> None:
+        if texts and len(texts) != len(self.images):
+            raise ValueError(f"{len(texts)} texts for {len(self.images)} images: give one for each, or none")
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    def conditions(self) -> list[Any]:
+        """The raw condition of each image: its caption where there are captions, else its label."""
+        return list(self.texts) or self.labels.tolist()
 
 
 @attrs.frozen(kw_only=True, eq=False)

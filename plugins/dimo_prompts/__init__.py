@@ -1,1 +1,1 @@
-"""Where conditions come from: class labels."""
+"""Where conditions come from: class labels and prompts."""

@@ -7,3 +7,12 @@ from dimo_core.hookspecs import Register, hookimpl
 def dimo_register(register: Register) -> None:
     """Offer what this package holds."""
     register("conditions", "labels", "dimo_prompts.labels:Labels", summary="class labels, drawn uniformly")
+    register(
+        "conditions",
+        "prompts",
+        "dimo_prompts.prompts:Prompts",
+        summary="prompts from webdataset shards, text files or JSON lines, read as a stream",
+    )
+    register(
+        "conditions", "prompt-list", "dimo_prompts.prompts:PromptList", summary="a few prompts, written out"
+    )

@@ -1,0 +1,221 @@
+"""Prompts from files and from lists: ``Prompts`` and ``PromptList``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+from attrs import validators as v
+from loguru import logger
+
+from dimo_core.errors import SourceError, UsageError
+from dimo_core.sources import Conditions
+from dimo_core.teacher import Conditioning
+from dimo_core.urls import SILENCE, expanded
+from dimo_prompts.captions import Layout
+from dimo_prompts.index import Index, read_whole
+from dimo_prompts.indexing import Indexer
+from dimo_prompts.reading import Reader, told
+from dimo_prompts.stream import PromptStream
+
+
+def _as_urls(value: str | Sequence[str]) -> str | tuple[str, ...]:
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _as_list(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+@attrs.frozen(kw_only=True)
+class Prompts(Conditions):
+    """Prompts in webdataset shards, text files or JSON lines, anywhere that fsspec reads.
+
+    Attributes:
+        url: Path or fsspec URL of the files, with braces and wildcards (``train-{000..127}.tar``), or a list
+            of these.
+        held_out: The same for prompts to evaluate with and to show; null takes the first ones of ``url``.
+        format: What the files are: ``tar``, ``text`` (one prompt a line) or ``jsonl``; ``auto`` goes by their
+            names.
+        field: Member of a tar file's samples or field of a JSON object, such as ``json.caption``. Null is
+            ``txt`` in tar files and ``prompt`` in JSON lines.
+        shuffle: Whether each epoch has an order of its own, rather than that of the files.
+        max_broken: Share of the prompts, and of the files, that may be unreadable before it is an error.
+            Unless it is 0, ten prompts and one file may be in any case.
+        prefetch: How many shards are read before they are needed.
+        timeout: Seconds of silence after which a connection has failed.
+        retries: How often a shard that cannot be read is tried again, after 1, 2, 4, ... seconds.
+        threads: How many files are read at once when prompts are counted.
+    """
+
+    url: str | tuple[str, ...] = attrs.field(converter=_as_urls)
+    held_out: str | tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_as_urls)
+    )
+    format: Literal["auto", "tar", "text", "jsonl"] = attrs.field(
+        default="auto", validator=v.in_(("auto", "tar", "text", "jsonl"))
+    )
+    field: str | None = attrs.field(default=None, validator=v.optional(v.min_len(1)))
+    shuffle: bool = True
+    max_broken: float = attrs.field(default=0.01, converter=float, validator=[v.ge(0), v.le(1)])
+    prefetch: int = attrs.field(default=2, validator=v.ge(0))
+    timeout: float = attrs.field(default=SILENCE, converter=float, validator=v.gt(0))
+    retries: int = attrs.field(default=5, validator=v.ge(0))
+    threads: int = attrs.field(default=8, validator=v.gt(0))
+    _shown: dict[int, list[str]] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Where prompts are in the files."""
+        return Layout(format=self.format, field=self.field)
+
+    @property
+    def reader(self) -> Reader:
+        """What opens them."""
+        return Reader(timeout=self.timeout, retries=self.retries)
+
+    def open(self, conditioning: Conditioning, *, seed: int) -> PromptStream:
+        """Count the prompts, and start reading.
+
+        Raises:
+            UsageError: when the teacher takes no text, there are no prompts, or too many are broken.
+            MissingLibraryError: when the library for a protocol is not installed.
+        """
+        check_kind(conditioning, "prompts")
+        urls = expanded(self.url, silence=self.timeout)
+        indexer = Indexer(
+            layout=self.layout, reader=self.reader, max_broken=self.max_broken, threads=self.threads
+        )
+        return self._stream(indexer.index(urls), seed)
+
+    def reopen(self, conditioning: Conditioning, record: Mapping[str, Any], *, seed: int) -> PromptStream:
+        """Read on in the files that were counted then; nothing is counted again.
+
+        Raises:
+            UsageError: when the teacher takes no text, or the record is none of this source.
+        """
+        check_kind(conditioning, "prompts")
+        try:
+            index = Index.from_dict(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"this is no record of prompts ({error!r}). Start a new run.") from error
+        return self._stream(index, seed)
+
+    def balanced(self, conditioning: Conditioning, count: int) -> list[str]:
+        """``held_out`` prompts, evenly spread over them; without any, the first different ones of ``url``.
+
+        Fewer than ``count`` are repeated in turn.
+
+        Raises:
+            UsageError: as ``open`` does.
+        """
+        check_kind(conditioning, "prompts")
+        key = 0 if self.held_out is not None else count  # all of them, or the first so many
+        if key not in self._shown:
+            self._shown[key] = self._first(key)
+        return spread(self._shown[key], count)
+
+    def _stream(self, index: Index, seed: int) -> PromptStream:
+        parts, layout, reader = index.parts, self.layout, self.reader
+
+        def load(number: int) -> list[str]:
+            part = parts[number]
+            try:
+                return reader.retried(part.url, lambda: part.prompts(layout, reader), settled=True)
+            except Exception as error:  # of any file system
+                raise SourceError(
+                    f"{part.url} could be read when this run was started, and cannot be any more"
+                    f" ({told(error)}; {self.retries + 1} attempts). Bring it back, then continue from the"
+                    " last checkpoint with --resume."
+                ) from error
+
+        return PromptStream(
+            [part.count for part in parts],
+            load,
+            seed=seed,
+            shuffle=self.shuffle,
+            ahead=self.prefetch,
+            record=index.as_dict(),
+        )
+
+    def _first(self, count: int) -> list[str]:
+        """The first ``count`` different prompts, or all held-out ones."""
+        found: dict[str, None] = {}
+        failed: list[str] = []
+
+        def collect(url: str) -> None:
+            for entry in read_whole(url, self.layout, self.reader):
+                if isinstance(entry, str):
+                    found.setdefault(entry)  # so that another attempt may begin anew
+                if 0 < count <= len(found):
+                    return
+
+        for url in expanded(self.held_out or self.url, silence=self.timeout):
+            self.layout.format_of(url)
+            try:
+                self.reader.retried(url, lambda url=url: collect(url))  # type: ignore[misc]
+            except Exception as error:  # of any file system
+                failed.append(f"{url} ({told(error)})")
+                logger.warning("not read to its end: {}", failed[-1])
+            if 0 < count <= len(found):
+                break
+        if not found:
+            raise UsageError(
+                f"no prompts to evaluate with in {self.held_out or self.url!r}:"
+                f" {'; '.join(failed[:5]) or 'there are none'}."
+            )
+        return list(found)
+
+
+@attrs.frozen(kw_only=True)
+class PromptList(Conditions):
+    """A few prompts, written out.
+
+    Attributes:
+        prompts: The prompts.
+        shuffle: Whether each epoch has an order of its own, rather than the given one.
+    """
+
+    prompts: tuple[str, ...] = attrs.field(converter=_as_list, validator=v.min_len(1))
+    shuffle: bool = True
+
+    def open(self, conditioning: Conditioning, *, seed: int) -> PromptStream:
+        """Start reading.
+
+        Raises:
+            UsageError: when the teacher takes no text.
+        """
+        check_kind(conditioning, "prompt-list")
+        return PromptStream([len(self.prompts)], lambda _: self.prompts, seed=seed, shuffle=self.shuffle)
+
+    def balanced(self, conditioning: Conditioning, count: int) -> list[str]:
+        """Evenly spread over the different prompts, or all of them in turn.
+
+        Raises:
+            UsageError: when the teacher takes no text.
+        """
+        check_kind(conditioning, "prompt-list")
+        return spread(list(dict.fromkeys(self.prompts)), count)
+
+
+def check_kind(conditioning: Conditioning, name: str) -> None:
+    """Refuse teachers that take no text.
+
+    Args:
+        conditioning: What the teacher takes.
+        name: The source.
+
+    Raises:
+        UsageError: then.
+    """
+    if conditioning.kind != "text":
+        raise UsageError(
+            f"conditions {name!r} gives text, but the teacher takes {conditioning.kind!r} conditions with"
+            f" {len(conditioning.classes)} classes. Choose a source of that kind: --conditions NAME."
+        )
+
+
+def spread(prompts: Sequence[str], count: int) -> list[str]:
+    """``count`` of some prompts, evenly spread over them, or all of them in turn where they are fewer."""
+    if count < len(prompts):
+        return [prompts[i * len(prompts) // count] for i in range(count)]
+    return [prompts[i % len(prompts)] for i in range(count)]

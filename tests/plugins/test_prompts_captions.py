@@ -1,0 +1,171 @@
+"""Prompts in files of all formats: what is read, and what is wrong with the rest."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from dimo_core.errors import UsageError
+from dimo_prompts.captions import Broken, Layout
+
+
+def tar(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def in_tar(members: Mapping[str, bytes], field: str | None = None) -> list[Any]:
+    return [*Layout(field=field).of_tar(io.BytesIO(tar(members)), "a.tar")]
+
+
+def in_lines(content: bytes, name: str = "a.txt", field: str | None = None) -> list[Any]:
+    entries = Layout(field=field).of_lines(io.BytesIO(content), name)
+    return [entry for _, entry in entries if entry is not None]
+
+
+def reasons(entries: list[Any]) -> list[tuple[str, str]]:
+    return [(entry.key, entry.reason) for entry in entries if isinstance(entry, Broken)]
+
+
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        ("a.tar", "tar"),
+        ("b/c.TAR.GZ", "tar"),
+        ("a.tgz", "tar"),
+        ("a.txt", "text"),
+        ("laion.6plus.txt.gz", "text"),
+        ("s3://bucket/a.jsonl", "jsonl"),
+        ("a.ndjson.xz", "jsonl"),
+        ("https://host.example/a.tar?signature=x.txt", "tar"),
+        ("simplecache::https://host.example/a.jsonl?y", "jsonl"),
+        ("tar://inner.txt::https://host.example/a.tar", "text"),
+    ],
+)
+def test_the_name_of_a_file_says_what_it_is(url: str, form: str) -> None:
+    assert form == Layout().format_of(url)
+
+
+@pytest.mark.parametrize("url", ["captions", "a.csv", "folder.tar/captions", "a.gz", ".tar/"])
+def test_a_name_that_says_nothing_needs_a_format(url: str) -> None:
+    with pytest.raises(UsageError, match="name its format: tar, text or jsonl"):
+        Layout().format_of(url)
+    assert "jsonl" == Layout(format="jsonl").format_of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "compressor"),
+    [("a.txt", None), ("a.txt.gz", "gzip"), ("a.jsonl.zst", "zstd"), ("a.tar.gz", None)],
+)
+def test_compressed_lines_are_decompressed_and_not_read_in_parts(url: str, compressor: str | None) -> None:
+    assert compressor == Layout().compressor_of(url)
+    assert (url == "a.txt") == Layout().in_parts(url)
+
+
+def test_plain_text_has_no_fields() -> None:
+    with pytest.raises(UsageError, match="no field 'caption'"):
+        Layout(field="caption").format_of("a.txt")
+
+
+CAPTION = {"caption": "a cat", "meta": {"long": "a grey cat"}}
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "prompt"),
+    [
+        ({"a.txt": b" a cat\n"}, None, "a cat"),
+        ({"a.jpg": b"\xff", "a.txt": b"a cat"}, "txt", "a cat"),
+        ({"dir/a.TXT": b"a cat"}, None, "a cat"),
+        ({"a.long.txt": b"a grey cat", "a.txt": b"a cat"}, "long.txt", "a grey cat"),
+        ({"a.json": json.dumps(CAPTION).encode()}, "json.caption", "a cat"),
+        ({"a.json": json.dumps(CAPTION).encode()}, "json.meta.long", "a grey cat"),
+        ({"a.info.json": json.dumps(CAPTION).encode()}, "info.json.caption", "a cat"),
+        ({"a.json": b'"a cat"'}, "json", "a cat"),
+        ({"a.txt": "eine Möwe, 鳥, 🐈".encode()}, None, "eine Möwe, 鳥, 🐈"),
+        ({"a.txt": b"two\nlines"}, None, "two\nlines"),
+    ],
+)
+def test_a_field_of_samples_is_read(members: dict[str, bytes], field: str | None, prompt: str) -> None:
+    assert [prompt] == in_tar(members, field)
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "reason"),
+    [
+        ({"a.jpg": b"\xff", "a.json": b"{}"}, None, "no member txt; there are jpg, json"),
+        ({"a.txt": b"\xff\xfe"}, None, "no UTF-8"),
+        ({"a.txt": b" \n"}, None, "empty"),
+        ({"a.json": b"{"}, "json.caption", "no JSON"),
+        ({"a.json": b"[" * 100_000}, "json.caption", "no JSON"),
+        ({"a.json": b"{}"}, "json.caption", "no field caption"),
+        ({"a.json": b"[1]"}, "json.caption", "no field caption"),
+        ({"a.json": b'{"caption": null}'}, "json.caption", "no text but NoneType"),
+        ({"a.json": b'{"caption": {"a": 1}}'}, "json.caption", "no text but dict"),
+        ({"a.json": b'{"caption": ""}'}, "json.caption", "empty"),
+        ({"a.json": rb'{"caption": "\ud800"}'}, "json.caption", "no UTF-8"),
+    ],
+)
+def test_a_broken_caption_is_named_and_the_others_are_read(
+    members: dict[str, bytes], field: str | None, reason: str
+) -> None:
+    whole = CAPTION["caption"].encode() if field is None else json.dumps(CAPTION).encode()
+    ending = "txt" if field is None else "json"
+    first, broken, last = in_tar({f"0.{ending}": whole} | members | {f"z.{ending}": whole}, field)
+    assert ("a cat", "a cat") == (first, last)
+    assert isinstance(broken, Broken)
+    assert "a" == broken.key
+    assert broken.reason.startswith(reason)
+
+
+def test_lines_hold_a_prompt_each_and_empty_ones_none() -> None:
+    content = b"\xef\xbb\xbfa cat\n\n a dog \r\n \t\r\nan \x0beel\rat sea"
+    assert ["a cat", "a dog", "an \x0beel\rat sea"] == in_lines(content)
+    assert [(7 + 2, "a cat")] == [*Layout().of_lines(io.BytesIO(content[:9]), "a.txt")]
+
+
+def test_lengths_of_lines_add_up_to_the_file() -> None:
+    content = b"a cat\r\n\n\na dog\n\xff\n no end"
+    assert len(content) == sum(length for length, _ in Layout().of_lines(io.BytesIO(content), "a.txt"))
+
+
+def test_a_broken_line_is_named_by_its_number() -> None:
+    entries = in_lines(b"a cat\n\n\xff\na dog\n")
+    assert ("a cat", "a dog") == (entries[0], entries[2])
+    ((key, reason),) = reasons(entries)
+    assert "line 3" == key
+    assert reason.startswith("no UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "prompt"),
+    [
+        ({"prompt": "a cat"}, None, "a cat"),
+        ("a cat", None, "a cat"),
+        ({"text": "a cat"}, "text", "a cat"),
+        ({"Text": {"En": "a cat"}}, "Text.En", "a cat"),
+        ({"caption": "a cat"}, "json.caption", "a cat"),
+    ],
+)
+def test_lines_of_json_hold_a_field(line: Any, field: str | None, prompt: str) -> None:
+    assert [prompt] == in_lines(json.dumps(line).encode(), "a.jsonl", field)
+
+
+def test_broken_lines_of_json_are_named() -> None:
+    entries = in_lines(
+        b'{"prompt": "a cat"}\n{"prompt": 3}\n{"text": "x"}\n\nnull\n{"prompt": " "}', "a.jsonl"
+    )
+    expected = [
+        ("line 2", "no text but int"),
+        ("line 3", "no field prompt"),
+        ("line 5", "no field prompt"),
+        ("line 6", "empty"),
+    ]
+    assert expected == reasons(entries)
