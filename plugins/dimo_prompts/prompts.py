@@ -1,6 +1,7 @@
 """Prompts from files and from lists: ``Prompts`` and ``PromptList``."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import attrs
@@ -61,7 +62,11 @@ class Prompts(Conditions):
     timeout: float = attrs.field(default=SILENCE, converter=float, validator=v.gt(0))
     retries: int = attrs.field(default=5, validator=v.ge(0))
     threads: int = attrs.field(default=8, validator=v.gt(0))
-    _shown: dict[int, list[str]] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+
+    @cached_property
+    def _shown(self) -> dict[int, list[str]]:
+        """What was read for evaluation, by how many were asked for; 0 is all held-out ones."""
+        return {}
 
     @property
     def layout(self) -> Layout:
