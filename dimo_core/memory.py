@@ -1,15 +1,16 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import attrs
 import torch
 import torch.nn.functional as F
 from rich.table import Table as RichTable
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -57,23 +58,32 @@ class LiveTensors(TorchDispatchMode):
             self._seen[id(storage)] = storage
 
 
-class FusedAttention(TorchFunctionMode):
+@contextmanager
+def fused_attention() -> Iterator[None]:
     """Within, attention keeps what a fused kernel keeps.
 
     On the meta device torch falls back to the plain formula, whose [B, heads, L, L] weights no accelerator
-    stores.
+    stores. The function itself is exchanged: a mode of torch's would end where a backward pass begins, in
+    which checkpointed blocks are computed again.
     """
+    with mock.patch.object(F, "scaled_dot_product_attention", _fused):
+        yield
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace plain calls of scaled_dot_product_attention by the fused operation."""
-        given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | dict(kwargs or {})
-        plain = given.get("attn_mask") is None and not given.get("enable_gqa")
-        if func is not F.scaled_dot_product_attention or len(args) > 4 or not plain:
-            return func(*args, **(kwargs or {}))
-        # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
-        options = {name: given[name] for name in ("is_causal", "scale") if name in given}
-        q, k, v = given["query"], given["key"], given["value"]
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, **options)[0]
+
+_PLAIN = F.scaled_dot_product_attention
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """``scaled_dot_product_attention``, fused where it is asked for nothing special."""
+    if attn_mask is not None or args or kwargs.get("enable_gqa"):
+        return _PLAIN(query, key, value, attn_mask, *args, **kwargs)
+    # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
+    options = {name: kwargs[name] for name in ("is_causal", "scale") if name in kwargs}
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, **options)[0]
 
 
 @attrs.frozen(kw_only=True)
@@ -137,7 +147,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     live = LiveTensors()
     for module in modules:
         live.ignore(module)
-    with live, FusedAttention():
+    with live, fused_attention():
         for phase in objective.phases():
             draws = Draws(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
             precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")

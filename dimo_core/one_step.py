@@ -17,10 +17,10 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
 
-CHUNK = 8192
-"""Sites that tokens are drawn for at a time, so that memory does not grow with the batch.
+ELEMENTS = 2**24
+"""Logits that tokens are drawn from at a time: 64 MiB in fp32, and a draw needs three such tensors.
 
-Their logits over 8192 codes take 256 MiB in fp32, and a draw needs three such tensors. Chunks differ from one
+More sites than that are drawn in parts, so that memory does not grow with the batch. A part differs from one
 whole draw by the rounding of matrix products at most.
 """
 
@@ -104,13 +104,15 @@ class OneStepGenerator(Generator):
         draws: Draws,
         change: Callable[[Tensor], Tensor] = lambda z: z,
     ) -> Tokens:
-        """A token for each site, from logits that ``change`` may filter; ``CHUNK`` sites at a time."""
+        """A token for each site, from logits that ``change`` may filter."""
         u = draws.uniform("x_theta", self.space.length)
-        if u.numel() <= CHUNK:
+        size = max(1, ELEMENTS // self.space.columns)
+        if u.numel() <= size:
             return categorical(change(self.head(hidden)), u)
         sites = torch.arange(u.numel(), device=hidden.device)
-        parts = zip(sites.split(CHUNK), u.flatten().split(CHUNK), strict=True)
-        return torch.cat([categorical(change(self.head(hidden, rows)), v) for rows, v in parts]).view_as(u)
+        parts = zip(torch.split(sites, size), torch.split(u.flatten(), size), strict=True)
+        drawn = [categorical(change(self.head(hidden, rows)), part) for rows, part in parts]
+        return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:
         """The options of this generator, without what only concerns training."""

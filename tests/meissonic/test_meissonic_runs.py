@@ -219,5 +219,5 @@ def test_a_generator_folder_of_dimo_still_loads(
 def test_a_source_of_labels_is_refused_and_says_to_choose_another(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="takes 'text'.*--conditions NAME"):
+    with pytest.raises(UsageError, match=r"takes 'text'.*--conditions NAME"):
         distill(teacher=Meissonic(**options), out=str(tmp_path / "x"), conditions="labels")
