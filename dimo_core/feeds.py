@@ -94,7 +94,7 @@ class TokenFeed:
     Images are encoded once, or, where the data augments, anew for every batch.
 
     Args:
-        teacher: Encodes images and labels.
+        teacher: Encodes images and their conditions.
         data: Augments images.
         examples: What to train on.
         seed: Fixes order and augmentation.
@@ -106,7 +106,7 @@ class TokenFeed:
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
         self.examples = examples
-        self.conditions = teacher.encode_conditions(examples.labels.tolist())
+        self.conditions = teacher.encode_conditions(examples.conditions())
         self.order = EpochOrder(seed, len(examples))
         self._cache = None if data.augments else torch.cat([*self._encoded()])
 

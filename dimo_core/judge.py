@@ -139,8 +139,7 @@ class Judge:
         if self.data is None or not split:
             return None
         examples = self.data.load(split)
-        labels = tuple(examples.labels.tolist())
-        return self._with_features(Samples(conditions=labels, images=examples.images))
+        return self._with_features(Samples(conditions=tuple(examples.conditions()), images=examples.images))
 
     def _with_features(self, samples: Samples) -> Samples:
         """The samples with features and logits, where there are images and an extractor."""

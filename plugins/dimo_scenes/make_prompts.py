@@ -1,0 +1,52 @@
+"""Make the prompts that are shipped: ``prompts.tar`` for training, ``evaluation.jsonl`` for evaluation.
+
+::
+
+    python -m dimo_scenes.make_prompts [FOLDER]
+
+The tar file is a webdataset shard with one caption in each sample (KEY.txt). Both files are the same, byte for
+byte, wherever they are made.
+"""
+
+import json
+import sys
+from itertools import islice
+from pathlib import Path
+
+from webdataset import ShardWriter
+
+from dimo_scenes.captions import TAGS
+from dimo_scenes.combinations import Choices
+from dimo_scenes.drawing import draw_caption, uniforms
+from dimo_scenes.evaluation_prompts import chosen_captions
+
+COUNT = 2048
+"""Captions in the shard, all different."""
+
+
+def training_prompts(count: int) -> list[str]:
+    """The first so many different captions of the training stream of seed 0."""
+    found: dict[str, None] = {}
+    start = 0
+    while len(found) < count:
+        for u in uniforms("prompts", 0, start, count).tolist():
+            found[draw_caption(u, Choices()).text] = None
+        start += count
+    return [*islice(found, count)]
+
+
+def make_prompts(folder: Path) -> None:
+    """Write both files."""
+    fixed = {"mtime": 0, "user": "", "group": "", "verbose": 0}
+    with (
+        (folder / "prompts.tar").open("wb") as file,
+        ShardWriter("%d", maxcount=COUNT, opener=lambda _: file, **fixed) as shard,
+    ):
+        for number, text in enumerate(training_prompts(COUNT)):
+            shard.write({"__key__": f"{number:06d}", "txt": text})
+    lines = [json.dumps(caption.record()) + "\n" for tag in TAGS for caption in chosen_captions(tag)]
+    (folder / "evaluation.jsonl").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    make_prompts(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent)
