@@ -53,7 +53,7 @@ class Reader:
         whole = {"block_size": 0} if "http" in _protocols(filesystem) else {}  # one request, without ranges
         with (
             filesystem.open(path, "rb", compression=compression, **whole) as file,
-            BufferedReader(file, 2**20) as buffered,  # not all file systems read lines well
+            BufferedReader(file, 2**16) as buffered,  # not all file systems read lines well
         ):
             yield buffered
 
