@@ -15,6 +15,7 @@ _PAPER: Recipe = {
     "auxiliary": {"name": "denoiser", "label_smoothing": 0.1, "train_embeddings": False},
     "divergence": {"name": "jeffrey", "beta": 0.0},
     "guidance": {"name": "constant", "scale": 4.0},
+    "conditions": {"name": "prompts"},
     "objective": {
         "name": "dimo",
         "rollout": "fresh",

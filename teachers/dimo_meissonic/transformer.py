@@ -90,7 +90,7 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         self.gradient_checkpointing = False
         heads, head = num_attention_heads, attention_head_dim
         width = heads * head
-        self.embed = TokenEmbedding(width, width, vocab_size, True, EPS, False)
+        self._modules["embed"] = TokenEmbedding(width, width, vocab_size, True, EPS, False)
         self.down_block = _resampler("downsample", width) if downsample else None
         self.project_to_hidden_norm = _norm(width)
         self.project_to_hidden = nn.Linear(width, width, bias=False)
@@ -121,10 +121,6 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
             raise AttributeError("embed") from error
         assert isinstance(module, TokenEmbedding)
         return module
-
-    @embed.setter
-    def embed(self, module: nn.Module) -> None:
-        self._modules["embed"] = module
 
     def forward(
         self,
