@@ -18,7 +18,12 @@ TAGS = ("single_object", "two_object", "colors", "position", "color_attr")
 PLAIN = ("a {digit}", "the digit {digit}", "the number {digit}", "a handwritten {digit}")
 """Phrasings of a digit whose colour is left open."""
 
-COLOURED = ("a {colour} {digit}", "a {digit} in {colour}", "a {digit} that is {colour}", "the {colour} digit {digit}")
+COLOURED = (
+    "a {colour} {digit}",
+    "a {digit} in {colour}",
+    "a {digit} that is {colour}",
+    "the {colour} digit {digit}",
+)
 """Phrasings of a digit and its colour."""
 
 Order = Literal["", "left of", "right of"]
@@ -123,8 +128,8 @@ def parse(text: str) -> Caption:
             if coloured == bool(caption.colours) and caption.text == text and _different(caption.digits):
                 return caption
     raise UsageError(
-        f"{text!r} is no caption of the scenes. They read like {_examples()}: one digit or two different ones,"
-        f" in lower case, of the colours {', '.join(COLOURS)}."
+        f"{text!r} is no caption of the scenes. They read like {_examples()}: one digit or two different"
+        f" ones, in lower case, of the colours {', '.join(COLOURS)}."
     )
 
 
@@ -166,7 +171,9 @@ def _made_patterns() -> Iterator[tuple[re.Pattern[str], bool, int, int]]:
     for coloured, templates in ((False, PLAIN), (True, COLOURED)):
         for phrasing, template in enumerate(templates):
             first, second = (
-                template.format(digit=f"(?P<d{k}>{'|'.join(DIGITS)})", colour=f"(?P<c{k}>{'|'.join(COLOURS)})")
+                template.format(
+                    digit=f"(?P<d{k}>{'|'.join(DIGITS)})", colour=f"(?P<c{k}>{'|'.join(COLOURS)})"
+                )
                 for k in range(2)
             )
             yield re.compile(first), coloured, phrasing, 0

@@ -10,7 +10,7 @@ import attrs
 from dimo_scenes.captions import COLOURS, DIGITS, PLAIN, Caption
 
 Unseen = Literal["phrasing", "colour", "pair"]
-"""A combination that training does not show: a digit alone in one phrasing, a digit in a colour, two digits."""
+"""A combination that training does not show: a digit alone in a phrasing, a digit in a colour, two digits."""
 
 
 def phrasing_is_held_out(digit: int, phrasing: int) -> bool:

@@ -25,7 +25,7 @@ GROUND = (18, 18, 28)
 """Red, green and blue where there is no ink."""
 
 COLUMNS = (0, 4, 8)
-"""First column of a scan to the left, in the middle (there one less or more is possible too), to the right."""
+"""First column of a scan to the left, in the middle (there one less or more is possible), to the right."""
 
 ROW = 4
 """First row of a scan; one less or more is possible too."""
@@ -85,21 +85,21 @@ def handwriting(part: str) -> Handwriting:
 
 
 def compose(
-    scenes: Sequence[tuple[Item, ...]], u: Float[Tensor, "N 12"], part: str
+    scenes: Sequence[tuple[Item, ...]], u: Float[Tensor, "N 12"], scans: Handwriting
 ) -> UInt8[Tensor, "N 3 16 16"]:
-    """Pictures; the last five numbers of each choose scans of a part, and shifts by a pixel.
+    """Pictures; the last five numbers of each choose scans, and shifts by a pixel.
 
     Args:
         scenes: What is in each picture: one or two digits.
         u: The numbers of each, as ``drawing.uniforms`` gives them.
-        part: Whose scans.
+        scans: What they are made of.
     """
     images = torch.tensor(GROUND).float().repeat(len(scenes), SIDE, SIDE, 1)
     paint = (torch.tensor(INKS) - torch.tensor(GROUND)).float()
     for k in range(2):
         rows = torch.tensor([i for i, items in enumerate(scenes) if len(items) > k], dtype=torch.long)
         items = [scenes[i][k] for i in rows.tolist()]
-        ink = handwriting(part).choose(_column(items, "digit"), u[rows, 7 + k])
+        ink = scans.choose(_column(items, "digit"), u[rows, 7 + k])
         tops = ROW - 1 + (u[rows, 9 + k] * 3).long()
         places = _column(items, "place")
         lefts = torch.tensor(COLUMNS)[places] + ((u[rows, 11] * 3).long() - 1) * (places == MIDDLE)

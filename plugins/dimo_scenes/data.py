@@ -12,7 +12,7 @@ from dimo_core.sources import Data, Examples
 from dimo_core.teacher import EvaluationPlan
 from dimo_scenes.captions import TAGS, Caption
 from dimo_scenes.combinations import Choices
-from dimo_scenes.composing import compose
+from dimo_scenes.composing import compose, handwriting
 from dimo_scenes.drawing import draw_caption, draw_items, uniforms
 from dimo_scenes.evaluation_prompts import balanced_captions
 
@@ -43,7 +43,7 @@ class Scenes(Data):
     def load(self, split: str) -> Examples:
         """Make one part; its labels are the tags of the captions.
 
-        ``details`` hold ``digits``, ``colours`` and ``places``, [N, 2] each, -1 where there is no second digit.
+        ``details`` hold ``digits``, ``colours`` and ``places``, [N, 2], -1 where there is no second digit.
 
         Raises:
             UsageError: for an unknown split.
@@ -63,7 +63,7 @@ class Scenes(Data):
             for name in ("digit", "colour", "place")
         }
         return Examples(
-            images=compose(items, numbers, "teacher" if split == "floor" else split),
+            images=compose(items, numbers, handwriting("teacher" if split == "floor" else split)),
             labels=torch.tensor([TAGS.index(caption.tag) for caption in captions]),
             classes=TAGS,
             texts=tuple(caption.text for caption in captions),

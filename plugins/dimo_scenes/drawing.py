@@ -18,7 +18,7 @@ BLOCK = 1024
 """Numbers are drawn in blocks of so many scenes, so that any slice can be made by itself."""
 
 WIDTH = 12
-"""Numbers of one scene: five for its caption, two for what that leaves open, five for scans and their places."""
+"""Numbers of one scene: five for its caption, two for what that leaves open, five for scans and places."""
 
 KINDS = (*TAGS, "position in colour")
 """What captions are drawn from, each as likely as the others."""

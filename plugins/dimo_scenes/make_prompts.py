@@ -4,8 +4,8 @@
 
     python -m dimo_scenes.make_prompts [FOLDER]
 
-The tar file is a webdataset shard with one caption in each sample (KEY.txt). Both files are the same, byte for
-byte, wherever they are made.
+The tar file is a webdataset shard with one caption in each sample (KEY.txt). Both files are the same, byte
+for byte, wherever they are made.
 """
 
 import json

@@ -21,6 +21,15 @@ def shows(items: Sequence[Item], caption: Caption) -> bool:
     return any(_fits(arranged, caption) for arranged in permutations(items))
 
 
+def by_tag(pictures: Sequence[Sequence[Item]], captions: Sequence[Caption]) -> dict[str, float]:
+    """Share of pictures that show what their captions say: by tag, and the mean of the tags, ``overall``."""
+    right: dict[str, list[bool]] = {}
+    for items, caption in zip(pictures, captions, strict=True):
+        right.setdefault(caption.tag, []).append(shows(items, caption))
+    shares = {tag: sum(right[tag]) / len(right[tag]) for tag in TAGS if tag in right}
+    return {"overall": sum(shares.values()) / len(shares), **shares}
+
+
 def _fits(items: Sequence[Item], caption: Caption) -> bool:
     """Whether each item is what the caption says in its place."""
     if tuple(item.digit for item in items) != caption.digits:
@@ -34,9 +43,9 @@ def _fits(items: Sequence[Item], caption: Caption) -> bool:
 class Composition(Metric):
     """Share of pictures that show what their prompts say, by the tags of GenEval (arXiv 2310.11513).
 
-    A picture is right when the shipped reader is sure of it and finds every digit that the prompt names, in the
-    colour and order that it states, and nothing else. ``overall``: mean of the tags that occur. ``readable``:
-    share of pictures of which the reader is sure, whatever they show.
+    A picture is right when the shipped reader is sure of it and finds every digit that the prompt names, in
+    the colour and order that it states, and nothing else. ``overall``: mean of the tags that occur.
+    ``readable``: share of pictures in which the reader is sure of one or more digits, whichever.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = dict.fromkeys(
@@ -55,12 +64,8 @@ class Composition(Metric):
             )
         captions = [_caption(condition) for condition in samples.conditions]
         readings = read(shipped_reader(), samples.images)
-        right: dict[str, list[bool]] = {}
-        for caption, items in zip(captions, readings.items(), strict=True):
-            right.setdefault(caption.tag, []).append(shows(items, caption))
-        shares = {tag: sum(right[tag]) / len(right[tag]) for tag in TAGS if tag in right}
         readable = sum(readings.readable) / len(captions)
-        return {"overall": sum(shares.values()) / len(shares), **shares, "readable": readable}
+        return {**by_tag(readings.items(), captions), "readable": readable}
 
 
 def _caption(condition: Any) -> Caption:

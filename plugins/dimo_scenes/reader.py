@@ -1,4 +1,4 @@
-"""The reader: what digits a picture shows, in which colours and where; and features to compare pictures in."""
+"""The reader: what digits a picture shows, in which colours and where; and features to compare pictures."""
 
 import functools
 import hashlib
@@ -46,7 +46,7 @@ def prepare(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N 3 16 16"]:
 
 
 def windows(x: Float[Tensor, "N 3 16 16"]) -> Float[Tensor, "M 3 16 12"]:
-    """The three windows of each picture, left, middle and right, in a row; what is outside repeats the edge."""
+    """The windows of each picture, left, middle and right, in a row; what is outside repeats the edge."""
     wide = F.pad(x, (MARGIN, MARGIN, 0, 0), mode="replicate")
     cut = [wide[..., first : first + SCAN + 2 * MARGIN] for first in COLUMNS]
     return torch.stack(cut, 1).flatten(0, 1)
@@ -56,7 +56,7 @@ class ReaderNetwork(nn.Module):
     """Reads one window: four 3x3 convolutions, 24 linear features, twelve answers, six colours.
 
     The features are taken before their nonlinearity and brought to mean 0 and variance 1 over scenes of the
-    reader's own scans by the stored ``mean`` and ``std``. ``threshold`` is the least probability of a reading.
+    reader's own scans by the stored ``mean`` and ``std``. ``threshold`` is the least probability that counts.
     """
 
     mean: Tensor
@@ -114,21 +114,26 @@ class Readings:
 
     @property
     def readable(self) -> list[bool]:
-        """Whether the reader is sure, and sees nothing that is no digit."""
-        clear = (self.shapes != UNREADABLE).all(1) & (self.sure >= self.threshold)
+        """Whether the reader is sure, sees a digit, and nothing that is no digit."""
+        clear = (self.shapes < NOTHING).any(1) & (self.shapes != UNREADABLE).all(1)
+        clear &= self.sure >= self.threshold
         found: list[bool] = clear.tolist()
         return found
 
     def items(self) -> list[tuple[Item, ...]]:
         """The digits of each picture, from left to right; none where it is not readable."""
-        rows = zip(self.shapes.tolist(), self.colours.tolist(), self.readable, strict=True)
+        return [found if clear else () for found, clear in zip(self.all_items(), self.readable, strict=True)]
+
+    def all_items(self) -> list[tuple[Item, ...]]:
+        """The digits of each picture, from left to right, however sure they are."""
+        rows = zip(self.shapes.tolist(), self.colours.tolist(), strict=True)
         return [
-            tuple(Item(shapes[p], colours[p], p) for p in range(3) if shapes[p] != NOTHING) if clear else ()
-            for shapes, colours, clear in rows
+            tuple(Item(shapes[p], colours[p], p) for p in range(3) if shapes[p] < NOTHING)
+            for shapes, colours in rows
         ]
 
 
-def read(network: nn.Module, images: UInt8[Tensor, "N C H W"]) -> Readings:
+def read(network: ReaderNetwork, images: UInt8[Tensor, "N C H W"]) -> Readings:
     """Read pictures.
 
     Raises:

@@ -10,7 +10,7 @@ from dimo_scenes.composing import COLUMNS, GROUND, INKS, ROW, SCAN, SIDE, Handwr
 from dimo_scenes.drawing import LEFT, MIDDLE, RIGHT
 from dimo_scenes.reader import NOTHING, UNREADABLE
 
-SPOILED = 0.25
+SPOILED = 0.2
 """Share of the digits that are spoiled."""
 
 NOISE = 0.06
@@ -33,7 +33,7 @@ class Lesson:
 
 
 def lesson(scans: Handwriting, count: int) -> Lesson:
-    """Random pictures: two digits, one in any place, none, spoiled ones, noise; from torch's global generator."""
+    """Random pictures: two digits, one, none, spoiled ones, noise; from torch's global generator."""
     present = _places(count)
     shapes = torch.full((count, 3), NOTHING)
     colours = torch.randint(len(INKS), (count, 3))
@@ -74,7 +74,10 @@ def distorted(ink: Float[Tensor, "N 8 8"]) -> Float[Tensor, "N 8 8"]:
 
 
 def spoil(
-    scans: Handwriting, ink: Float[Tensor, "n 8 8"], paint: Float[Tensor, "n 3 8 8"], digits: Int[Tensor, " n"]
+    scans: Handwriting,
+    ink: Float[Tensor, "n 8 8"],
+    paint: Float[Tensor, "n 3 8 8"],
+    digits: Int[Tensor, " n"],
 ) -> tuple[Float[Tensor, "n 8 8"], Float[Tensor, "n 3 8 8"]]:
     """Ink and paint of what is no digit: two on top of each other, halves, shuffled parts, two colours."""
     count = len(ink)
@@ -106,7 +109,7 @@ def noise(count: int) -> Float[Tensor, "n 3 16 16"]:
 
 
 def _places(count: int) -> Bool[Tensor, "N 3"]:
-    """Which places hold a digit: two in 55 %, one in the middle in 30 %, one at a side in 10 %, none in 5 %."""
+    """Which places hold a digit: two in 55 %, one in the middle in 30 %, at a side in 10 %, none in 5 %."""
     ways = torch.tensor([[1, 0, 1]] * 11 + [[0, 1, 0]] * 6 + [[1, 0, 0], [0, 0, 1]] + [[0, 0, 0]]).bool()
     return ways[torch.randint(len(ways), (count,))]
 
