@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -64,11 +66,28 @@ class Indexer:
 
     def _counted(self, urls: Sequence[str]) -> Iterator[Counted]:
         """What is found in each file, in order; several are read at once."""
-        pool = ThreadPoolExecutor(self.threads)
+        waiting = deque((url, Future[Counted]()) for url in urls)
+        futures = [future for _, future in waiting]
+
+        def work() -> None:
+            while True:
+                try:
+                    url, future = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    future.set_result(self.count(url))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        for _ in range(min(self.threads, len(urls))):
+            # A thread that still waits for a connection must not keep the program from ending.
+            threading.Thread(target=work, daemon=True).start()
         try:
-            yield from pool.map(self.count, urls)
+            for future in futures:
+                yield future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            waiting.clear()
 
     def count(self, url: str) -> Counted:
         """What is found in one file, now or when this version of it was last counted."""

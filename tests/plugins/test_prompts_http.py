@@ -212,6 +212,16 @@ def test_an_address_where_nobody_answers_is_an_error_at_the_start(three: Web) ->
         Prompts(url="http://127.0.0.1:9/{0..2}.tar", retries=1, threads=1).open(TEXT, seed=0)
 
 
+def test_an_error_at_the_start_waits_for_no_connection_and_begins_no_other(web: Web) -> None:
+    web.files = {f"{place}.tar": shard(some(0, 10)) for place in range(1, 50)}  # 0 is missing
+    web.faults = {name: ["stall"] for name in web.files}
+    threads = threading.active_count()
+    with pytest.raises(UsageError, match="to their end"):
+        opened(web, "{0..49}.tar", threads=2, max_broken=0)
+    assert 0 == web.gets("49.tar")
+    assert all(thread.daemon for thread in threading.enumerate()[threads:])
+
+
 def test_wildcards_that_the_server_cannot_look_up_are_named(web: Web) -> None:
     with pytest.raises(UsageError, match=r"cannot be looked up|no file fits"):
         opened(web, "*.tar")
