@@ -1,8 +1,8 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -58,32 +58,59 @@ class LiveTensors(TorchDispatchMode):
             self._seen[id(storage)] = storage
 
 
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Within, attention keeps what a fused kernel keeps.
+HALF = ("linear", "conv1d", "conv2d", "conv_transpose2d")
+FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy")
+"""Functions of ``torch.nn.functional`` that autocast computes in half and in full precision."""
 
-    On the meta device torch falls back to the plain formula, whose [B, heads, L, L] weights no accelerator
-    stores. The function itself is exchanged: a mode of torch's would end where a backward pass begins, in
-    which checkpointed blocks are computed again.
+
+@contextmanager
+def as_on_an_accelerator() -> Iterator[None]:
+    """Within, functions on the meta device keep what they keep on an accelerator.
+
+    On meta, attention falls back to the plain formula, whose [B, heads, L, L] weights no accelerator stores,
+    and autocast does nothing. The functions themselves are exchanged: a mode of torch's would end where a
+    backward pass begins, in which checkpointed blocks are computed again.
     """
-    with mock.patch.object(F, "scaled_dot_product_attention", _fused):
+    with ExitStack() as stack:
+        plain = F.scaled_dot_product_attention
+        stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _cast(_fused(plain), HALF)))
+        for name in (*HALF, *FULL):
+            kind = HALF if name in HALF else FULL
+            stack.enter_context(mock.patch.object(F, name, _cast(getattr(F, name), kind)))
         yield
 
 
-_PLAIN = F.scaled_dot_product_attention
+def _cast(function: Callable[..., Any], kind: tuple[str, ...]) -> Callable[..., Any]:
+    """The function on floating-point inputs of the precision that autocast gives it."""
+
+    def cast(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return value.to(torch.get_autocast_dtype("cpu") if kind is HALF else torch.float32)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+    return called
 
 
-def _fused(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
-) -> Any:
+def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``scaled_dot_product_attention``, fused where it is asked for nothing special."""
-    if attn_mask is not None or args or kwargs.get("enable_gqa"):
-        return _PLAIN(query, key, value, attn_mask, *args, **kwargs)
-    # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
-    options = {name: kwargs[name] for name in ("is_causal", "scale") if name in kwargs}
-    if torch.is_autocast_enabled("cpu"):
-        query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, **options)[0]
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if attn_mask is not None or args or kwargs.get("enable_gqa"):
+            return plain(query, key, value, attn_mask, *args, **kwargs)
+        # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
+        options = {name: kwargs[name] for name in ("is_causal", "scale") if name in kwargs}
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        attended: Tensor = kernel(query, key, value, **options)[0]
+        return attended
+
+    return attend
 
 
 @attrs.frozen(kw_only=True)
@@ -147,7 +174,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     live = LiveTensors()
     for module in modules:
         live.ignore(module)
-    with live, fused_attention():
+    with live, as_on_an_accelerator():
         for phase in objective.phases():
             draws = Draws(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
             precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")

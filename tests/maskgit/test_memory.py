@@ -54,6 +54,18 @@ def test_the_foretold_memory_is_within_a_fifth_of_the_measured_one(
     assert plan_memory(job).total == pytest.approx(measured_peak(job, tmp_path), rel=0.2)
 
 
+def test_memory_in_half_precision_is_foretold_too(tmp_path: Path) -> None:
+    """On meta, where autocast does nothing."""
+    given = {"teacher": "maskgit", "guidance": {"name": "constant", "scale": 2.0}, "out": str(tmp_path)}
+    half, full = (
+        plan_memory(resolve_job({**given, "train": {"precision": p}}, preset="fast")).total
+        for p in ("bf16", "fp32")
+    )
+    job = resolve_job({**given, "train": {"precision": "bf16"}}, preset="fast")
+    assert half == pytest.approx(measured_peak(job, tmp_path), rel=0.2)
+    assert half < 0.9 * full
+
+
 def test_the_plan_counts_parameters_and_reads_no_weights(tmp_path: Path) -> None:
     job = resolve_job({"teacher": "maskgit", "out": str(tmp_path)})
     plan = plan_memory(job)

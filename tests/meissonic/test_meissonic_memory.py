@@ -82,16 +82,13 @@ def plan(configs: Path, prompts: Any, preset: str) -> MemoryPlan:
 def test_no_two_whole_sets_of_logits_are_alive_at_once(
     configs: Path, prompts: Any, preset: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most one is, when all sites of teacher and negative prompt together are masked rows.
-
-    Drawn from at once, three were: logits, probabilities and their sums.
-    """
+    """Not even one is: only masked rows have logits. Drawn from at once, probabilities and their sums were."""
     monkeypatch.setattr(memory, "LiveTensors", Largest)
     monkeypatch.setattr(Largest, "most", 0)
     if mode == "whole":
         monkeypatch.setattr(one_step, "ELEMENTS", 2**40)
     plan(configs, prompts, preset)
-    assert Largest.most <= 1 if mode == "chunks" else Largest.most == 3
+    assert Largest.most == 0 if mode == "chunks" else Largest.most >= 2
 
 
 def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
@@ -167,5 +164,6 @@ def test_the_full_configuration_is_planned_without_weights(
     monkeypatch.setattr(Largest, "most", 0)
     planned = plan(write_configs(tmp_path), prompts, preset)
     assert (1_006_946_304, 0) == planned.parameters["teacher"]
-    assert Largest.most <= 1
-    assert 30 * 2**30 < planned.total < 60 * 2**30
+    assert Largest.most == 0
+    expected = {"paper": 35.7, "fast": 46.6}[preset] * 2**30
+    assert planned.total == pytest.approx(expected, rel=0.05)
