@@ -82,7 +82,7 @@ def plan(configs: Path, prompts: Any, preset: str) -> MemoryPlan:
 def test_no_two_whole_sets_of_logits_are_alive_at_once(
     configs: Path, prompts: Any, preset: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one is: only masked rows have logits. Drawn from at once, probabilities and their sums were."""
+    """Not even one is: only masked rows have logits. Drawn from at once, probabilities and sums were."""
     monkeypatch.setattr(memory, "LiveTensors", Largest)
     monkeypatch.setattr(Largest, "most", 0)
     if mode == "whole":
