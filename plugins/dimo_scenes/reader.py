@@ -101,9 +101,9 @@ class Readings:
     """What was read in each picture, window by window: left, middle, right.
 
     Attributes:
-        shapes: Digit, ``NOTHING`` or ``UNREADABLE``.
+        shapes: Digit or ``NOTHING``, whichever is more probable.
         colours: Colour of the digit.
-        sure: Probability of the least certain answer.
+        sure: Probability of the least certain answer; low where something is no digit.
         threshold: From where on the reader counts as sure.
     """
 
@@ -114,9 +114,8 @@ class Readings:
 
     @property
     def readable(self) -> list[bool]:
-        """Whether the reader is sure, sees a digit, and nothing that is no digit."""
-        clear = (self.shapes < NOTHING).any(1) & (self.shapes != UNREADABLE).all(1)
-        clear &= self.sure >= self.threshold
+        """Whether the reader is sure of all three windows, and sees a digit in one or two."""
+        clear = (self.shapes < NOTHING).any(1) & (self.sure >= self.threshold)
         found: list[bool] = clear.tolist()
         return found
 
@@ -141,7 +140,8 @@ def read(network: ReaderNetwork, images: UInt8[Tensor, "N C H W"]) -> Readings:
     """
     with torch.no_grad():
         found: Any = [network(windows(prepare(part))) for part in images.cpu().split(500)]
-    shape = torch.cat([shape.softmax(1) for _, shape, _ in found]).unflatten(0, (-1, 3)).max(2)
+    shape = torch.cat([shape.softmax(1)[:, :UNREADABLE] for _, shape, _ in found])
+    shape = shape.unflatten(0, (-1, 3)).max(2)
     colour = torch.cat([colour.softmax(1) for _, _, colour in found]).unflatten(0, (-1, 3)).max(2)
     coloured = torch.where(shape.indices < NOTHING, colour.values, 1.0)
     return Readings(

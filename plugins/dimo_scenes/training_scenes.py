@@ -41,6 +41,8 @@ def lesson(scans: Handwriting, count: int) -> Lesson:
     images = (ground + 0.03 * torch.randn(count, 3)).clamp(0, 1)[:, :, None, None].repeat(1, 1, SIDE, SIDE)
     for where in (LEFT, MIDDLE, RIGHT):
         (rows,) = torch.where(present[:, where])
+        if not len(rows):
+            continue
         digits = torch.randint(10, (len(rows),))
         ink = distorted(scans.choose(digits, torch.rand(len(rows))))
         paint = (inks[colours[rows, where]] + 0.06 * torch.randn(len(rows), 3)).clamp(0, 1)[:, :, None, None]
