@@ -50,6 +50,7 @@ def convert(job: Conversion) -> Folder:
     folder = Folder(job.out)
     if folder.names():
         raise UsageError(f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out.")
+    folder.claim()
     if job.generator is not None:
         source = getattr(job.generator, "init", None)
         if source is None:
@@ -88,6 +89,11 @@ def conversion_of(draft: Draft) -> Conversion:
         DimoError: for all mistakes of the draft.
     """
     made = draft.make()
+    if not any(path[0] in DEFAULTS for path in draft.given):
+        raise UsageError(
+            "nothing to convert: name the files, such as --teacher.checkpoint FILE. `dimo convert --help` "
+            "lists the options."
+        )
     config = draft.config(made)
     out = made["out"] or next_folder("converted", *(section.name for section in draft.sections.values()))
     job: Conversion = finish(Conversion, made | {"config": config, "out": out}, draft)

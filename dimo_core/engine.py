@@ -193,15 +193,16 @@ class Engine:
             for name, value in logs.items():
                 scalars[name] = scalars.get(name, torch.zeros_like(value)) + value
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
-        blocked = self.guard.check(self.step, phase.name, {**norms, **scalars})
+        losses = {name: value for name, value in scalars.items() if name.endswith("loss")}
+        blocked = self.guard.check(self.step, phase.name, {**norms, **losses})
         for part in parts:
             part.update(self.step, t.steps, blocked)
-        if (watch or self.device.type == "cpu") and self._look():
+        if (watch or self.device.type == "cpu") and (self.step, phase.name) in self._look():
             return {}
         return scalars | norms | {"skipped": self.guard.count}
 
-    def _look(self) -> bool:
-        """Whether an update since the last look was not finite; waits for the device.
+    def _look(self) -> set[tuple[int, str]]:
+        """Step and phase of the updates since the last look that were not finite; waits for the device.
 
         Raises:
             NumericalError: in that case, with the state before that update saved, unless it is to be skipped.
@@ -219,7 +220,7 @@ class Engine:
                 f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower "
                 "the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
             )
-        return bool(found)
+        return {(one.step, one.phase) for one in found}
 
     @contextmanager
     def _dropout_seed(self, phase: str, start: int) -> Iterator[None]:

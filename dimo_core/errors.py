@@ -9,6 +9,7 @@
     ├── PluginError           an installed plugin is broken, or two claim one name
     ├── MissingLibraryError   an optional library is missing or does not load
     ├── CheckpointError       a file that is missing, corrupt, foreign or half written
+    ├── StorageError          a folder that cannot be looked up or written to
     ├── SourceError           data or conditions of a run that cannot be read any more
     ├── NumericalError        a loss or gradient that is not finite
     └── Interrupted           stopped by a signal, state saved               exit code 130
@@ -61,6 +62,10 @@ class CheckpointError(DimoError):
 
 class SourceError(DimoError):
     """Data or conditions that could be read when the run was started cannot be read any more."""
+
+
+class StorageError(DimoError):
+    """A folder cannot be looked up or written to; the message names the path and the reason."""
 
 
 class NumericalError(DimoError):

@@ -2,16 +2,37 @@
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 import fsspec
 import yaml
 
+from dimo_core.errors import StorageError
+from dimo_core.urls import cause_of, is_missing
+
 
 def _trimmed(url: str | os.PathLike[str]) -> str:
-    return os.fspath(url).rstrip("/") or "/"
+    return os.path.expanduser(os.fspath(url)).rstrip("/") or "/"
+
+
+PART = ".part"
+"""Ends the name of a file that is being written."""
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Every file system raises errors of its own kind; all become one that names the path."""
+    try:
+        yield
+    except Exception as error:
+        raise StorageError(
+            f"cannot write {path!r} ({type(error).__name__}: {error}). Choose a folder that can be written."
+        ) from error
 
 
 @attrs.frozen
@@ -44,20 +65,47 @@ class Folder:
         return "file" in self._fs.protocol or self._fs.protocol == "file"
 
     def exists(self, *parts: str) -> bool:
-        """Whether the folder, or a file in it, is there."""
-        return bool(self._fs.exists(self.path(*parts) if parts else self.url))
+        """Whether the folder, or a file in it, is there.
+
+        Raises:
+            StorageError: when a remote place cannot be looked up: that is no answer.
+        """
+        fs, path = self._fs, self.path(*parts)
+        if self.local:
+            return bool(fs.exists(path))
+        try:
+            fs.info(path)
+        except Exception as error:  # each file system raises its own
+            if is_missing(error):
+                return False
+            cause = cause_of(error)
+            raise StorageError(f"cannot look up {path!r} ({type(cause).__name__}: {cause})") from error
+        return True
+
+    def claim(self) -> None:
+        """Make sure that files can be written here, before work is done for them; leaves nothing behind.
+
+        Raises:
+            StorageError: if they cannot.
+        """
+        fresh, probe = not self._fs.exists(self.url), f"{uuid.uuid4().hex}{PART}"
+        self.write(probe, b"", durable=False)
+        self.remove(probe)
+        if fresh and self.local:
+            os.rmdir(_local(self.url))
 
     def is_file(self) -> bool:
         """Whether there is a file in place of the folder."""
         return bool(self._fs.isfile(self.url))
 
     def names(self) -> list[str]:
-        """Names of the entries, sorted; empty when there is no such folder."""
+        """Names of the entries, sorted, half-written files left out; empty when there is no such folder."""
         fs = self._fs
         if not fs.exists(self.url):
             return []
         fs.invalidate_cache()
-        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False))
+        entries = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False)]
+        return sorted(entry for entry in entries if not entry.endswith(PART))
 
     def read(self, *parts: str) -> bytes:
         """The bytes of a file.
@@ -75,30 +123,42 @@ class Folder:
             name: The file.
             data: Its content.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
+
+        Raises:
+            StorageError: when it cannot be written; nothing half-written is left behind.
         """
         fs, path = self._fs, self.path(name)
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        if self.local:
-            temporary = f"{path}.part"
-            with open(_local(temporary), "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(_local(temporary), _local(path))
-        else:
-            fs.pipe_file(path, data)
+        with _writing(path):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            if not self.local:
+                fs.pipe_file(path, data)
+                return
+            temporary = _local(f"{path}.{uuid.uuid4().hex[:8]}{PART}")
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, _local(path))
+            finally:
+                Path(temporary).unlink(missing_ok=True)
 
     def append(self, name: str, text: str) -> None:
-        """Append text to a file; on object stores the file is rewritten."""
+        """Append text to a file; on object stores the file is rewritten.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
         fs, path = self._fs, self.path(name)
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        if self.local:
-            with open(_local(path), "a", encoding="utf-8") as file:
-                file.write(text)
-        else:
-            old = fs.cat_file(path) if fs.exists(path) else b""
-            fs.pipe_file(path, old + text.encode())
+        with _writing(path):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            if self.local:
+                with open(_local(path), "a", encoding="utf-8") as file:
+                    file.write(text)
+            else:
+                old = fs.cat_file(path) if fs.exists(path) else b""
+                fs.pipe_file(path, old + text.encode())
 
     def remove(self, *parts: str) -> None:
         """Delete a file or a folder within, if it is there."""

@@ -12,6 +12,7 @@ hostile file does nothing. Tensors stay in the file until they are asked for (:m
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ STRANGERS = {
 """Other files that come by such names, by their first bytes."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class ForeignFile:
     """What a foreign file holds.
 
     Attributes:
         source: Path or URL it was read from.
-        sha256: Digest of the file.
+        path: The file, or its local copy.
         tree: Its content: dicts, lists, numbers, text; tensors as
             :class:`~dimo_core.stored_tensor.StoredTensor` (from safetensors: as tensors); objects of other
             classes as :class:`~dimo_core.torch_pickle.Inert`.
@@ -55,9 +56,22 @@ class ForeignFile:
     """
 
     source: str
-    sha256: str
+    path: Path
     tree: Any
     inert: tuple[str, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return file_sha256(self.path)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each of the weights; none of them is read.
+
+        Raises:
+            CheckpointError: as ``state_dict``.
+        """
+        return {name: tuple(tensor.shape) for name, tensor in self._named().items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights in it, by name.
@@ -70,6 +84,13 @@ class ForeignFile:
         Raises:
             CheckpointError: there is none, something in it is no tensor, or the file is damaged.
         """
+        read: dict[Any, Tensor] = {}
+        return {
+            name: tensor.load(read) if isinstance(tensor, StoredTensor) else tensor
+            for name, tensor in self._named().items()
+        }
+
+    def _named(self) -> dict[str, StoredTensor | Tensor]:
         place, found = _weights(self.tree)
         if found is None:
             raise CheckpointError(f"{self.source} holds no weights. {_description(self.tree)}")
@@ -84,8 +105,7 @@ class ForeignFile:
         logger.debug("{}: {} tensors from {}", self.source, len(named), place or "the top level")
         while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in named)), ""):
             named = {key.removeprefix(prefix): value for key, value in named.items()}
-        read: dict[Any, Tensor] = {}
-        return {key: v.load(read) if isinstance(v, StoredTensor) else v for key, v in named.items()}
+        return named
 
 
 def read_foreign(url: str) -> ForeignFile:
@@ -113,7 +133,7 @@ def read_foreign(url: str) -> ForeignFile:
         )
     if inert:
         logger.info("{}: its classes and functions were not loaded: {}", url, _listed(list(inert)))
-    return ForeignFile(source=url, sha256=file_sha256(path), tree=tree, inert=inert)
+    return ForeignFile(source=url, path=path, tree=tree, inert=inert)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ The YAML names the plugins, their options and versions, and the SHA-256 of every
 generator is never silently put beside another teacher than its own.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,6 +23,8 @@ from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
 
 FORMAT = "dimo-generator/1"
 CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
+
+MOVED = "If the teacher was moved, write its new place into the section 'teacher' of that file."
 
 
 def save_generator(
@@ -100,15 +103,24 @@ def load_generator(
     folder, registry = Folder(path), registry or Registry.discover()
     card = read_card(folder)
     teacher: Teacher = built(registry, "teacher", card["teacher"], folder)
-    if dict(teacher.provenance()) != card["frozen"]:
+    try:
+        found = dict(teacher.provenance())
+    except CheckpointError as error:
+        raise CheckpointError(f"the teacher of {folder.path(CARD)}: {error}. {MOVED}") from error
+    if wrong := [name for name in digests(card["frozen"]) if card["frozen"][name] not in found.values()]:
         raise CheckpointError(
-            f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: "
-            f"expected {card['frozen']}, found {dict(teacher.provenance())}"
+            f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: the "
+            f"SHA-256 of {', '.join(wrong)} is another. {MOVED}"
         )
     generator = built(registry, "generator", {**card["generator"], **(options or {})}, folder)
     module: Generator = generator.build(teacher, skeleton=True)
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))
     return teacher, module.to(device).eval().requires_grad_(False)
+
+
+def digests(provenance: Mapping[str, str]) -> list[str]:
+    """The entries of a teacher's provenance that are a SHA-256; others say where it was."""
+    return [name for name, value in provenance.items() if re.fullmatch(r"[0-9a-f]{64}", str(value))]
 
 
 def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
@@ -123,7 +135,7 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(path)
-    if folder.is_file():
+    if folder.is_file() or re.search(r"\.(pth|pt|bin|ckpt|safetensors)$", path):
         assign(backbone, read_foreign(path).state_dict(), path)
         return
     if not folder.exists(CARD) and (tensors := teacher.read_network(path)) is not None:
@@ -131,6 +143,17 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
         return
     digest = read_card(folder)["sha256"][WEIGHTS]
     assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))
+
+
+def check_weights(path: str) -> None:
+    """Find the file or folder of a generator's weights; nothing is read.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    folder = Folder(path)
+    if not (folder.is_file() or folder.exists()):
+        raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
 
 
 def built(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:

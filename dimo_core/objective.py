@@ -106,8 +106,9 @@ class Phase(ABC):
             watch: True on steps that are logged: return what is costly to compute, too.
 
         Returns:
-            Scalars for the log, as detached tensors; the engine sums them over micro-batches and processes,
-            so each is this micro-batch's share of a global mean.
+            Losses, by names that end in ``loss``: an update with one that is not finite is not made. And
+            other scalars for the log. All are detached tensors; the engine sums them over micro-batches and
+            processes, so each is this micro-batch's share of a global mean.
         """
 
 

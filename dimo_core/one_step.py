@@ -52,13 +52,17 @@ class OneStep(GeneratorOptions):
         """A generator with the teacher's weights, or with those of ``init``.
 
         Raises:
-            CheckpointError: when ``init`` holds no generator of this shape.
+            CheckpointError: when ``init`` holds no generator of this shape; a skeleton only looks whether
+                it is there.
         """
         backbone = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
-        if self.init and not skeleton:
-            from dimo_core.model_folder import load_weights
+        if self.init:
+            from dimo_core.model_folder import check_weights, load_weights
 
-            load_weights(self.init, backbone, teacher)
+            if skeleton:
+                check_weights(self.init)
+            else:
+                load_weights(self.init, backbone, teacher)
         return OneStepGenerator(self, teacher.tokens, backbone)
 
 

@@ -40,6 +40,7 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Fol
         raise UsageError(
             f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
         )
+    folder.claim()
     return folder
 
 

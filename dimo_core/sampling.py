@@ -177,6 +177,7 @@ def _empty(out: str) -> Folder:
     folder = Folder(out)
     if folder.names():
         raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
+    folder.claim()
     return folder
 
 

@@ -20,6 +20,9 @@ from dimo_core.teacher import Preview, Teacher
 from dimo_core.tokens import Tokens
 from dimo_core.tree import Condition
 
+SITES = 4096
+"""The most tokens of a sheet of samples, where that leaves at least 3 x 3: large pictures take long."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Showcase:
@@ -47,10 +50,12 @@ class Showcase:
         *,
         seed: int,
         device: torch.device,
-        rows: int = 8,
-        columns: int = 8,
+        rows: int | None = None,
+        columns: int | None = None,
     ) -> "Showcase":
-        """Choose ``rows`` conditions, evenly spread, equal ones together."""
+        """Choose ``rows`` conditions, evenly spread, equal ones together; 8 x 8, or fewer of many tokens."""
+        side = next((n for n in (8, 6, 4) if n * n * teacher.tokens.length <= SITES), 3)
+        rows, columns = rows or side, columns or side
         chosen = conditions.balanced(teacher.conditioning, rows)
         order = {repr(raw): i for i, raw in reversed(list(enumerate(chosen)))}
         chosen = sorted(chosen, key=lambda raw: order[repr(raw)])

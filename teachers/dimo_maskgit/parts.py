@@ -17,7 +17,7 @@ from torch import Tensor
 from dimo_core.cache import local_copy
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.folder import Folder
-from dimo_core.foreign import read_foreign
+from dimo_core.foreign import ForeignFile, read_foreign
 from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 from dimo_maskgit.tokenizer import Tokenizer, load_tokenizer
 from dimo_maskgit.transformer import PUBLISHED, Architecture
@@ -32,6 +32,9 @@ WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 PUBLISHED_HEADS = {(PUBLISHED.width, PUBLISHED.depth, PUBLISHED.mlp): PUBLISHED.heads}
 """Heads by width, depth and mlp; the networks for 256 and for 512 pixels are alike in these."""
+
+VQGAN_NAME = "decoder.conv_in.weight"
+"""A tensor that tells Taming's VQGAN from other files."""
 
 WHAT_IS_NEEDED = (
     "The published teacher is two downloads from llvictorll/Maskgit-pytorch on the Hugging Face Hub, folder "
@@ -49,18 +52,23 @@ class Parts:
         card: What ``teacher.yaml`` holds.
         network: Reads the transformer's tensors.
         tokenizer: Reads the tokenizer.
-        provenance: Where each part came from, and its SHA-256.
+        provenance: Says where each part came from, and its SHA-256.
     """
 
     card: Mapping[str, Any]
     network: Callable[[], Mapping[str, Tensor]]
     tokenizer: Callable[[], Tokenizer]
-    provenance: Mapping[str, str]
+    provenance: Callable[[], Mapping[str, str]]
+
+
+def _plain(url: str) -> str:
+    """A URL without its query, such as ``?download=true``; a path as it is."""
+    return url.partition("?")[0] if "://" in url else url
 
 
 def is_weights_file(url: str) -> bool:
     """Whether a path or URL names a foreign weights file, and not a folder."""
-    return url.endswith(WEIGHTS_SUFFIXES)
+    return _plain(url).endswith(WEIGHTS_SUFFIXES)
 
 
 def folder_parts(url: str, name: str) -> Parts:
@@ -84,7 +92,7 @@ def folder_parts(url: str, name: str) -> Parts:
         raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
     try:
         digests = {file: str(card["sha256"][file]) for file in (NETWORK, TOKENIZER)}
-        spec = card["tokenizer"]
+        spec, origin = card["tokenizer"], card.get("converted_from") or {}
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.path(CARD)} lacks the entry {error}") from error
 
@@ -95,7 +103,11 @@ def folder_parts(url: str, name: str) -> Parts:
         card=card,
         network=lambda: tensors(NETWORK),
         tokenizer=lambda: load_tokenizer(spec, tensors(TOKENIZER), folder.path(TOKENIZER)),
-        provenance={"folder": name, **digests},
+        provenance=lambda: {
+            "folder": name,
+            **digests,
+            **{f"{file} before conversion": origin[file] for file in digests if file in origin},
+        },
     )
 
 
@@ -116,9 +128,8 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
         raise CheckpointError(
             f"{network} is a transformer; the tokenizer that belongs to it is missing. {WHAT_IS_NEEDED}"
         )
-    file, vqgan = read_foreign(network), read_tokenizer(tokenizer)
-    tensors = file.state_dict()
-    architecture = infer_architecture({n: t.shape for n, t in tensors.items()}, vqgan.codes, heads, network)
+    file, vqgan = _foreign(network), read_tokenizer(tokenizer)
+    architecture = infer_architecture(file.shapes(), vqgan.codes, heads, network)
     vqgan = vqgan.at_grid(architecture.grid)
     names = [str(i) for i in range(architecture.classes)]
     if class_names:
@@ -132,9 +143,9 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
             "recipes": "imagenet",
             "evaluation": None,
         },
-        network=lambda: tensors,
+        network=file.state_dict,
         tokenizer=lambda: vqgan,
-        provenance={
+        provenance=lambda: {
             "network": network,
             "tokenizer": tokenizer,
             NETWORK: file.sha256,
@@ -168,6 +179,7 @@ def infer_architecture(
         raise CheckpointError(
             f"{source} does not hold a MaskGIT-pytorch v1.0 transformer: tok_emb.weight, pos_emb or "
             f"transformer.layers.0... is missing. It holds: {', '.join(sorted(shapes)[:6])} ..."
+            + (" That is a VQGAN, which --teacher.tokenizer takes." if VQGAN_NAME in shapes else "")
         ) from error
     depth = sum(name.endswith(".0.fn.mha.in_proj_weight") for name in shapes)
     grid, classes = math.isqrt(length), vocabulary - codes - 2
@@ -221,13 +233,35 @@ def read_tokenizer(url: str) -> Tokenizer:
                 f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there. {WHAT_IS_NEEDED}"
             )
         return read_tokenizer(folder.path("last.ckpt"))
-    beside = Folder(url.rpartition("/")[0] or ".")
-    config = None
-    if beside.exists("model.yaml"):
-        config = VqganConfig.from_model_yaml(
-            yaml.safe_load(local_copy(beside.path("model.yaml")).read_bytes())
+    file = _foreign(url)
+    if VQGAN_NAME not in (shapes := file.shapes()):
+        raise CheckpointError(
+            f"{url} does not hold Taming's VQGAN: {VQGAN_NAME} is missing."
+            + (
+                " It is a MaskGIT transformer, which --teacher.checkpoint or --generator.init takes."
+                if "tok_emb.weight" in shapes
+                else f" It holds: {', '.join(sorted(shapes)[:6])} ..."
+            )
         )
-    return Vqgan.from_taming(read_foreign(url).state_dict(), config, url)
+    beside, config = Folder(_plain(url).rpartition("/")[0] or "."), None
+    if beside.exists("model.yaml"):
+        source = beside.path("model.yaml")
+        try:
+            data = yaml.safe_load(local_copy(source).read_bytes())
+        except yaml.YAMLError as error:
+            raise CheckpointError(f"{source} is no YAML file: {' '.join(str(error).split())}") from error
+        config = VqganConfig.from_model_yaml(data, source)
+    return Vqgan.from_taming(file.state_dict(), config, url)
+
+
+def _foreign(url: str) -> ForeignFile:
+    """A published file; where it is missing, the error says what is needed."""
+    try:
+        return read_foreign(url)
+    except CheckpointError as error:
+        if str(error).startswith("no file"):
+            raise CheckpointError(f"{error}. {WHAT_IS_NEEDED}") from error
+        raise
 
 
 def read_names(url: str, count: int) -> list[str]:
@@ -236,11 +270,12 @@ def read_names(url: str, count: int) -> list[str]:
     Raises:
         ConfigError: when there are not exactly ``count`` distinct ones.
     """
-    text = local_copy(url).read_text(encoding="utf-8")
-    names = (
-        json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
-    )
-    names = [str(name) for name in names if str(name)]
+    try:
+        text = local_copy(url).read_text(encoding="utf-8-sig")
+        listed = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{url} is no list of class names, in UTF-8 or JSON: {error}") from error
+    names = [name for name in (str(entry).strip() for entry in listed) if name]
     if len(set(names)) != count or len(names) != count:
         raise ConfigError(
             f"{url} holds {len(names)} class names, {len(set(names))} of them distinct; "

@@ -212,11 +212,11 @@ class MaskGit(Teacher):
 
     def provenance(self) -> Mapping[str, str]:
         """Where network and tokenizer came from, and their SHA-256."""
-        return dict(self._parts.provenance)
+        return dict(self._parts.provenance())
 
     def tokenizer_identity(self) -> Mapping[str, str]:
         """The SHA-256 of the tokenizer's file."""
-        return {TOKENIZER: self._parts.provenance[TOKENIZER]}
+        return {TOKENIZER: self._parts.provenance()[TOKENIZER]}
 
     @classmethod
     def create(
@@ -260,7 +260,7 @@ class MaskGit(Teacher):
             card=card,
             network=network.state_dict,
             tokenizer=lambda: tokenizer,
-            provenance=digest_of(tokenizer),
+            provenance=lambda: digest_of(tokenizer),
         )
         return teacher
 

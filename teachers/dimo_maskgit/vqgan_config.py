@@ -136,7 +136,7 @@ class VqganConfig:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{source} describes no VQGAN: it has no model.params.ddconfig. "
-                "Give the model.yaml (or config.yaml) that came with the checkpoint."
+                "Give the model.yaml that came with the checkpoint."
             ) from error
         if problems := [*_unsupported(model, params, ddconfig)]:
             raise CheckpointError(f"{source}: this VQGAN is not supported:\n  " + "\n  ".join(problems))

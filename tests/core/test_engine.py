@@ -265,12 +265,36 @@ def test_a_device_that_is_not_waited_for_ends_in_the_same_state(
     at_once = stopped("at_once")
     reads = []
     look = Engine._look
-    monkeypatch.setattr(Engine, "_look", lambda self: len(reads) > 9 and look(self))
+    monkeypatch.setattr(Engine, "_look", lambda self: look(self) if len(reads) > 9 else set())
     monkeypatch.setattr(FiniteGuard, "check", counted(FiniteGuard.check, reads))
     later = stopped("later", checkpoint_every=11)
     assert len(reads) > 9
     expected, actual = tensors(at_once), tensors(later)
     assert [] == [name for name in expected if not torch.equal(expected[name], actual[name])]
+
+
+def test_what_is_skipped_between_two_looks_costs_no_line_of_the_log(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accelerator is looked at on logged steps only; a step skipped before does not hide this one."""
+    e = engine(tiny_teacher, tmp_path, nonfinite="skip", log_every=6)
+    weight = e.states["auxiliary"].trained["backbone.out.bias"]
+    weight.register_hook(lambda grad: grad * torch.nan if e.step == 3 else grad)
+    look = Engine._look
+    monkeypatch.setattr(Engine, "_look", lambda self: look(self) if (self.step + 1) % 6 == 0 else set())
+    e.run()
+    lines = read_metrics(Folder(str(tmp_path)))
+    assert [(6, 1.0), (12, 1.0)] == [(line["step"], line["skipped"]) for line in lines]
+    assert all("grad_norm_generator" in line for line in lines)
+
+
+def test_a_number_for_the_log_that_is_not_finite_changes_no_update(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Jeffrey, "value", lambda self, log_p, log_q: torch.full(log_p.shape[:-1], torch.inf))
+    e = engine(tiny_teacher, tmp_path, steps=2)
+    e.run()
+    assert (2, 0) == (e.step, e.skipped)
 
 
 def counted(method: Any, calls: list[None]) -> Any:

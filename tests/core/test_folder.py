@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dimo_core.errors import StorageError
 from dimo_core.folder import Folder
 
 
@@ -99,6 +100,34 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         raise OSError("the power fails")
 
     monkeypatch.setattr(os, "replace", dies)
-    with pytest.raises(OSError, match="power fails"):
+    with pytest.raises(StorageError, match="power fails"):
         folder.write("a", b"new")
     assert b"old" == folder.read("a")
+    assert ["a"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Folder("~/a").write("b", b"c")
+    assert b"c" == (tmp_path / "a" / "b").read_bytes()
+
+
+def test_half_written_files_are_no_entries(tmp_path: Path) -> None:
+    (tmp_path / "a.1234.part").write_bytes(b"")
+    assert [] == Folder(tmp_path).names()
+
+
+def test_a_folder_is_claimed_without_a_trace(tmp_path: Path) -> None:
+    Folder(tmp_path / "new").claim()
+    Folder("memory://claimed").claim()
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"cannot write .*file/folder"):
+        Folder(tmp_path / "file" / "folder").claim()
+    with pytest.raises(StorageError, match="cannot write"):
+        Folder(tmp_path / "file").append("a", "b")
+
+
+def test_a_place_that_cannot_be_looked_up_is_not_taken_for_empty() -> None:
+    with pytest.raises(StorageError, match=r"cannot look up 'http://127\.0\.0\.1:1/folder/a'"):
+        Folder("http://127.0.0.1:1/folder").exists("a")

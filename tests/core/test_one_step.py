@@ -44,7 +44,7 @@ def test_the_teachers_frozen_parameters_stay_fixed_unless_asked(
 
 def test_a_skeleton_on_the_meta_device_allocates_nothing(tiny_teacher: Any) -> None:
     with torch.device("meta"):
-        for options in (OneStep(), OneStep(init="nowhere"), Denoiser()):
+        for options in (OneStep(), Denoiser()):
             module = options.build(tiny_teacher, skeleton=True)
             assert all(p.is_meta for p in module.parameters())
 

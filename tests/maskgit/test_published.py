@@ -19,7 +19,7 @@ from dimo_core.folder import Folder
 from dimo_core.foreign import read_foreign
 from dimo_core.model_folder import load_generator, read_card
 from dimo_core.testing import check_teacher
-from dimo_maskgit.parts import infer_architecture
+from dimo_maskgit.parts import infer_architecture, is_weights_file
 from dimo_maskgit.teacher import MaskGit, Pretraining
 from dimo_maskgit.transformer import PUBLISHED, Architecture, MaskTransformer
 
@@ -321,6 +321,112 @@ def test_a_generator_without_a_file_to_convert_is_refused(published: Published, 
     out = ["--out", str(published.folder / "g")]
     assert dimo(["convert", *published.arguments(), "--generator.temperature", "2", *out]) == 2
     assert "--generator.init names it" in capsys.readouterr().err
+
+
+def generator_of(published: Published, teacher: Path, out: Path) -> None:
+    init = ["--generator.init", str(published.generator)]
+    assert dimo(["convert", "--teacher.checkpoint", str(teacher), *init, "--out", str(out)]) == 0
+
+
+def test_a_moved_teacher_is_known_by_its_content(published: Published) -> None:
+    old, new, out = (published.folder / name for name in ("old", "new", "generator"))
+    assert dimo(["convert", *published.arguments(), "--out", str(old)]) == 0
+    generator_of(published, old, out)
+    old.rename(new)
+    with pytest.raises(CheckpointError, match=r"generator\.yaml: no teacher in .*write its new place"):
+        load_generator(str(out))
+    card = (out / "generator.yaml").read_text()
+    (out / "generator.yaml").write_text(card.replace(f"checkpoint: {old}", f"checkpoint: {new}"))
+    load_generator(str(out))
+    other = MaskGit(checkpoint=str(new))
+    network = other.network()
+    with torch.no_grad():
+        network.bias += 1
+    other.save(str(published.folder / "other"), network, {})
+    moved = (
+        (out / "generator.yaml")
+        .read_text()
+        .replace(f"checkpoint: {new}", f"checkpoint: {published.folder / 'other'}")
+    )
+    (out / "generator.yaml").write_text(moved)
+    with pytest.raises(CheckpointError, match=r"not the one this generator was trained with: .*network"):
+        load_generator(str(out))
+
+
+def test_a_generator_of_the_published_files_is_one_of_the_converted_folder(published: Published) -> None:
+    out, converted = published.folder / "generator", published.folder / "converted"
+    init = ["--generator.init", str(published.generator)]
+    assert dimo(["convert", *published.arguments(), *init, "--out", str(out)]) == 0
+    assert dimo(["convert", *published.arguments(), "--out", str(converted)]) == 0
+    card = yaml.safe_load((out / "generator.yaml").read_text())
+    card["teacher"] = {"name": "maskgit", "checkpoint": str(converted)}
+    (out / "generator.yaml").write_text(yaml.safe_dump(card))
+    load_generator(str(out))
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "message"),
+    [
+        ("checkpoint", "vqgan", r"That is a VQGAN, which --teacher\.tokenizer takes"),
+        (
+            "tokenizer",
+            "generator",
+            r"MaskGIT transformer, which --teacher\.checkpoint or --generator\.init takes",
+        ),
+    ],
+)
+def test_a_file_in_the_wrong_option_is_recognised(
+    published: Published, option: str, wrong: str, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        MaskGit(**published.options(**{option: str(getattr(published, wrong))})).network()
+
+
+@pytest.mark.parametrize("content", ["model: [", "model: {params: 3}"])
+def test_a_damaged_model_yaml_is_named(published: Published, content: str) -> None:
+    (published.vqgan.parent / "model.yaml").write_text(content)
+    with pytest.raises(CheckpointError, match=r"model\.yaml"):
+        MaskGit(**published.options()).network()
+
+
+@pytest.mark.parametrize("content", [b'["a", ', b"\xff\xfea"])
+def test_damaged_class_names_are_named(published: Published, content: bytes) -> None:
+    names = published.folder / "names.json"
+    names.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"names\.json is no list of class names"):
+        MaskGit(**published.options(class_names=str(names))).recipes()
+
+
+def test_a_query_does_not_make_a_folder_of_a_file() -> None:
+    assert is_weights_file("https://host/resolve/main/MaskGIT_ImageNet_256.pth?download=true")
+    assert not is_weights_file("https://host/maskgit-256?revision=a.pth")
+    assert is_weights_file("what?.pth")
+
+
+def test_a_dry_run_misses_a_generator_to_start_from(published: Published, capsys: Any) -> None:
+    gone = str(published.folder / "gone.bin")
+    assert dimo(["run", *published.arguments(), "--generator.init", gone, "--dry-run"]) == 1
+    assert f"no generator at {gone!r}" in capsys.readouterr().err
+
+
+def test_nothing_is_converted_when_no_file_is_named(tmp_path: Path, capsys: Any) -> None:
+    assert dimo(["convert", "--teacher", "maskgit", "--out", str(tmp_path / "out")]) == 2
+    assert "nothing to convert" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_weights_are_read(
+    published: Published, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> Any:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(MaskGit, "network", read)
+    out = published.network / "below a file"
+    assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "cannot write" in said
+    assert 1 == len(said.strip().splitlines())
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "imagenet.md").read_text()
