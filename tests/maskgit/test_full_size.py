@@ -22,6 +22,7 @@ from dimo_maskgit.vqgan import Vqgan
 from dimo_maskgit.vqgan_config import VqganConfig
 
 CPU = torch.device("cpu")
+PAGE = (Path(__file__).parents[2] / "docs" / "imagenet.md").read_text()
 WEIGHTS = 174_160_874 * 4
 
 
@@ -47,20 +48,21 @@ def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset:
     with torch.device("meta"):
         network = MaskTransformer(PUBLISHED, PUBLISHED.codes)
     made = teacher(network, PatchCodebook(torch.zeros(1024, 768), 3, 16, 256))
-    rows = plan_memory(job(preset, made, tmp_path)).rows
+    plan = plan_memory(job(preset, made, tmp_path))
+    assert f"{plan.total / 2**30:.1f} GiB for `{preset}`" in PAGE
+    rows = plan.rows
     trained = WEIGHTS - 4 * (2026 * 768 + 257 * 768 + 257 * 2026)
     assert {WEIGHTS} == {rows[f"weights of the {name}"] for name in ("teacher", "generator", "auxiliary")}
     assert (2 * 2 * trained, trained) == (rows["Adam's moments"], rows["averages"])
-    assert 10 * 2**30 < rows["activations and gradients"] < 70 * 2**30
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["paper", "fast"])
-def test_one_whole_step_at_full_size(preset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("preset", "precision"), [("paper", "fp32"), ("fast", "bf16")])
+def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     vqgan = Vqgan(VqganConfig.published()).eval().requires_grad_(False)
     made = teacher(MaskTransformer(PUBLISHED, PUBLISHED.codes), vqgan)
-    planned = job(preset, made, tmp_path, batch_size=1, precision="fp32", steps=1)
+    planned = job(preset, made, tmp_path, batch_size=1, precision=precision, steps=1)
     stream = planned.conditions.open(made.conditioning, seed=0)
     objective = planned.objective.build(planned.ingredients())
     feed = ConditionFeed(stream=stream, teacher=made, device=CPU)
