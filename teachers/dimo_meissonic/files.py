@@ -6,7 +6,7 @@ JSON, weights safetensors, and both are read here.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import attrs
@@ -22,6 +22,9 @@ from dimo_core.weights_file import read_tensors
 FORMAT = "dimo-meissonic/1"
 CARD = "teacher.yaml"
 """Written by `dimo convert` beside the published sub-folders; not part of a published folder."""
+
+EMBEDDED = "embedded in dimo_meissonic"
+"""What the teacher that ships with the package is called."""
 
 TRANSFORMER, VQVAE, TEXT, TOKENIZER = "transformer", "vqvae", "text_encoder", "tokenizer"
 
@@ -48,7 +51,8 @@ The published teacher is the folder MeissonFlow/Meissonic on the Hugging Face Hu
   tokenizer/     vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json
 Give the folder, or its URL, as --teacher.checkpoint (hf://MeissonFlow/Meissonic, a path, s3:// ...).
 The authors' one-step generator is the folder meissonic of Yuanzhi/DiMO (transformer only): give it as
---generator.init, beside --teacher.checkpoint."""
+--generator.init, beside --teacher.checkpoint.
+Without --teacher.checkpoint the embedded small teacher is used."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,33 +98,34 @@ class Published:
     Attributes:
         folder: Where it is.
         card: ``teacher.yaml``; empty for a folder as it was published.
+        name: What to call it.
     """
 
     folder: Folder
     card: Mapping[str, Any]
+    name: str
 
     @classmethod
     def open(cls, url: str | None) -> "Published":
         """Look at a folder; weights are not read yet.
 
         Args:
-            url: The folder, a path or fsspec URL.
+            url: The folder, a path or fsspec URL; None for the embedded teacher.
 
         Raises:
             CheckpointError: when there is none, or none of this kind.
         """
-        if url is None:
-            raise CheckpointError(f"the teacher 'meissonic' needs weights.\n{WHAT_IS_NEEDED}")
-        folder = Folder(url)
+        name = url or EMBEDDED
+        folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
         if not folder.exists(CARD):
-            return cls(folder=folder, card={})
+            return cls(folder=folder, card={}, name=name)
         try:
             card = folder.read_yaml(CARD)
         except yaml.YAMLError as error:
             raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
         if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
             raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
-        return cls(folder=folder, card=card)
+        return cls(folder=folder, card=card, name=name)
 
     def config(self, name: str) -> dict[str, Any]:
         """The configuration of a part; its weights need not be there.
@@ -141,24 +146,24 @@ class Published:
         self.config(name)
         found = find_part(self.folder.sub(name), name)
         if found is None:
-            files = " or ".join(WEIGHTS[name])
-            raise CheckpointError(f"no weights in {self.folder.path(name)}: {files}.\n{WHAT_IS_NEEDED}")
+            names = " or ".join(WEIGHTS[name])
+            raise CheckpointError(f"no weights in {self.folder.path(name)}: {names}.\n{WHAT_IS_NEEDED}")
         return attrs.evolve(found, sha256=self.card.get("sha256", {}).get(f"{name}/{found.weights}"))
 
-    def vocabulary(self) -> dict[str, Path]:
-        """The tokenizer's files on this machine, by name.
+    def vocabulary(self) -> dict[str, bytes]:
+        """The tokenizer's files, by name.
 
         Raises:
             CheckpointError: when one is missing.
         """
-        folder, files = self.folder.sub(TOKENIZER), {}
+        folder, found = self.folder.sub(TOKENIZER), {}
         for name, needed in VOCABULARY:
             if folder.exists(name):
                 digest = self.card.get("sha256", {}).get(f"{TOKENIZER}/{name}")
-                files[name] = local_copy(folder.path(name), sha256=digest)
+                found[name] = local_copy(folder.path(name), sha256=digest).read_bytes()
             elif needed:
                 raise CheckpointError(f"no file {folder.path(name)}.\n{WHAT_IS_NEEDED}")
-        return files
+        return found
 
 
 def find_part(folder: Folder, name: str) -> Part | None:

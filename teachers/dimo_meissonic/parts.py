@@ -8,9 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from dimo_core.cache import file_sha256
 from dimo_core.errors import CheckpointError
 from dimo_core.folder import Folder
+from dimo_core.weights_file import sha256
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import (
     TEXT,
@@ -122,7 +122,7 @@ class Parts:
         part = self.text()
         return PromptEncoder(
             load_tower(self.text_config, part.tensors(), part.source),
-            load_tokenizer(self.published.vocabulary().values(), self.published.folder.path(TOKENIZER)),
+            load_tokenizer(self.published.vocabulary(), self.published.folder.path(TOKENIZER)),
             device=device,
             remember=remember,
         )
@@ -147,10 +147,10 @@ class Parts:
 
     def provenance(self) -> dict[str, str]:
         """The folder, and the SHA-256 of each file."""
-        found = {"folder": str(self.checkpoint)}
+        found = {"folder": self.published.name}
         if self.text_encoder is not None:
             found[TEXT] = self.text_encoder
         parts = {name: self.published.part(name) for name in (TRANSFORMER, VQVAE)} | {TEXT: self.text()}
         found |= {f"{name}/{part.weights}": part.digest() for name, part in parts.items()}
         vocabulary = self.published.vocabulary()
-        return found | {f"{TOKENIZER}/{name}": file_sha256(path) for name, path in vocabulary.items()}
+        return found | {f"{TOKENIZER}/{name}": sha256(data) for name, data in vocabulary.items()}

@@ -1,12 +1,16 @@
-"""The presets of the Meissonic teacher.
+"""The presets of the Meissonic teacher, at both scales.
 
 ``paper`` is what the authors' script runs: one GPU, 8 micro-batches of 2. ``fast`` trains the same way with
 the least work: one rollout and one auxiliary forward pass serve both updates, and activations are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dimo_core.teacher import Recipe
+
+BETAS = (-0.1, 0.2)
+"""Jeffrey's beta outside of these diverged in the paper's experiments with this teacher."""
 
 _PAPER: Recipe = {
     "teacher": {"name": "meissonic", "timestep": "zero", "gradient_checkpointing": True},
@@ -34,5 +38,64 @@ _FAST: Recipe = {
     "objective": {**_PAPER["objective"], "rollout": "shared"},
 }
 
-RECIPES: Mapping[str, Recipe] = {"fast": _FAST, "paper": _PAPER}
-"""The named presets."""
+_SMALL_GENERATOR = {
+    "lr": 5e-4,
+    "warmup": 50,
+    "decay": "linear",
+    "lr_end": 0.2,
+    "beta1": 0.0,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "ema": 0.999,
+}
+_SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
+_SMALL: Recipe = {
+    "teacher": {"name": "meissonic", "timestep": "zero", "text_cache": 32768},
+    "train": {"steps": 2000, "batch_size": 64},
+    "generator": {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1, "train_embeddings": True},
+    "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
+    "divergence": {"name": "jeffrey", "beta": 0.0},
+    "guidance": {"name": "constant", "scale": 2.0},
+    "objective": {
+        "name": "dimo",
+        "rollout": "shared",
+        "schedule": "linear",
+        "masking": "exact",
+        "generator": _SMALL_GENERATOR,
+        "auxiliary": _SMALL_AUXILIARY,
+    },
+}
+
+_SMALL_PAPER: Recipe = {
+    **_SMALL,
+    "generator": {**_SMALL["generator"], "train_embeddings": False},
+    "auxiliary": {**_SMALL["auxiliary"], "label_smoothing": 0.1, "train_embeddings": False},
+    "objective": {
+        **_SMALL["objective"],
+        "rollout": "fresh",
+        "schedule": "cosine",
+        "ratio_bounds": [0.02, 0.98],
+    },
+}
+
+RECIPES: Mapping[str, Mapping[str, Recipe]] = {
+    "published": {"fast": _FAST, "paper": _PAPER},
+    "small": {"fast": _SMALL, "paper": _SMALL_PAPER},
+}
+"""The named presets, by scale: of published folders, and of teachers by ``dimo pretrain``."""
+
+
+def advice(config: Mapping[str, Any]) -> Sequence[str]:
+    """A warning for a beta with which the paper's experiments diverged.
+
+    Args:
+        config: The resolved configuration of a run.
+    """
+    divergence = config.get("divergence", {})
+    beta = 1.0 if divergence.get("name") == "rkl" else divergence.get("beta", 0.0)
+    if divergence.get("name") not in ("jeffrey", "rkl") or BETAS[0] <= beta <= BETAS[1]:
+        return ()
+    return (
+        f"the divergence is Jeffrey's with beta {beta:g}. With this teacher, the Di[M]O paper saw "
+        f"training diverge outside {list(BETAS)}: watch the samples, or set --divergence.beta.",
+    )

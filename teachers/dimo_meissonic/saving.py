@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dimo_core.backbone import Backbone
@@ -18,7 +17,7 @@ def write_folder(
     network: Backbone,
     vqvae: Part,
     text: tuple[Mapping[str, Any], Part],
-    vocabulary: Mapping[str, Path],
+    vocabulary: Mapping[str, bytes],
     card: Mapping[str, Any],
 ) -> None:
     """Write all parts of a teacher; the card comes last and makes the folder complete.
@@ -40,19 +39,20 @@ def write_folder(
     write(f"{TRANSFORMER}/config.json", network.to_json_string().encode())  # type: ignore[operator]
     write(f"{TRANSFORMER}/{WEIGHTS[TRANSFORMER][0]}", encode_tensors(network.state_dict(), {"format": "pt"}))
     write(f"{VQVAE}/config.json", _json(vqvae.config))
-    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(_fp32(vqvae.tensors()), {"format": "pt"}))
+    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(in_fp32(vqvae.tensors()), {"format": "pt"}))
     config, part = text
     write(f"{TEXT}/config.json", _json(config))
-    tensors = _fp32(text_tensors(part.tensors()))
+    tensors = in_fp32(text_tensors(part.tensors()))
     write(f"{TEXT}/{WEIGHTS[TEXT][0]}", encode_tensors(tensors, {"format": "pt"}))
-    for name, path in vocabulary.items():
-        write(f"{TOKENIZER}/{name}", path.read_bytes())
-    folder.write_yaml(CARD, {"format": FORMAT, "sha256": digests, **card})
+    for name, data in vocabulary.items():
+        write(f"{TOKENIZER}/{name}", data)
+    folder.write_yaml(CARD, {"format": FORMAT, **card, "sha256": digests})
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(dict(config), indent=2, sort_keys=True) + "\n").encode()
 
 
-def _fp32(tensors: Mapping[str, Any]) -> dict[str, Any]:
+def in_fp32(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The same numbers as they are written."""
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -15,6 +15,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.device import find_device, transfer
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
+from dimo_core.sources import Examples
 from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Sampling, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.weights_file import assign
@@ -22,26 +23,21 @@ from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import VQVAE
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.parts import Parts
-from dimo_meissonic.recipes import RECIPES
+from dimo_meissonic.pretraining import Pretraining
+from dimo_meissonic.recipes import RECIPES, advice
 from dimo_meissonic.samplings import SAMPLINGS
 from dimo_meissonic.saving import write_folder
-from dimo_meissonic.text import PromptEncoder
+from dimo_meissonic.text import NEGATIVE_PROMPT, PromptEncoder
 from dimo_meissonic.timestep import Clock, Convention
 
 if TYPE_CHECKING:
     from dimo_meissonic.transformer import MeissonicTransformer
 
-NEGATIVE_PROMPT = (
-    "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "
-    "jpeg artifacts, signature, sketch, duplicate, ugly, identifying mark"
-)
-"""That of Meissonic's scripts, and of Di[M]O; Meissonic's pipeline alone has the empty prompt."""
-
 SCORE = 6.0
 """The aesthetic score in every published micro-condition."""
 
-BETAS = (-0.1, 0.2)
-"""Jeffrey's beta outside of these diverged in the paper's experiments with this teacher."""
+REMEMBERED = 1024
+"""Prompts that are remembered."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -49,19 +45,20 @@ class Meissonic(Teacher):
     """Text to image with Meissonic: 1024 pixels, 64 x 64 tokens of 8192 codes.
 
     Attributes:
-        checkpoint: The published folder, or one that ``dimo convert`` wrote; a path or fsspec URL.
+        checkpoint: The published folder, or one that ``dimo convert`` or ``dimo pretrain`` wrote; a path or
+            fsspec URL. Null takes the embedded small teacher of captioned scenes.
         timestep: What the network is told as its timestep: zero, the index of the sampling step, or 1000
             times the mask ratio. Zero is what the released Di[M]O training used and its generators need.
         timestep_steps: Sampling steps N for ``timestep: step_index``.
-        negative_prompt: The prompt of the guidance's other branch; the default is that of Meissonic's and of
-            Di[M]O's scripts.
+        negative_prompt: The prompt of the guidance's other branch; null takes that of Meissonic's and of
+            Di[M]O's scripts, or the empty one for a teacher of ``dimo pretrain``.
         micro_conditions: Width, height, two crops and aesthetic score, as the network is told them; null
             takes the size of the image, no crop and 6, as Di[M]O does.
         text_encoder: Folder of another CLIP text tower, a path or fsspec URL, such as
             laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, which was trained with the
             network and which Di[M]O used.
         text_device: Where the text tower computes: auto for the fastest device, or a torch device.
-        text_cache: Prompts whose embeddings are remembered at most, 300 kB each.
+        text_cache: Prompts whose embeddings are remembered at most, 300 kB each (a small teacher's: 5 kB).
         grid: Rows and columns of tokens; null takes what the network was trained with: 64 x 64, or 32 x 32
             for a network without down-sampling.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
@@ -70,17 +67,20 @@ class Meissonic(Teacher):
     checkpoint: str | None = None
     timestep: Convention = "zero"
     timestep_steps: int = attrs.field(default=64, validator=v.ge(1))
-    negative_prompt: str = NEGATIVE_PROMPT
+    negative_prompt: str | None = None
     micro_conditions: tuple[float, float, float, float, float] | None = attrs.field(
         default=None, converter=attrs.converters.optional(tuple)
     )
     text_encoder: str | None = None
     text_device: str = "auto"
-    text_cache: int = attrs.field(default=1024, validator=v.ge(1))
+    text_cache: int = attrs.field(default=REMEMBERED, validator=v.ge(1))
     grid: tuple[int, int] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
     gradient_checkpointing: bool = False
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"guidance", "decode", "encode", "save"})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"guidance", "decode", "encode", "create", "save"}
+    )
+    pretraining_options: ClassVar[type | None] = Pretraining
 
     def __attrs_post_init__(self) -> None:
         """Check the grid.
@@ -96,6 +96,14 @@ class Meissonic(Teacher):
         return Parts(checkpoint=self.checkpoint, text_encoder=self.text_encoder)
 
     @property
+    def _card(self) -> Mapping[str, Any]:
+        return self._parts.published.card
+
+    @property
+    def _small(self) -> bool:
+        return self._card.get("recipes") == "small"
+
+    @property
     def architecture(self) -> Architecture:
         """Sizes of the network."""
         return self._parts.architecture
@@ -104,7 +112,7 @@ class Meissonic(Teacher):
     def tokens(self) -> TokenSpace:
         """rows x columns sites of V codes; the mask id is the last embedding."""
         a = self.architecture
-        height, width = self.grid or tuple(self._parts.published.card.get("grid", a.default_grid))
+        height, width = self.grid or tuple(self._card.get("grid", a.default_grid))
         return TokenSpace(
             length=height * width,
             codes=a.codebook_size,
@@ -143,7 +151,8 @@ class Meissonic(Teacher):
     @cached_property
     def _negative(self) -> dict[torch.device, dict[str, Tensor]]:
         """The negative prompt's embedding, encoded once and kept on each device that asked for it."""
-        text, pooled = self.prompts([self.negative_prompt])
+        known = self._card.get("negative_prompt", NEGATIVE_PROMPT)
+        text, pooled = self.prompts([known if self.negative_prompt is None else self.negative_prompt])
         return {torch.device("cpu"): {"text": text, "pooled": pooled}}
 
     @cached_property
@@ -237,27 +246,23 @@ class Meissonic(Teacher):
         return tuple(name for name in names if name.startswith(("embed.", "mlm_layer.")))
 
     def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
-        """A warning for a beta with which the paper's experiments diverged."""
-        divergence = config.get("divergence", {})
-        beta = 1.0 if divergence.get("name") == "rkl" else divergence.get("beta", 0.0)
-        if divergence.get("name") not in ("jeffrey", "rkl") or BETAS[0] <= beta <= BETAS[1]:
-            return ()
-        return (
-            f"the divergence is Jeffrey's with beta {beta:g}. With this teacher, the Di[M]O paper saw "
-            f"training diverge outside {list(BETAS)}: watch the samples, or set --divergence.beta.",
-        )
+        """A warning for a beta with which the paper's experiments diverged, with the published teacher."""
+        return () if self._small else advice(config)
 
     def recipes(self) -> Mapping[str, Recipe]:
-        """``fast`` and ``paper``."""
-        return RECIPES
+        """``fast`` and ``paper``, of this teacher's scale; with its evaluation's prompts, if it has one."""
+        recipes, plan = RECIPES["small" if self._small else "published"], self.evaluation()
+        conditions = {"conditions": plan.conditions.as_dict()} if plan else {}
+        return {name: {**recipe, **conditions} for name, recipe in recipes.items()}
 
     def samplings(self) -> Mapping[str, Sampling]:
-        """Meissonic's own, and the teacher's rows of the Di[M]O paper."""
-        return SAMPLINGS
+        """Meissonic's own, and the teacher's rows of the Di[M]O paper; none for a small teacher."""
+        return {} if self._small else SAMPLINGS
 
     def evaluation(self) -> EvaluationPlan | None:
-        """Nothing is known about its samples here."""
-        return None
+        """What ``teacher.yaml`` says; nothing for a published folder."""
+        plan = self._card.get("evaluation")
+        return EvaluationPlan.from_dict(plan) if plan else None
 
     def provenance(self) -> Mapping[str, str]:
         """The folder, and the SHA-256 of each file that was or would be read."""
@@ -268,6 +273,21 @@ class Meissonic(Teacher):
         digest = self._parts.published.part(VQVAE).digest()
         return {VQVAE: digest, "grid": "x".join(map(str, self._sides))}
 
+    @classmethod
+    def create(
+        cls, options: Pretraining, examples: Examples, *, evaluation: EvaluationPlan | None, seed: int
+    ) -> "Meissonic":
+        """A new, small teacher in memory; tokenizer and text tower are fitted to images and captions.
+
+        Raises:
+            UsageError: when images have no captions, or do not divide into tokens.
+        """
+        from dimo_meissonic.creation import new_parts
+
+        teacher = cls(text_cache=len(examples) + REMEMBERED)
+        vars(teacher)["_parts"] = new_parts(options, examples, evaluation=evaluation, seed=seed)
+        return teacher
+
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
         """Write the published layout, the weights in fp32, and ``teacher.yaml`` (last)."""
         write_folder(
@@ -276,5 +296,5 @@ class Meissonic(Teacher):
             vqvae=self._parts.published.part(VQVAE),
             text=(self._parts.text_config, self._parts.text()),
             vocabulary=self._parts.published.vocabulary(),
-            card={"grid": list(self._sides), **card},
+            card={**self._card, "grid": list(self._sides), **card},
         )

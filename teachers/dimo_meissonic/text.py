@@ -4,10 +4,9 @@ A prompt's embedding is a function of the prompt alone, to the last bit: prompts
 a time, so no run depends on which of them were known already, and resuming repeats exactly.
 """
 
-import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,12 @@ from torch import Tensor, nn
 from dimo_core.errors import CheckpointError
 from dimo_core.weights_file import assign
 from dimo_meissonic.libraries import library
+
+NEGATIVE_PROMPT = (
+    "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "
+    "jpeg artifacts, signature, sketch, duplicate, ugly, identifying mark"
+)
+"""That of Meissonic's scripts, and of Di[M]O; Meissonic's pipeline alone has the empty prompt."""
 
 PREFIXES = ("text_model.", "text_projection.")
 """Where the text tower is in the weights of a whole CLIP."""
@@ -78,8 +83,8 @@ def load_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
     return tower.eval().requires_grad_(False)
 
 
-def load_tokenizer(files: Iterable[Path], source: str) -> Any:
-    """A ``CLIPTokenizer`` from its files, which need not lie in one folder.
+def load_tokenizer(files: Mapping[str, bytes], source: str) -> Any:
+    """A ``CLIPTokenizer`` from its files, by name.
 
     Raises:
         CheckpointError: when they are no CLIP tokenizer.
@@ -87,8 +92,8 @@ def load_tokenizer(files: Iterable[Path], source: str) -> Any:
     """
     cls = library("transformers.models.clip.tokenization_clip").CLIPTokenizer
     with tempfile.TemporaryDirectory() as folder:
-        for file in files:
-            shutil.copyfile(file, Path(folder) / file.name)
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
         try:
             return cls.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the library's own kinds of errors differ by its version

@@ -25,6 +25,7 @@ from dimo_core.weights import WEIGHTS
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_meissonic.samplings import SAMPLINGS
 from dimo_meissonic.teacher import Meissonic
+from dimo_meissonic.text import NEGATIVE_PROMPT
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step
 
 Tensors = Callable[[str], dict[str, Tensor]]
@@ -210,5 +211,5 @@ def test_the_table_of_the_page_says_what_a_preset_resolves_to(
 
 def test_the_page_names_the_default_negative_prompt_and_every_sampling() -> None:
     text = PAGE.read_text()
-    assert Meissonic().negative_prompt in " ".join(text.replace("\n>", "").split())
+    assert NEGATIVE_PROMPT in " ".join(text.replace("\n>", "").split())
     assert [name for name in SAMPLINGS if f"`{name}`" not in text] == []

@@ -20,7 +20,8 @@ from dimo_core.errors import CheckpointError, ConfigError, MissingLibraryError, 
 from dimo_core.registry import Registry
 from dimo_core.testing import check_teacher
 from dimo_meissonic.files import VOCABULARY, WEIGHTS, WHAT_IS_NEEDED
-from dimo_meissonic.teacher import NEGATIVE_PROMPT, Meissonic
+from dimo_meissonic.teacher import Meissonic
+from dimo_meissonic.text import NEGATIVE_PROMPT
 
 PROMPTS = ["a red cat", "the green hat of an hour"]
 
@@ -268,9 +269,9 @@ def test_a_folder_may_be_anywhere_and_no_code_in_it_is_fetched(
     assert "transformer.py" not in fetched
 
 
-def test_without_a_checkpoint_it_says_what_to_get_and_where_it_goes() -> None:
+def test_a_folder_without_a_teacher_says_what_to_get_and_where_it_goes(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as failure:
-        Meissonic().network()
+        Meissonic(checkpoint=str(tmp_path)).network()
     for text in (
         "MeissonFlow/Meissonic",
         "--teacher.checkpoint",
