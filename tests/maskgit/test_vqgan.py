@@ -85,9 +85,17 @@ def test_decoded_images_equal_the_reference(
     torch.testing.assert_close(decoded, io["decoded"].to(dtype), atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_decoded_bytes_equal_the_reference(vqgan: Vqgan, io: dict[str, Tensor], dtype: torch.dtype) -> None:
-    assert torch.equal(io["decoded_uint8"], to_uint8(vqgan.to(dtype).decode(io["codes"].flatten(1))))
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])
+def test_decoded_bytes_equal_the_reference(
+    vqgan: Vqgan, io: dict[str, Tensor], dtype: torch.dtype, atol: float
+) -> None:
+    """A pixel nearer than the tolerance to where the byte changes may become the one or the other."""
+    actual, expected = to_uint8(vqgan.to(dtype).decode(io["codes"].flatten(1))), io["decoded_uint8"]
+    byte = io["decoded"].double() * 127.5 + 128
+    sure = (byte - byte.round()).abs() > atol * 127.5
+    assert 0.95 < sure.double().mean()
+    assert torch.equal(expected[sure], actual[sure])
+    assert 1 >= int((expected.int() - actual.int()).abs().max())
 
 
 def test_bytes_are_rounded_by_the_rule_of_the_reference() -> None:
