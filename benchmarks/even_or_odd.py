@@ -2,7 +2,7 @@
 
     python benchmarks/even_or_odd.py main      # the user's command and beta -0.2, three seeds
     python benchmarks/even_or_odd.py claim     # the paper's claim on r_init, at sigma_init = 0
-    python benchmarks/even_or_odd.py presets   # paper against fast, by steps and, after step_cost.py, by seconds
+    python benchmarks/even_or_odd.py presets   # paper against fast; after step_cost.py also by seconds
 
 Tables and figures go to docs/results; runs stay in runs/studies and can be interrupted and continued.
 """
