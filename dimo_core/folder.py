@@ -160,6 +160,13 @@ class Folder:
                 old = fs.cat_file(path) if fs.exists(path) else b""
                 fs.pipe_file(path, old + text.encode())
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, in place of what has it."""
+        if self.local:
+            os.replace(_local(self.path(old)), _local(self.path(new)))
+        else:
+            self._fs.mv(self.path(old), self.path(new))
+
     def remove(self, *parts: str) -> None:
         """Delete a file or a folder within, if it is there."""
         path = self.path(*parts)

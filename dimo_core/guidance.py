@@ -4,6 +4,7 @@ z = z_u + s (z_c - z_u), with s = 1 meaning off. Sources that count w = s - 1 ar
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import attrs
 import torch
@@ -102,17 +103,49 @@ def guided_logits(
     Returns:
         ``[B, L, V]``, or ``[K, V]`` for K rows.
     """
+    return guided(teacher, network, x, c, mask_ratio=mask_ratio, scale=scale)(rows)
+
+
+def guided(
+    teacher: Teacher,
+    network: Backbone,
+    x: Tokens,
+    c: Condition,
+    *,
+    mask_ratio: Float[Tensor, " B"],
+    scale: Float[Tensor, " B"],
+) -> Callable[[Rows | None], Float[Tensor, "... V"]]:
+    """``guided_logits`` with the rows left open: the network runs once, its head for each call.
+
+    Logits are combined in fp32 at least: their difference is what guidance amplifies.
+
+    Args:
+        teacher: Says what the null condition is.
+        network: Whose logits to guide.
+        x: Partly masked tokens.
+        c: Conditions.
+        mask_ratio: Share of masked tokens.
+        scale: The scales s, on the CPU.
+    """
     if bool((scale == 1).all()):
-        return network.logits(x, c, mask_ratio=mask_ratio, rows=rows)
+        hidden = network(x, c, mask_ratio=mask_ratio)
+        return lambda rows: full(network.head(hidden, rows))
     both = tree.cat([c, teacher.null_condition(c)])
-    pair = rows if rows is None else torch.cat([rows, rows + x.numel()])
-    z_c, z_u = network.logits(
-        torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]), rows=pair
-    ).chunk(2)
-    s = transfer(scale, z_c.device).to(z_c).repeat_interleave(x.shape[1]).view(*x.shape, 1)
-    if rows is not None:
-        s = s.flatten()[rows, None]
-    return z_u + s * (z_c - z_u)
+    hidden = network(torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]))
+    s = transfer(scale, x.device)
+
+    def logits(rows: Rows | None) -> Float[Tensor, "... V"]:
+        pair = rows if rows is None else torch.cat([rows, rows + x.numel()])
+        z_c, z_u = full(network.head(hidden, pair)).chunk(2)
+        weight = s[:, None, None] if rows is None else s[rows // x.shape[1], None]
+        return z_u + weight.to(z_c) * (z_c - z_u)
+
+    return logits
+
+
+def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Logits in fp32 at least: guidance, divergences and losses are never computed in half precision."""
+    return z if z.dtype.itemsize >= 4 else z.float()
 
 
 def passes(scale: Float[Tensor, " B"]) -> int:

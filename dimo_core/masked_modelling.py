@@ -13,6 +13,7 @@ from dimo_core import process, tree
 from dimo_core.backbone import Backbone
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
+from dimo_core.guidance import full
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -23,7 +24,7 @@ from dimo_core.objective import (
     Phase,
     Stream,
 )
-from dimo_core.step import draw_remask, full
+from dimo_core.step import draw_remask
 from dimo_core.teacher import Teacher
 
 

@@ -13,6 +13,9 @@ from dimo_core.folder import Folder
 from dimo_core.pictures import image_jpeg, image_png, sheet
 from dimo_core.teacher import Preview, Teacher
 
+RECORDS = "samples.jsonl"
+"""One line a sample; it gets this name when the folder is complete."""
+
 SHOWN = 100
 """The most samples that ``grid.png`` shows."""
 
@@ -42,7 +45,7 @@ class SampleFiles:
         self.folder, self.teacher, self.raw, self.files, self.facts = folder, teacher, raw, files, facts
         self._shown: list[UInt8[Tensor, "N C H W"]] = []
         self._lines: list[str] = []
-        self._records: list[str] = []
+        self._part = f"{RECORDS}.unfinished"
 
     def take(self, batch: DrawnBatch) -> None:
         """Write the pictures of a batch, or keep its lines."""
@@ -59,7 +62,7 @@ class SampleFiles:
                 self.folder.write(file, data, durable=False)
             room = min(SHOWN, max(1, SHEET // batch.images[0, 0].numel())) - sum(map(len, self._shown))
             self._shown.append(batch.images[: max(0, room)])
-        self._records += [
+        records = [
             json.dumps(
                 {
                     "file": file,
@@ -73,8 +76,10 @@ class SampleFiles:
             for i, (file, condition, tokens) in enumerate(zip(files, raw, batch.tokens.tolist(), strict=True))
         ]
 
+        self.folder.append(self._part, "".join(f"{record}\n" for record in records))
+
     def finish(self, extras: Mapping[str, bytes]) -> list[str]:
-        """Write the rest; ``samples.jsonl`` comes last and makes the folder complete. Returns all files."""
+        """Write the rest; ``samples.jsonl`` gets its name last. Returns all files."""
         written = dict(extras)
         if self._lines:
             written["samples.txt"] = "".join(f"{line}\n" for line in self._lines).encode()
@@ -83,8 +88,8 @@ class SampleFiles:
             names = [self.teacher.describe(condition) for condition in self.raw[: len(images)]]
             order = sorted(range(len(images)), key=lambda i: names.index(names[i]))
             written["grid.png"] = sheet(Preview(images=images[order]), [names[i] for i in order]).data
-        written["samples.jsonl"] = "".join(f"{record}\n" for record in self._records).encode()
         for name, data in written.items():
             self.folder.write(name, data)
+        self.folder.rename(self._part, RECORDS)
         pictures = [] if self._lines else self.files
-        return [self.folder.path(name) for name in (*pictures, *written)]
+        return [self.folder.path(name) for name in (*pictures, *written, RECORDS)]

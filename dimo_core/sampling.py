@@ -26,6 +26,9 @@ from dimo_core.tree import Condition
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
 
+SITES = 2**15
+"""The most tokens that are drawn at a time: 64 samples of 512 tokens, 8 of 4096."""
+
 KNOWN = 20
 """The most class names that an error lists."""
 
@@ -57,7 +60,7 @@ def sample_folder(
         seed: Seed of the draws.
         out: Where to write, empty or missing; None for the folder ``drawn`` beside the generator's.
         device: ``auto``, or a torch device.
-        batch_size: Samples drawn at a time; more than 64 are drawn 64 at a time.
+        batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
         The written files.
@@ -110,7 +113,7 @@ def sample_teacher(
         seed: Seed of the draws.
         out: Where to write, empty or missing; None writes nothing.
         device: ``auto``, or a torch device.
-        batch_size: Samples drawn at a time; more than 64 are drawn 64 at a time.
+        batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
         Tokens, forward passes a sample, and seconds; images, where the teacher decodes them and they are not
@@ -187,7 +190,7 @@ def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int)
         seed=seed,
         phase="sample",
         device=device,
-        batch_size=min(batch_size, BLOCK),
+        batch_size=max(1, min(batch_size, BLOCK, SITES // teacher.tokens.length)),
         block=BLOCK,
     )
 

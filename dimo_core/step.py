@@ -27,7 +27,7 @@ from dimo_core.device import transfer
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator, Rollout
-from dimo_core.guidance import Guidance, guided_logits
+from dimo_core.guidance import Guidance, full, guided_logits
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_core.tree import Condition
@@ -117,7 +117,7 @@ class Step:
         z = guided_logits(
             self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale, rows=remask.rows
         )
-        return full(z) / self.teacher_temperature
+        return z / self.teacher_temperature
 
     def generator_backward(
         self, rollout: Rollout, remask: Remask, z_phi: Tensor, z_psi: Tensor, total: int
@@ -141,8 +141,3 @@ class Step:
         loss = self.p_psi.loss(z_psi, rollout.x_theta.flatten()[remask.rows]) / count
         loss.backward()
         return loss.detach()
-
-
-def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Logits in fp32 at least: divergences and losses are never computed in half precision."""
-    return z if z.dtype.itemsize >= 4 else z.float()

@@ -192,5 +192,9 @@ def _drawing(add: Callable[..., argparse.Action]) -> None:
     )
     add("--device", metavar="DEVICE", default="auto", help="auto, or a torch device (default: auto)")
     add(
-        "--batch-size", type=positive, metavar="B", default=500, help="samples drawn at a time (default: 500)"
+        "--batch-size",
+        type=positive,
+        metavar="B",
+        default=64,
+        help="samples drawn at a time (default: 64, the most; fewer of many tokens)",
     )

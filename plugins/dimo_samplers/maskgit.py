@@ -1,6 +1,7 @@
 """The MaskGIT sampler: draw all masked tokens, keep some, repeat (Chang et al., 2022)."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.draws import Draws, categorical
-from dimo_core.guidance import Guidance, guided_logits, passes
+from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tree import Condition
+
+ELEMENTS = 2**24
+"""Logits that are in memory at a time, at most; 64 MiB in fp32."""
 
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
 Counts = Literal["share", "cumulative", "amused"]
@@ -114,24 +118,40 @@ class MaskGitSampler(Sampler):
             ratio = torch.full((draws.count,), left / space.length)
             scale = guidance.at(ratio, progress)
             used += passes(scale)
-            z = guided_logits(teacher, network, x, c, mask_ratio=ratio.to(x.device), scale=scale)
-            z = z.float() / self.temperature
-            drawn = categorical(z, now.uniform("drawn", space.length))
-            decide = self._best(z, drawn, undecided, count, 1 - progress, now)
+            logits = guided(teacher, network, x, c, mask_ratio=ratio.to(x.device), scale=scale)
+            drawn, log_p = self._drawn(logits, undecided, space.columns, now)
+            decide = self._best(log_p, undecided, count, 1 - progress, now)
             x = torch.where(decide, drawn, x)
             undecided, left = undecided & ~decide, left - count
             trajectory += [x] if keep_trajectory else []
         return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
 
-    def _best(
-        self, z: Tensor, drawn: Tensor, undecided: Tensor, count: int, noise: float, draws: Draws
-    ) -> Tensor:
+    def _drawn(
+        self, logits: Callable[[Tensor], Tensor], undecided: Tensor, columns: int, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """A token for each undecided site, and its log-probability; decided ones have -inf.
+
+        The head runs for some rows at a time, so that logits of all sites are never in memory together.
+        """
+        rows = undecided.flatten().nonzero().squeeze(1)
+        u = draws.uniform("drawn", undecided.shape[1]).flatten()[rows]
+        size = max(1, ELEMENTS // columns)
+        drawn, log_p = [], []
+        for some, part in zip(rows.split(size), u.split(size), strict=True):
+            z = logits(some) / self.temperature
+            drawn.append(categorical(z, part))
+            log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))
+        tokens = torch.zeros_like(undecided, dtype=torch.long).flatten()
+        score = torch.full(tokens.shape, -torch.inf, dtype=log_p[0].dtype, device=tokens.device)
+        tokens[rows], score[rows] = torch.cat(drawn), torch.cat(log_p)
+        return tokens.view_as(undecided), score.view_as(undecided)
+
+    def _best(self, log_p: Tensor, undecided: Tensor, count: int, noise: float, draws: Draws) -> Tensor:
         """Which ``count`` undecided sites of each sample to decide."""
+        score = log_p
         if self.order == "random":
-            score = draws.uniform("order", z.shape[1])
-        else:
-            score = z.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
-            if self.gumbel * noise > 0:
-                score = score + self.gumbel * noise * draws.gumbel("gumbel", z.shape[1])
+            score = draws.uniform("order", log_p.shape[1])
+        elif self.gumbel * noise > 0:
+            score = log_p + self.gumbel * noise * draws.gumbel("gumbel", log_p.shape[1])
         best = score.masked_fill(~undecided, -torch.inf).topk(count, 1).indices
         return torch.zeros_like(undecided).scatter(1, best, True)

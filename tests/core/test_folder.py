@@ -131,3 +131,12 @@ def test_a_folder_is_claimed_without_a_trace(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_looked_up_is_not_taken_for_empty() -> None:
     with pytest.raises(StorageError, match=r"cannot look up 'http://127\.0\.0\.1:1/folder/a'"):
         Folder("http://127.0.0.1:1/folder").exists("a")
+
+
+@pytest.mark.parametrize("url", ["local", "memory://renamed"])
+def test_a_file_is_renamed_in_place_of_another(tmp_path: Path, url: str) -> None:
+    folder = Folder(tmp_path if url == "local" else url)
+    folder.write("old", b"new content")
+    folder.write("new", b"old content")
+    folder.rename("old", "new")
+    assert (["new"], b"new content") == (folder.names(), folder.read("new"))

@@ -70,3 +70,14 @@ def test_the_ramp_follows_the_steps_of_sampling_not_the_ratio() -> None:
 def test_a_negative_scale_is_refused(kind: type) -> None:
     with pytest.raises(ValueError, match="scale"):
         kind(scale=-0.5)
+
+
+def test_half_precision_logits_are_combined_in_fp32(tiny_teacher: Any) -> None:
+    """The difference of two logits is what guidance amplifies: rounding it to bf16 would show."""
+    network, scale = tiny_teacher.network(), torch.tensor([4.0, 4.0, 4.0])
+    plain = network.head
+    network.head = lambda hidden, rows=None: plain(hidden, rows).bfloat16()
+    z_c = network.logits(X, C, mask_ratio=RATIO).float()
+    z_u = network.logits(X, torch.full_like(C, 2), mask_ratio=RATIO).float()
+    torch.testing.assert_close(guided(tiny_teacher, network, scale), z_u + 4 * (z_c - z_u))
+    assert torch.float32 == guided(tiny_teacher, network, torch.ones(3)).dtype

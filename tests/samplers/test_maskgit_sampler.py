@@ -17,6 +17,7 @@ from dimo_core.draws import Draws
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
+from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "schedules.json").read_text())
@@ -115,7 +116,7 @@ class Scripted(Backbone):
         return z.repeat(len(x) // len(z), 1, 1)
 
     def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return hidden
+        return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
 
 @attrs.frozen(kw_only=True)
@@ -224,3 +225,16 @@ def test_random_order_decides_every_site_equally_often(tiny_teacher: Any) -> Non
     )
     first = (sampled.trajectory[0] != 5).float().mean(0)
     torch.testing.assert_close(first, torch.full((4,), 0.25), atol=0.03, rtol=0)
+
+
+def test_logits_in_parts_draw_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = MaskGit()
+    network, c = teacher.network(), torch.tensor([0, 1, 1])
+
+    def sampled() -> Tensor:
+        options = {"steps": 4, "guidance": Constant(scale=2.0), "draws": Draws(seed=3, total=3)}
+        return MaskGitSampler().sample(teacher, network, c, **options).tokens
+
+    whole = sampled()
+    monkeypatch.setattr("dimo_samplers.maskgit.ELEMENTS", 5 * teacher.tokens.columns)
+    assert torch.equal(whole, sampled())
