@@ -96,12 +96,15 @@ def draft_job(
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     preset = next((layer.data["preset"] for layer in reversed(layers) if layer.data.get("preset")), None)
     known: tuple[str, ...] = ()
-    if presets and chosen is not None:
-        teacher = first_look(chosen, layers, context)
-        if teacher is not None:
-            base, preset, known = _suggestions(chosen, teacher, preset, context)
-            layers = [*base, *layers]
-    kinds = [choose(kind, name, layers, context) for kind, name in DEFAULTS.items() if kind != "teacher"]
+    teacher = first_look(chosen, layers, context) if presets and chosen is not None else None
+    if chosen is not None and teacher is not None:
+        base, preset, known = _suggestions(chosen, teacher, preset, context)
+        layers = [*base, *layers]
+    # Without the teacher's suggestions nobody knows which plugins the other options are meant for.
+    lost = presets and (teacher is None or bool(context.problems.found))
+    named = {kind for kind in DEFAULTS for layer in layers if layer.name(kind) or kind in layer.objects}
+    meant = [kind for kind in DEFAULTS if kind != "teacher" and (not lost or kind in named)]
+    kinds = [choose(kind, DEFAULTS[kind], layers, context) for kind in meant]
     groups = [group(key, cls, layers, context) for key, cls in GROUPS.items()]
     draft = complete([chosen, *kinds, *groups], scalar_options(Job, SCALARS), layers, context, KEYS)
     return attrs.evolve(draft, preset=preset, presets=known)

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 from loguru import logger
 
+from dimo_core.config import first_look, suggestion
 from dimo_core.config_draft import Draft, choose, complete, finish, next_folder, scalar_options
 from dimo_core.config_layers import Layer
 from dimo_core.config_sections import Context
@@ -72,6 +73,8 @@ def convert(job: Conversion) -> Folder:
 def draft_conversion(layers: Sequence[Layer], registry: Registry) -> Draft:
     """Sections and values of a conversion; a generator is converted when a layer speaks of one.
 
+    A generator's x_init, which no weights file holds, is that of the teacher's first preset unless told.
+
     Args:
         layers: From the lowest to the highest precedence.
         registry: The installed plugins.
@@ -79,6 +82,12 @@ def draft_conversion(layers: Sequence[Layer], registry: Registry) -> Draft:
     context = Context(registry=registry, short=())
     kinds = [kind for kind in DEFAULTS if kind == "teacher" or any(kind in x.data for x in layers)]
     sections = [choose(kind, DEFAULTS[kind], layers, context) for kind in kinds]
+    chosen = sections[0]
+    teacher = first_look(chosen, layers, context) if chosen is not None and "generator" in kinds else None
+    if chosen is not None and teacher is not None:
+        recipe = next(iter(teacher.recipes().values()), {})
+        origin = f"the first preset of {chosen.title}"
+        layers = [suggestion({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
     return complete(sections, scalar_options(Conversion, ("out",)), layers, context, KEYS)
 
 

@@ -1,7 +1,7 @@
 """Prompts to sample: lists of text, and the prompt files of benchmarks."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -9,6 +9,7 @@ from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
+from dimo_core.urls import cause_of
 
 Layout = Literal["plain", "geneval", "hpsv2"]
 """How pictures are laid out: numbered in one folder, or as the scorers of GenEval and HPSv2 expect them."""
@@ -96,7 +97,7 @@ def read_prompts(urls: Sequence[str]) -> tuple[Prompt, ...]:
     Args:
         urls: Paths or fsspec URLs. A ``.jsonl`` file has an object with ``prompt`` on each line (GenEval); a
             ``.json`` file a list of prompts, whose style is the name of the file, or such a list for each
-            style (HPSv2); any other file one prompt on each line.
+            style (HPSv2); a ``.txt`` file one prompt on each line.
 
     Raises:
         UsageError: when a file is missing, empty, or of another form.
@@ -115,10 +116,17 @@ def _read(url: str) -> Iterator[Prompt]:
     parent, _, name = url.rpartition("/")
     try:
         text = Folder(parent or ".").read(name).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"no prompts in {url!r}: {type(error).__name__}: {error}") from error
-    stem, _, suffix = name.rpartition(".")
-    reader = {"json": _json, "jsonl": _json_lines}.get(suffix, _lines)
+    except Exception as error:  # each file system raises its own
+        cause = cause_of(error)
+        raise UsageError(f"no prompts in {url!r}: {type(cause).__name__}: {cause}") from error
+    stem, dot, suffix = name.partition("?")[0].rpartition(".")
+    reader = READERS.get(suffix if dot else "txt")
+    if reader is None:
+        known = ", ".join(f".{suffix}" for suffix in READERS)
+        raise UsageError(
+            f"{url!r} is none of the prompt files that are sampled: {known}. Shards are for training: "
+            "--conditions of `dimo run`."
+        )
     prompts = list(reader(url, stem, text))
     if not prompts:
         raise UsageError(f"no prompts in {url!r}: it is empty")
@@ -126,12 +134,12 @@ def _read(url: str) -> Iterator[Prompt]:
 
 
 def _lines(url: str, stem: str, text: str) -> Iterator[Prompt]:
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in filter(None, map(str.strip, text.split("\n"))):
         yield Prompt(text=line, number=0)
 
 
 def _json_lines(url: str, stem: str, text: str) -> Iterator[Prompt]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             record = _parsed(f"{url}, line {number}", line)
             if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
@@ -150,6 +158,15 @@ def _json(url: str, stem: str, text: str) -> Iterator[Prompt]:
     for style, texts in styles.items():
         for prompt in texts:
             yield Prompt(text=prompt, style=style, number=0)
+
+
+READERS: Mapping[str, Callable[[str, str, str], Iterator[Prompt]]] = {
+    "txt": _lines,
+    "jsonl": _json_lines,
+    "ndjson": _json_lines,
+    "json": _json,
+}
+"""Readers of prompt files by their ending; a name without one is text."""
 
 
 def _parsed(where: str, text: str) -> Any:

@@ -70,6 +70,18 @@ def test_a_json_list_has_the_style_of_its_file_and_an_object_has_a_list_for_each
     assert expected == [(p.style, p.number, p.text) for p in read_prompts(files)]
 
 
+def test_only_line_feeds_end_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\u2028still one\ntwo", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"prompt": "one\u2028still one"}', encoding="utf-8")
+    assert ["one\u2028still one", "two"] == [p.text for p in read_prompts([str(tmp_path / "a.txt")])]
+    assert ["one\u2028still one"] == [p.text for p in read_prompts([str(tmp_path / "a.jsonl")])]
+
+
+def test_a_server_that_fails_is_named():
+    with pytest.raises(UsageError, match=r"no prompts in 'http://127\.0\.0\.1:1/a\.txt'"):
+        read_prompts(["http://127.0.0.1:1/a.txt"])
+
+
 def test_prompts_are_read_from_urls():
     Folder("memory://prompt-files").write("some.txt", b"one\ntwo\n")
     assert ["one", "two"] == [p.text for p in read_prompts(["memory://prompt-files/some.txt"])]
@@ -88,6 +100,8 @@ def test_prompts_are_read_from_urls():
         ("wrong.jsonl", "a cat\n", "line 1: no JSON"),
         ("wrong.json", '{"anime": "a"}', "expected a list of prompts, or an object"),
         ("wrong.json", "3", "expected a list of prompts, or an object"),
+        ("sh-000.tar", "a cat", r"none of the prompt files that are sampled: \.txt, \.jsonl"),
+        ("wrong.ndjson", "a cat\n", "line 1: no JSON"),
         ("latin.txt", b"\xff\xfe\xfa", "UnicodeDecodeError"),
     ],
 )

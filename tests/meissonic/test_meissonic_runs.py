@@ -185,6 +185,15 @@ def test_a_released_generator_is_converted_and_drawn_from(released: Path, option
     assert 2 == len(drawn)
 
 
+def test_a_released_generator_starts_from_what_it_was_trained_with(
+    released: Path, options: dict[str, Any]
+) -> None:
+    out = released / "converted"
+    assert 0 == convert(out, options, "--generator.init", str(released / "meissonic"))
+    card = yaml.safe_load((out / "generator.yaml").read_text())["generator"]
+    assert (0.5, 0.3) == (card["r_init"], card["sigma_init"])
+
+
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
