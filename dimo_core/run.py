@@ -88,6 +88,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         NumericalError: for a non-finite gradient, with the state saved.
     """
     registry = registry or Registry.discover()
+    job.teacher.check()
     folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
     if job.objective.needs != {"conditions"}:
         raise UsageError(

@@ -171,6 +171,15 @@ class Teacher(ABC):
         """
         return None
 
+    def check(self) -> None:
+        """Look whether all that it is made of is there, before a run is started; weights are not read.
+
+        Raises:
+            CheckpointError: when something is missing.
+            UsageError: when an option is impossible on this machine.
+        """
+        return
+
     @abstractmethod
     def encode_conditions(self, raw: Sequence[Any]) -> Condition:
         """Raw conditions (labels, prompts) to a condition batch, on the CPU.

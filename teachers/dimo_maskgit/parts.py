@@ -53,12 +53,14 @@ class Parts:
         network: Reads the transformer's tensors.
         tokenizer: Reads the tokenizer.
         provenance: Says where each part came from, and its SHA-256.
+        check: Raises ``CheckpointError`` when a file is missing; weights are not read.
     """
 
     card: Mapping[str, Any]
     network: Callable[[], Mapping[str, Tensor]]
     tokenizer: Callable[[], Tokenizer]
     provenance: Callable[[], Mapping[str, str]]
+    check: Callable[[], None]
 
 
 def _plain(url: str) -> str:
@@ -99,8 +101,14 @@ def folder_parts(url: str, name: str) -> Parts:
     def tensors(file: str) -> dict[str, Tensor]:
         return read_tensors(folder, file, digests[file], cached=True)
 
+    def check() -> None:
+        for file in digests:
+            if not folder.exists(file):
+                raise CheckpointError(f"no file {folder.path(file)}: the teacher folder is not complete")
+
     return Parts(
         card=card,
+        check=check,
         network=lambda: tensors(NETWORK),
         tokenizer=lambda: load_tokenizer(spec, tensors(TOKENIZER), folder.path(TOKENIZER)),
         provenance=lambda: {
@@ -143,6 +151,7 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
             "recipes": "imagenet",
             "evaluation": None,
         },
+        check=lambda: None,  # both files were found above
         network=file.state_dict,
         tokenizer=lambda: vqgan,
         provenance=lambda: {

@@ -150,6 +150,10 @@ class MaskGit(Teacher):
         assign(network, self._weights, self._source)
         return network.eval().requires_grad_(False)
 
+    def check(self) -> None:
+        """The files of network and tokenizer."""
+        self._parts.check()
+
     def skeleton(self) -> MaskTransformer:
         """The transformer without weights."""
         return MaskTransformer(self.architecture, self.tokens.columns)
@@ -261,6 +265,7 @@ class MaskGit(Teacher):
             network=network.state_dict,
             tokenizer=lambda: tokenizer,
             provenance=lambda: digest_of(tokenizer),
+            check=lambda: None,
         )
         return teacher
 

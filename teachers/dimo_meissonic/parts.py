@@ -127,6 +127,18 @@ class Parts:
             remember=remember,
         )
 
+    def check(self) -> None:
+        """Look whether every file is there.
+
+        Raises:
+            CheckpointError: when one is missing, or parts do not fit.
+        """
+        self.transformer()
+        self.published.part(VQVAE)
+        self.text()
+        assert self.text_config, "it is checked when it is made"
+        self.published.vocabulary()
+
     def read_network(self, url: str) -> Mapping[str, Tensor]:
         """Weights of a network as diffusers saves it, in the folder itself or in ``transformer`` within.
 

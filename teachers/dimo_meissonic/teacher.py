@@ -159,6 +159,11 @@ class Meissonic(Teacher):
     def _shared(self) -> "MeissonicTransformer":
         return self.network().requires_grad_(False)
 
+    def check(self) -> None:
+        """Transformer, image tokenizer, text tower and its tokenizer; and the device of the tower."""
+        self._parts.check()
+        find_device(self.text_device)
+
     def skeleton(self) -> "MeissonicTransformer":
         """The transformer without weights; its memory, if it has any, is not initialised."""
         from dimo_meissonic.transformer import MeissonicTransformer

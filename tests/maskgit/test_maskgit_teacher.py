@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dimo_maskgit
+from dimo_core.cli.dispatch import main as dimo
 from dimo_core.config_pretraining import resolve_pretraining
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.folder import Folder
@@ -181,3 +182,14 @@ def test_pretraining_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
         pretrain(pretraining(tmp_path, 2))
+
+
+def test_a_teacher_folder_that_is_not_complete_is_found_before_a_run_is_started(
+    tmp_path: Path, capsys: Any
+) -> None:
+    MaskGit().save(str(tmp_path / "teacher"), MaskGit().network(), {})
+    (tmp_path / "teacher" / "tokenizer.safetensors").unlink()
+    given = ["--teacher.checkpoint", str(tmp_path / "teacher"), "--out", str(tmp_path / "out")]
+    assert 1 == dimo(["run", *given])
+    assert "tokenizer.safetensors: the teacher folder is not complete" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -230,3 +230,17 @@ def test_a_source_of_labels_is_refused_and_says_to_choose_another(
 ) -> None:
     with pytest.raises(UsageError, match=r"takes 'text'.*--conditions NAME"):
         distill(teacher=Meissonic(**options), out=str(tmp_path / "x"), conditions="labels")
+
+
+@pytest.mark.parametrize("part", ["transformer", "vqvae", "text_encoder", "tokenizer"])
+def test_a_part_that_is_missing_is_found_before_anything_is_started(
+    published: Path, tmp_path: Path, part: str, capsys: Any
+) -> None:
+    copied, out = tmp_path / "copied", tmp_path / "out"
+    shutil.copytree(published, copied)
+    shutil.rmtree(copied / part)
+    given = ["--teacher", "meissonic", "--teacher.checkpoint", str(copied), "--teacher.grid", "[8,8]"]
+    prompts = ["--conditions", "prompt-list", "--conditions.prompts", "[a cat]"]
+    assert 1 == dimo(["run", *given, *prompts, "--steps", "1", "--device", "cpu", "--out", str(out)])
+    assert f"copied/{part}" in capsys.readouterr().err
+    assert not out.exists()
