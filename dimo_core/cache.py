@@ -23,7 +23,8 @@ from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, StorageError
+from dimo_core.folder import Folder
 from dimo_core.urls import cause_of, client_options, is_missing
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
@@ -57,21 +58,53 @@ def local_copy(url: str, *, sha256: str | None = None) -> Path:
         CheckpointError: no such file or protocol, a missing library, a failed connection, or another digest
             than expected. What was fetched of it is removed again.
     """
-    protocol, path = fsspec.core.split_protocol(url)
-    if protocol in (None, "file", "local") and "::" not in url:
-        copy = Path(path).expanduser()
+    copy = _copy_of(url)
+    if _is_local(url):
         if not copy.is_file():
             raise CheckpointError(f"no file {url}")
         if sha256 is not None:
             _check(copy, url, sha256)
         return copy
-    copy = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / _base_name(url)
     if copy.is_file():
         if sha256 is None or file_sha256(copy) == sha256.lower():
             return copy
         logger.warning("the copy {} has not the expected SHA-256; it is fetched again", copy)
     _fetch(url, copy, sha256)
     return copy
+
+
+def is_there(url: str, *, certain: bool = False) -> bool:
+    """Whether ``local_copy`` would find a file.
+
+    Args:
+        url: Path or fsspec URL.
+        certain: Whether a place that cannot be looked up is an error. If not, a file there that was not
+            fetched before is taken for missing, with a warning: so a teacher works without a connection.
+
+    Raises:
+        StorageError: for ``certain``, when the place cannot be looked up.
+    """
+    if _is_local(url) or _copy_of(url).is_file():
+        return _copy_of(url).is_file()
+    parent, _, name = url.rpartition("/")
+    try:
+        return Folder(parent).exists(name)
+    except StorageError as error:
+        if certain:
+            raise
+        logger.warning("{}; it is taken for missing", error)
+        return False
+
+
+def _is_local(url: str) -> bool:
+    return fsspec.core.split_protocol(url)[0] in (None, "file", "local") and "::" not in url
+
+
+def _copy_of(url: str) -> Path:
+    """Where the file is, or will be, on this machine."""
+    if _is_local(url):
+        return Path(fsspec.core.split_protocol(url)[1]).expanduser()
+    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / _base_name(url)
 
 
 def _base_name(url: str) -> str:
@@ -99,8 +132,13 @@ def _fetch(url: str, copy: Path, sha256: str | None) -> None:
     size = info.get("size")
     logger.info("fetching {} ({}) into {}", url, _readable(size), copy.parent)
     try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the cache {cache_folder()} cannot be written to ({error}). Set DIMO_CACHE to a folder that can."
+        ) from error
+    try:
         with _explained(url), _Bar() as bar:
-            copy.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(path, str(part), callback=bar)
         if size is not None and part.stat().st_size != size:
             raise CheckpointError(f"{url} came with {part.stat().st_size} of {size} bytes; try again.")

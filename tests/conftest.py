@@ -104,3 +104,9 @@ def tiny_teacher() -> TinyTeacher:
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Golden tensors by file name."""
     return lambda name: load_file(str(DATA / f"{name}.safetensors"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remote files of one test are not those of another, nor of the person who runs them."""
+    monkeypatch.setenv("DIMO_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))

@@ -14,7 +14,7 @@ import attrs
 import yaml
 from torch import Tensor
 
-from dimo_core.cache import local_copy
+from dimo_core.cache import is_there, local_copy
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.folder import Folder
 from dimo_core.foreign import ForeignFile, read_foreign
@@ -84,12 +84,12 @@ def folder_parts(url: str, name: str) -> Parts:
         CheckpointError: when it is no teacher folder.
     """
     folder = Folder(url)
+    if not is_there(folder.path(CARD)):
+        raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     try:
-        card = folder.read_yaml(CARD)
-    except (FileNotFoundError, NotADirectoryError, yaml.YAMLError) as error:
-        raise CheckpointError(
-            f"no teacher in {url!r}: {CARD} is missing or unreadable. {WHAT_IS_NEEDED}"
-        ) from error
+        card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{folder.path(CARD)} is unreadable: {' '.join(str(error).split())}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
     try:
@@ -103,7 +103,7 @@ def folder_parts(url: str, name: str) -> Parts:
 
     def check() -> None:
         for file in digests:
-            if not folder.exists(file):
+            if not is_there(folder.path(file)):
                 raise CheckpointError(f"no file {folder.path(file)}: the teacher folder is not complete")
 
     return Parts(
@@ -235,9 +235,9 @@ def read_tokenizer(url: str) -> Tokenizer:
     """
     folder = Folder(url)
     if not is_weights_file(url):
-        if folder.exists(CARD):
+        if is_there(folder.path(CARD)):
             return folder_parts(url, url).tokenizer()
-        if not folder.exists("last.ckpt"):
+        if not is_there(folder.path("last.ckpt")):
             raise CheckpointError(
                 f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there. {WHAT_IS_NEEDED}"
             )
@@ -253,7 +253,7 @@ def read_tokenizer(url: str) -> Tokenizer:
             )
         )
     beside, config = Folder(_plain(url).rpartition("/")[0] or "."), None
-    if beside.exists("model.yaml"):
+    if is_there(beside.path("model.yaml"), certain=True):  # without it, the sizes would be others
         source = beside.path("model.yaml")
         try:
             data = yaml.safe_load(local_copy(source).read_bytes())

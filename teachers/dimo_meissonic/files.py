@@ -13,7 +13,7 @@ import attrs
 import yaml
 from torch import Tensor
 
-from dimo_core.cache import file_sha256, local_copy
+from dimo_core.cache import file_sha256, is_there, local_copy
 from dimo_core.errors import CheckpointError
 from dimo_core.folder import Folder
 from dimo_core.foreign import read_foreign
@@ -117,10 +117,10 @@ class Published:
         """
         name = url or EMBEDDED
         folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
-        if not folder.exists(CARD):
+        if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)
         try:
-            card = folder.read_yaml(CARD)
+            card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
         except yaml.YAMLError as error:
             raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
         if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
@@ -133,7 +133,7 @@ class Published:
         Raises:
             CheckpointError: when it is missing or unreadable.
         """
-        if not self.folder.exists(name, "config.json"):
+        if not is_there(self.folder.path(name, "config.json")):
             raise CheckpointError(f"no file {self.folder.path(name, 'config.json')}.\n{WHAT_IS_NEEDED}")
         return read_json(self.folder.path(name, "config.json"))
 
@@ -158,7 +158,7 @@ class Published:
         """
         folder, found = self.folder.sub(TOKENIZER), {}
         for name, needed in VOCABULARY:
-            if folder.exists(name):
+            if is_there(folder.path(name)):
                 digest = self.card.get("sha256", {}).get(f"{TOKENIZER}/{name}")
                 found[name] = local_copy(folder.path(name), sha256=digest).read_bytes()
             elif needed:
@@ -176,9 +176,9 @@ def find_part(folder: Folder, name: str) -> Part | None:
     Raises:
         CheckpointError: when the configuration cannot be read.
     """
-    if not folder.exists("config.json"):
+    if not is_there(folder.path("config.json")):
         return None
-    weights = next((file for file in WEIGHTS[name] if folder.exists(file)), None)
+    weights = next((file for file in WEIGHTS[name] if is_there(folder.path(file))), None)
     if weights is None:
         return None
     return Part(folder=folder, weights=weights, config=read_json(folder.path("config.json")))

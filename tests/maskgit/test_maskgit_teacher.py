@@ -9,7 +9,7 @@ import torch
 import dimo_maskgit
 from dimo_core.cli.dispatch import main as dimo
 from dimo_core.config_pretraining import resolve_pretraining
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.folder import Folder
 from dimo_core.metrics_log import read_metrics
 from dimo_core.pretraining import pretrain
@@ -193,3 +193,25 @@ def test_a_teacher_folder_that_is_not_complete_is_found_before_a_run_is_started(
     assert 1 == dimo(["run", *given])
     assert "tokenizer.safetensors: the teacher folder is not complete" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_remote_teacher_works_without_a_connection_once_it_was_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "memory://teachers/remote"
+    MaskGit().save(url, MaskGit().network(), {})
+    c = torch.zeros(1, dtype=torch.long)
+    first = MaskGit(checkpoint=url)
+    expected = first.network().state_dict(), first.decode(torch.zeros(1, 16, dtype=torch.long), c)
+
+    def cut(self: Folder, *_: str) -> bool:
+        raise StorageError(f"cannot look up {self.url!r}")
+
+    Folder(url).remove()
+    monkeypatch.setattr(Folder, "exists", cut)
+    again = MaskGit(checkpoint=url)
+    again.check()
+    assert all(
+        torch.equal(expected[0][name], tensor) for name, tensor in again.network().state_dict().items()
+    )
+    assert torch.equal(expected[1], again.decode(torch.zeros(1, 16, dtype=torch.long), c))
