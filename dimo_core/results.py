@@ -44,6 +44,10 @@ class Results:
         self.showcase = Showcase.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.evaluator: Evaluator | None = None
+        if plan is None and job.eval.enabled:
+            logger.warning(
+                "this teacher brings no evaluation plan: the run ends without a table, whatever eval.* says"
+            )
         if plan is not None:
             self.evaluator = Evaluator.resolve(
                 job.teacher,

@@ -294,12 +294,17 @@ class Meissonic(Teacher):
         return teacher
 
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
-        """Write the published layout, the weights in fp32, and ``teacher.yaml`` (last)."""
+        """Write the published layout, the weights in fp32, and ``teacher.yaml`` (last).
+
+        A negative prompt that was chosen goes into it; how the network is told the time and the size of the
+        image are options of each use.
+        """
+        negative = {} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}
         write_folder(
             Folder(folder),
             network=network,
             vqvae=self._parts.published.part(VQVAE),
             text=(self._parts.text_config, self._parts.text()),
             vocabulary=self._parts.published.vocabulary(),
-            card={**self._card, "grid": list(self._sides), **card},
+            card={**self._card, **negative, "grid": list(self._sides), **card},
         )

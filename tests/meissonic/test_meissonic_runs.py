@@ -185,6 +185,17 @@ def test_a_released_generator_is_converted_and_drawn_from(released: Path, option
     assert 2 == len(drawn)
 
 
+def test_a_converted_teacher_keeps_the_negative_prompt_that_it_was_given(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    out = tmp_path / "teacher"
+    assert 0 == convert(out, options, "--teacher.negative_prompt", "the grey hat")
+    one = Meissonic(**options, negative_prompt="the grey hat")
+    other = Meissonic(checkpoint=str(out), text_device="cpu")
+    c = one.encode_conditions(["a red cat"])
+    assert torch.equal(one.null_condition(c)["text"], other.null_condition(c)["text"])
+
+
 def test_a_released_generator_starts_from_what_it_was_trained_with(
     released: Path, options: dict[str, Any]
 ) -> None:
