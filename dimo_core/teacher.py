@@ -172,12 +172,7 @@ class Teacher(ABC):
         return None
 
     def check(self) -> None:
-        """Look whether all that it is made of is there, before a run is started; weights are not read.
-
-        Raises:
-            CheckpointError: when something is missing.
-            UsageError: when an option is impossible on this machine.
-        """
+        """Look whether all that it is made of is there, before a run; raises ``CheckpointError`` if not."""
         return
 
     @abstractmethod
@@ -232,11 +227,7 @@ class Teacher(ABC):
         return ()
 
     def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
-        """What is known to go wrong when this teacher is distilled so; said as warnings before a run.
-
-        Args:
-            config: The resolved configuration, as ``config.yaml`` holds it.
-        """
+        """What is known to go wrong with this resolved configuration; said as warnings before a run."""
         return ()
 
     @abstractmethod

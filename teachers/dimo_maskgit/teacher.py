@@ -18,7 +18,6 @@ from dimo_core.sources import Examples
 from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Sampling, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.weights_file import assign, encode_tensors, sha256
-from dimo_maskgit.codebook import PatchCodebook, fit_codebook
 from dimo_maskgit.parts import (
     CARD,
     FORMAT,
@@ -29,40 +28,12 @@ from dimo_maskgit.parts import (
     folder_parts,
     is_weights_file,
     published_parts,
-    read_tokenizer,
 )
+from dimo_maskgit.pretraining import Pretraining, tokenizer_for
 from dimo_maskgit.recipes import RECIPES
 from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.transformer import Architecture, MaskTransformer
-
-
-@attrs.frozen(kw_only=True)
-class Pretraining:
-    """Architecture and tokenizer of a new MaskGIT teacher.
-
-    Attributes:
-        width: Hidden width of the transformer.
-        depth: Number of blocks.
-        heads: Attention heads.
-        mlp: Inner width of the feed-forward layers.
-        dropout: Dropout probability in training mode.
-        embedding_std: Standard deviation of the initial token embeddings.
-        codes: Codebook size, when the codebook is fitted.
-        patch: Side of a patch in pixels; the image side must be a multiple of it.
-        tokenizer: Taming's VQGAN (its last.ckpt, or the folder with it), or a teacher folder whose tokenizer
-            is used; null fits a codebook of patches to the training images.
-    """
-
-    width: int = attrs.field(default=96, validator=v.gt(0))
-    depth: int = attrs.field(default=4, validator=v.gt(0))
-    heads: int = attrs.field(default=4, validator=v.gt(0))
-    mlp: int = attrs.field(default=384, validator=v.gt(0))
-    dropout: float = attrs.field(default=0.1, validator=[v.ge(0), v.lt(1)])
-    embedding_std: float = attrs.field(default=0.5, validator=v.gt(0))
-    codes: int = attrs.field(default=64, validator=v.gt(1))
-    patch: int = attrs.field(default=2, validator=v.gt(0))
-    tokenizer: str | None = None
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -151,7 +122,7 @@ class MaskGit(Teacher):
         return network.eval().requires_grad_(False)
 
     def check(self) -> None:
-        """The files of network and tokenizer."""
+        """Look for the files of network and tokenizer."""
         self._parts.check()
 
     def skeleton(self) -> MaskTransformer:
@@ -231,7 +202,7 @@ class MaskGit(Teacher):
         Raises:
             UsageError: when images and tokenizer do not fit.
         """
-        tokenizer = _tokenizer_for(options, examples, seed)
+        tokenizer = tokenizer_for(options, examples, seed)
         architecture = Architecture(
             width=options.width,
             depth=options.depth,
@@ -280,24 +251,3 @@ class MaskGit(Teacher):
             out.write(name, data)
         digests = {name: sha256(data) for name, data in payloads.items()}
         out.write_yaml(CARD, {**self._parts.card, "sha256": digests, **card})
-
-
-def _tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokenizer:
-    """The named tokenizer, or patches fitted to the examples."""
-    _, channels, height, width = examples.images.shape
-    if options.tokenizer is not None:
-        tokenizer = read_tokenizer(options.tokenizer)
-        tokenizer = tokenizer.at_grid(height * tokenizer.grid // tokenizer.side)
-        if (channels, height, width) != (tokenizer.channels, tokenizer.side, tokenizer.side):
-            raise UsageError(
-                f"images have {channels} channels and {height}x{width} pixels; the tokenizer "
-                f"{options.tokenizer!r} takes {tokenizer.channels} and {tokenizer.side}x{tokenizer.side}."
-            )
-        return tokenizer
-    if height != width or height % options.patch:
-        raise UsageError(f"images of {height}x{width} pixels do not divide into patches of {options.patch}")
-    try:
-        rows = fit_codebook(examples.images / 255, options.codes, options.patch, seed=seed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return PatchCodebook(rows, channels, options.patch, height)

@@ -33,11 +33,7 @@ from dimo_meissonic.timestep import Clock, Convention
 if TYPE_CHECKING:
     from dimo_meissonic.transformer import MeissonicTransformer
 
-SCORE = 6.0
-"""The aesthetic score in every published micro-condition."""
-
-REMEMBERED = 1024
-"""Prompts that are remembered."""
+SCORE = 6.0  # the aesthetic score in every published micro-condition
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -55,8 +51,7 @@ class Meissonic(Teacher):
         micro_conditions: Width, height, two crops and aesthetic score, as the network is told them; null
             takes the size of the image, no crop and 6, as Di[M]O does.
         text_encoder: Folder of another CLIP text tower, a path or fsspec URL, such as
-            laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, which was trained with the
-            network and which Di[M]O used.
+            laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, as Di[M]O does.
         text_device: Where the text tower computes: auto for the fastest device, or a torch device.
         text_cache: Prompts whose embeddings are remembered at most, 300 kB each (a small teacher's: 5 kB).
         grid: Rows and columns of tokens; null takes what the network was trained with: 64 x 64, or 32 x 32
@@ -73,7 +68,7 @@ class Meissonic(Teacher):
     )
     text_encoder: str | None = None
     text_device: str = "auto"
-    text_cache: int = attrs.field(default=REMEMBERED, validator=v.ge(1))
+    text_cache: int = attrs.field(default=1024, validator=v.ge(1))
     grid: tuple[int, int] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
     gradient_checkpointing: bool = False
 
@@ -160,7 +155,7 @@ class Meissonic(Teacher):
         return self.network().requires_grad_(False)
 
     def check(self) -> None:
-        """Transformer, image tokenizer, text tower and its tokenizer; and the device of the tower."""
+        """Look for every part, and for the text tower's device."""
         self._parts.check()
         find_device(self.text_device)
 
@@ -247,7 +242,7 @@ class Meissonic(Teacher):
     def frozen_parameters(self) -> tuple[str, ...]:
         """Token embedding and head (released code, ``fix_emb_layer``)."""
         with torch.device("meta"):
-            names = [name for name, _ in self.skeleton().named_parameters()]
+            names = dict(self.skeleton().named_parameters())
         return tuple(name for name in names if name.startswith(("embed.", "mlm_layer.")))
 
     def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
@@ -275,8 +270,7 @@ class Meissonic(Teacher):
 
     def tokenizer_identity(self) -> Mapping[str, str]:
         """The SHA-256 of the image tokenizer's weights, and the grid."""
-        digest = self._parts.published.part(VQVAE).digest()
-        return {VQVAE: digest, "grid": "x".join(map(str, self._sides))}
+        return {VQVAE: self._parts.published.part(VQVAE).digest(), "grid": "x".join(map(str, self._sides))}
 
     @classmethod
     def create(
@@ -289,22 +283,18 @@ class Meissonic(Teacher):
         """
         from dimo_meissonic.creation import new_parts
 
-        teacher = cls(text_cache=len(examples) + REMEMBERED)
+        teacher = cls(text_cache=len(examples) + 1024)  # its captions, and prompts to judge it by
         vars(teacher)["_parts"] = new_parts(options, examples, evaluation=evaluation, seed=seed)
         return teacher
 
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
-        """Write the published layout, the weights in fp32, and ``teacher.yaml`` (last).
-
-        A negative prompt that was chosen goes into it; how the network is told the time and the size of the
-        image are options of each use.
-        """
-        negative = {} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}
+        """Write the published layout, weights in fp32, and last ``teacher.yaml``."""
+        chosen = {} if self.negative_prompt is None else {"negative_prompt": self.negative_prompt}
         write_folder(
             Folder(folder),
             network=network,
             vqvae=self._parts.published.part(VQVAE),
             text=(self._parts.text_config, self._parts.text()),
             vocabulary=self._parts.published.vocabulary(),
-            card={**self._card, **negative, "grid": list(self._sides), **card},
+            card={**self._card, **chosen, "grid": list(self._sides), **card},
         )

@@ -17,7 +17,8 @@ from dimo_core.sources import Examples
 from dimo_core.testing import check_options, check_teacher
 from dimo_digits.data import Digits
 from dimo_maskgit.codebook import PatchCodebook, fit_codebook
-from dimo_maskgit.teacher import MaskGit, Pretraining
+from dimo_maskgit.pretraining import Pretraining
+from dimo_maskgit.teacher import MaskGit
 
 EMBEDDED = Path(dimo_maskgit.__file__).parent / "embedded"
 PATCHES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,8 @@ from dimo_core.foreign import read_foreign
 from dimo_core.model_folder import load_generator, read_card
 from dimo_core.testing import check_teacher
 from dimo_maskgit.parts import infer_architecture, is_weights_file
-from dimo_maskgit.teacher import MaskGit, Pretraining
+from dimo_maskgit.pretraining import Pretraining
+from dimo_maskgit.teacher import MaskGit
 from dimo_maskgit.transformer import PUBLISHED, Architecture, MaskTransformer
 
 Golden = Any
