@@ -31,7 +31,7 @@ class ImageFit:
 
 @attrs.frozen(kw_only=True)
 class TextFit:
-    """The text tower, which learns to match captions with images as CLIP does.
+    """The text tower, which learns to match captions with images, as CLIP does, and to tell and paint them.
 
     Attributes:
         width: Width of the words' embeddings; that of a whole prompt is the transformer's.
@@ -45,9 +45,9 @@ class TextFit:
     width: int = attrs.field(default=64, validator=v.gt(0))
     heads: int = attrs.field(default=4, validator=v.gt(0))
     layers: int = attrs.field(default=3, validator=v.gt(1))
-    steps: int = attrs.field(default=1500, validator=v.gt(0))
+    steps: int = attrs.field(default=2000, validator=v.gt(0))
     batch_size: int = attrs.field(default=128, validator=v.gt(1))
-    lr: float = attrs.field(default=1e-3, validator=v.gt(0))
+    lr: float = attrs.field(default=2e-3, validator=v.gt(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,7 @@ from dimo_meissonic.image_fit import fit_images, image_config
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.pretraining import ImageFit, Pretraining, TextFit
 from dimo_meissonic.teacher import Meissonic
-from dimo_meissonic.text import load_tokenizer
+from dimo_meissonic.text import PromptEncoder, load_tokenizer, load_tower
 from dimo_meissonic.text_fit import contrast, encode_words, fit_text, tower_config
 from dimo_meissonic.vocabulary import learn_vocabulary
 
@@ -137,8 +137,6 @@ def test_the_text_tower_learns_the_order_of_words() -> None:
     options = attrs.evolve(TEXT, steps=60, lr=5e-3)
     config = tower_config(options, vocabulary=json.loads(files["vocab.json"]), length=6, width=16)
     tensors = fit_text(options, config, ids, images, seed=0)
-    from dimo_meissonic.text import PromptEncoder, load_tower
-
     encoder = PromptEncoder(
         load_tower(config, tensors, ""), load_tokenizer(files, ""), device=torch.device("cpu"), remember=2
     )
