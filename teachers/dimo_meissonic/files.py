@@ -51,8 +51,7 @@ The published teacher is the folder MeissonFlow/Meissonic on the Hugging Face Hu
   tokenizer/     vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json
 Give the folder, or its URL, as --teacher.checkpoint (hf://MeissonFlow/Meissonic, a path, s3:// ...).
 The authors' one-step generator is the folder meissonic of Yuanzhi/DiMO (transformer only): give it as
---generator.init, beside --teacher.checkpoint.
-Without --teacher.checkpoint the embedded small teacher is used."""
+--generator.init, beside --teacher.checkpoint."""
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +133,8 @@ class Published:
             CheckpointError: when it is missing or unreadable.
         """
         if not is_there(self.folder.path(name, "config.json")):
+            if self.name == EMBEDDED:
+                raise CheckpointError(f"--teacher.checkpoint is missing. {WHAT_IS_NEEDED}")
             raise CheckpointError(f"no file {self.folder.path(name, 'config.json')}.\n{WHAT_IS_NEEDED}")
         return read_json(self.folder.path(name, "config.json"))
 

@@ -42,7 +42,7 @@ class Meissonic(Teacher):
 
     Attributes:
         checkpoint: The published folder, or one that ``dimo convert`` or ``dimo pretrain`` wrote; a path or
-            fsspec URL. Null takes the embedded small teacher of captioned scenes.
+            fsspec URL. Needed: no small teacher is embedded yet.
         timestep: What the network is told as its timestep: zero, the index of the sampling step, or 1000
             times the mask ratio. Zero is what the released Di[M]O training used and its generators need.
         timestep_steps: Sampling steps N for ``timestep: step_index``.
