@@ -135,10 +135,11 @@ def guided(
     s = transfer(scale, x.device)
 
     def logits(rows: Rows | None) -> Float[Tensor, "... V"]:
-        pair = rows if rows is None else torch.cat([rows, rows + x.numel()])
-        z_c, z_u = full(network.head(hidden, pair)).chunk(2)
-        weight = s[:, None, None] if rows is None else s[rows // x.shape[1], None]
-        return z_u + weight.to(z_c) * (z_c - z_u)
+        if rows is None:
+            z_c, z_u = full(network.head(hidden)).chunk(2)
+            return z_u + s[:, None, None].to(z_c) * (z_c - z_u)
+        z_c, z_u = (full(network.head(hidden, rows + half)) for half in (0, x.numel()))
+        return z_u + s[rows // x.shape[1], None].to(z_c) * (z_c - z_u)
 
     return logits
 

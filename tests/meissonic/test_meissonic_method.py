@@ -59,15 +59,13 @@ def test_any_number_of_steps_decides_each_token_once(schedule: Any, length: int)
 def test_which_tokens_stay_masked_equals_the_reference(temperature: str, tensors: Tensors) -> None:
     golden = tensors("random_topk")
     p = golden["probs"].double()
-    logits = torch.stack([p, 1 - p], -1).log()
     strength = float(temperature)
     sampler = MaskGitSampler(gumbel=2.0, counts="amused")
     for row, mask_len in enumerate(golden["mask_len"].flatten().tolist()):
         draws = RecordedDraws(seed=0, total=1, values={"gumbel": golden["gumbel"][row : row + 1].double()})
-        drawn = torch.zeros(1, p.shape[1], dtype=torch.long)
-        best = sampler._best(
-            logits[row : row + 1], drawn, drawn == 0, p.shape[1] - int(mask_len), strength / 2, draws
-        )
+        undecided = torch.ones(1, p.shape[1], dtype=torch.bool)
+        count = p.shape[1] - int(mask_len)
+        best = sampler._best(p[row : row + 1].log(), undecided, count, strength / 2, draws)
         assert torch.equal(golden[f"masking_T{temperature}"][row], ~best[0])
 
 
@@ -145,12 +143,13 @@ def test_the_generators_gradient_equals_the_reference(name: str, divergence: Any
 def test_the_teachers_guidance_equals_the_reference(tensors: Tensors, tiny_teacher: Any) -> None:
     golden = tensors("distil_step")
     both = torch.cat([golden["teacher_cond"], golden["teacher_negative"]])
-    network = SimpleNamespace(logits=lambda x, c, mask_ratio, rows: both)
+    network = tiny_teacher.network()
+    network.forward = lambda x, c, mask_ratio: both
+    network.head = lambda hidden, rows=None: hidden
     x, ratio = golden["tokens"], torch.full((2,), 0.5)
     scale = Constant(scale=float(golden["cfg"])).at(ratio)
-    guided = getattr(guided_logits, "__wrapped__", guided_logits)(
-        tiny_teacher, network, x, torch.zeros(2).long(), mask_ratio=ratio, scale=scale
-    )
+    c = torch.zeros(2, dtype=torch.long)
+    guided = guided_logits(tiny_teacher, network, x, c, mask_ratio=ratio, scale=scale)
     torch.testing.assert_close(guided, golden["teacher_guided"], atol=1e-5, rtol=0)
 
 
