@@ -146,11 +146,11 @@ def fit_text(
     """
     configuration = library("transformers.models.clip.configuration_clip").CLIPTextConfig
     cls = library("transformers.models.clip.modeling_clip").CLIPTextModelWithProjection
-    width, sides = config["projection_dim"], tuple(min(side, PAINTED) for side in images.shape[2:])
+    width, (high, wide) = config["projection_dim"], (min(side, PAINTED) for side in images.shape[2:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "text tower"))
         tower: nn.Module = cls(configuration.from_dict(dict(config))).float()
-        pictures, painter = ImageNetwork(width), Painter(width, (3, *sides))
+        pictures, painter = ImageNetwork(width), Painter(width, (3, high, wide))
         teller = Teller(width, ids.shape[1], config["vocab_size"])
     learners = nn.ModuleList([tower, pictures, painter, teller])
     learners.register_parameter("scale", nn.Parameter(torch.tensor(SCALE).log()))
@@ -162,7 +162,7 @@ def fit_text(
         said, x = tower(input_ids=words).text_embeds, images[rows].float() / 127.5 - 1
         scale = learners.get_parameter("scale").exp().clamp(max=100)
         z = scale * F.normalize(said, dim=-1)[distinct] @ F.normalize(pictures(x), dim=-1).T
-        small = F.adaptive_avg_pool2d(x, sides)
+        small = F.adaptive_avg_pool2d(x, (high, wide))
         unlike = F.mse_loss(painter(said)[distinct], small) / small.var(0).mean().clamp_min(TINY)
         mistold = F.cross_entropy(teller(said).flatten(0, 1), words.flatten())
         shown = {"matched": _matched(z, distinct), "mistold": mistold, "unlike": unlike}
