@@ -18,12 +18,16 @@ from dimo_core.cache import cache_folder
 from dimo_core.errors import UsageError
 from dimo_core.progress import Progress
 from dimo_core.sources import FEW
+from dimo_core.urls import is_missing
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import LINES, Count, Counted, Index
 from dimo_prompts.reading import Reader, told
 
 NAMED = 20
 """Broken files and prompts that the log names."""
+
+MISSING = "no such file"
+"""Why nothing was read of a file that is not there."""
 
 FIRST = 3
 """When so many files hold nothing but broken prompts, the others are not looked at."""
@@ -116,7 +120,8 @@ class Indexer:
         try:
             return self.reader.retried(url, attempt)
         except Exception as error:  # of file system, tarfile or decompressor
-            return max((one.result(told(error)) for one in attempts), key=lambda one: one.count)
+            reason = MISSING if is_missing(error) else told(error)
+            return max((one.result(reason) for one in attempts), key=lambda one: one.count)
 
     def _place(self, url: str, version: dict[str, str]) -> Path:
         """Where the result for this version of a file is kept."""
@@ -136,6 +141,8 @@ class Indexer:
         finished = len(done) == files
         hopeless = not good and (finished or (len(done) == FIRST and broken > FEW and share < 1))
         too_many = finished and broken > max(FEW * some, int(share * (good + broken)))
+        if hopeless and all(file.lost == MISSING for file in done):
+            raise no_files([file.url for file in done], "conditions.url")
         if hopeless or too_many or len(lost) > max(some, int(share * files)):
             named = [(file.url, file.lost) for file in lost]
             named += [(f"{file.url}, {key}", reason) for file in done for key, reason in file.named]
@@ -145,6 +152,20 @@ class Indexer:
                 f" their end (of {files}); max_broken allows a share of {share:g}: {listed}. Check"
                 " conditions.url and conditions.field, mend the files, or allow more."
             )
+
+
+def no_files(urls: Sequence[str], option: str) -> UsageError:
+    """What to say when none of the files of an option is there.
+
+    Args:
+        urls: The files.
+        option: Its name.
+    """
+    more = f", nor any of {len(urls) - 1} others" if len(urls) > 1 else ""
+    return UsageError(
+        f"no file {urls[0]!r}{more}, which {option} names. It takes paths and fsspec URLs of .txt, .jsonl and"
+        f" .tar files, with braces and wildcards. Check the name (this is {os.getcwd()}), or give another."
+    )
 
 
 def _name_broken(files: Sequence[Counted]) -> None:

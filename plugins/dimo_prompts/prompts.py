@@ -11,10 +11,10 @@ from loguru import logger
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Conditioning
-from dimo_core.urls import SILENCE, expanded
+from dimo_core.urls import SILENCE, expanded, is_missing
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import Index, read_whole
-from dimo_prompts.indexing import Indexer
+from dimo_prompts.indexing import Indexer, no_files
 from dimo_prompts.reading import Reader, told
 from dimo_prompts.stream import PromptStream
 
@@ -146,6 +146,7 @@ class Prompts(Conditions):
         """The first ``count`` different prompts, or all held-out ones."""
         found: dict[str, None] = {}
         failed: list[str] = []
+        missing: list[str] = []
 
         def collect(url: str) -> None:
             for entry in read_whole(url, self.layout, self.reader):
@@ -154,15 +155,19 @@ class Prompts(Conditions):
                 if 0 < count <= len(found):
                     return
 
-        for url in expanded(self.held_out or self.url, silence=self.timeout):
+        urls = expanded(self.held_out or self.url, silence=self.timeout)
+        for url in urls:
             self.layout.format_of(url)
             try:
                 self.reader.retried(url, lambda url=url: collect(url))  # type: ignore[misc]
             except Exception as error:  # of any file system
+                missing += [url] if is_missing(error) else []
                 failed.append(f"{url} ({told(error)})")
                 logger.warning("not read to its end: {}", failed[-1])
             if 0 < count <= len(found):
                 break
+        if missing == urls:
+            raise no_files(urls, "conditions.held_out" if self.held_out else "conditions.url")
         if not found:
             raise UsageError(
                 f"no prompts to evaluate with in {self.held_out or self.url!r}:"

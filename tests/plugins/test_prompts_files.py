@@ -155,6 +155,19 @@ def test_an_empty_source_is_an_error_at_the_start(tmp_path: Path, content: bytes
         PromptList(prompts=())
 
 
+@pytest.mark.parametrize("ending", ["txt", "tar", "jsonl", "txt.gz"])
+def test_a_missing_file_is_named_with_its_option(tmp_path: Path, ending: str) -> None:
+    url = f"{tmp_path}/none.{ending}"
+    with pytest.raises(UsageError) as failure:
+        Prompts(url=url).open(TEXT, seed=0)
+    for part in (f"no file {url!r}, which conditions.url names", "takes paths and fsspec URLs", "Check"):
+        assert part in str(failure.value)
+    with pytest.raises(UsageError, match=r"no file .*, which conditions\.held_out names"):
+        Prompts(url=url, held_out=url).balanced(TEXT, 2)
+    with pytest.raises(UsageError, match=r"no file .*a\.txt', nor any of 1 others, which conditions\.url"):
+        Prompts(url=[f"{tmp_path}/{name}.txt" for name in "ab"]).open(TEXT, seed=0)
+
+
 def damaged(kind: str) -> bytes | None:
     whole = shard(some(4, 5))
     return {
@@ -192,7 +205,7 @@ def test_a_damaged_shard_is_read_as_far_as_possible_named_and_survived(
 def test_two_lost_files_of_three_are_too_many(three: Path) -> None:
     for place in (0, 2):
         (three / f"train-{place:02d}.tar").unlink()
-    with pytest.raises(UsageError, match=r"2 of 3 files not to their end.*train-00.tar \(FileNotFoundError"):
+    with pytest.raises(UsageError, match=r"2 of 3 files not to their end.*train-00.tar \(no such file\)"):
         epoch(f"{three}/train-{{00..02}}.tar")
     assert some(4, 5) == epoch(f"{three}/train-{{00..02}}.tar", max_broken=0.7)
 

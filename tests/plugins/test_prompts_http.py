@@ -180,7 +180,7 @@ def test_a_failure_that_passes_is_survived(three: Web, fault: str, log: list[str
 @pytest.mark.parametrize(
     ("fault", "reason", "some_left"),
     [
-        ("404", "FileNotFoundError", False),
+        ("404", "no such file", False),
         ("500", "500", False),
         ("cut", "ClientPayloadError", True),
         ("stall", "Timeout", True),
