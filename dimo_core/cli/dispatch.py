@@ -1,4 +1,4 @@
-"""``dimo``: finds the command, sets up logging, and turns errors into one line and an exit code."""
+"""``dimo``: finds the command, sets up logging, and turns errors into lines on stderr and an exit code."""
 
 import argparse
 import difflib

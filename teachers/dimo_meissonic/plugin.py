@@ -10,6 +10,6 @@ def dimo_register(register: Register) -> None:
         "teacher",
         "meissonic",
         "dimo_meissonic.teacher:Meissonic",
-        summary="text to image, 1024 pixels: Meissonic (needs its published weights)",
+        summary="text to image: Meissonic, as published (1024 pixels) or a small one of `dimo pretrain`",
         extra="dimo[meissonic]",
     )

@@ -253,5 +253,8 @@ def test_a_part_that_is_missing_is_found_before_anything_is_started(
     given = ["--teacher", "meissonic", "--teacher.checkpoint", str(copied), "--teacher.grid", "[8,8]"]
     prompts = ["--conditions", "prompt-list", "--conditions.prompts", "[a cat]"]
     assert 1 == dimo(["run", *given, *prompts, "--steps", "1", "--device", "cpu", "--out", str(out)])
-    assert f"copied/{part}" in capsys.readouterr().err
+    first, *others = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert f"copied/{part}" in first
+    assert any("--teacher.checkpoint" in line for line in others)
+    assert all(line.startswith("dimo run: error: ") for line in (first, *others))
     assert not out.exists()
