@@ -41,7 +41,7 @@ VOCABULARY = (
     ("tokenizer_config.json", False),
     ("special_tokens_map.json", False),
 )
-"""Files of the tokenizer, and whether it cannot do without."""
+"""Files of the tokenizer, and whether it cannot do without; one of the latter two names the padding token."""
 
 WHAT_IS_NEEDED = """\
 The published teacher is the folder MeissonFlow/Meissonic on the Hugging Face Hub, of which are needed:

@@ -23,7 +23,7 @@ from dimo_meissonic.files import (
     find_part,
 )
 from dimo_meissonic.images import ImageTokenizer, pixel_factor
-from dimo_meissonic.text import PromptEncoder, load_tokenizer, load_tower, text_config
+from dimo_meissonic.text import PromptEncoder, load_tokenizer, load_tower, padding_token, text_config
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -137,7 +137,7 @@ class Parts:
         self.published.part(VQVAE)
         self.text()
         assert self.text_config, "it is checked when it is made"
-        self.published.vocabulary()
+        padding_token(self.published.vocabulary(), self.published.folder.path(TOKENIZER))
 
     def read_network(self, url: str) -> Mapping[str, Tensor]:
         """Weights of a network as diffusers saves it, in the folder itself or in ``transformer`` within.

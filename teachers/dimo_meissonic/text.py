@@ -4,6 +4,7 @@ A prompt's embedding is a function of the prompt alone, to the last bit: prompts
 a time, so no run depends on which of them were known already, and resuming repeats exactly.
 """
 
+import json
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ NEGATIVE_PROMPT = (
 
 PREFIXES = ("text_model.", "text_projection.")
 """Where the text tower is in the weights of a whole CLIP."""
+
+_TELLING = ("vocab.json", "tokenizer_config.json", "special_tokens_map.json")
 
 Embedding = tuple[Float[Tensor, "S J"], Float[Tensor, " P"]]
 """Of one prompt: its words, and all of it."""
@@ -83,19 +86,52 @@ def load_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
     return tower.eval().requires_grad_(False)
 
 
+def padding_token(files: Mapping[str, bytes], source: str) -> str:
+    """What fills prompts up: part of every embedding, and not the same in all CLIP tokenizers.
+
+    ``special_tokens_map.json`` overrules ``tokenizer_config.json``, unless the latter has
+    ``added_tokens_decoder``: so transformers has read them since the published teacher was made.
+
+    Args:
+        files: The tokenizer's files, by name.
+        source: Where they were read, for messages.
+
+    Raises:
+        CheckpointError: when neither file tells it, or the vocabulary has no such entry.
+    """
+    try:
+        vocabulary, config, marks = (json.loads(files.get(name, b"{}")) for name in _TELLING)
+        told = config if "added_tokens_decoder" in config else {**config, **marks}
+        token = told.get("pad_token")
+        token = token["content"] if isinstance(token, dict) else token
+        known = token in vocabulary
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{source} holds no CLIP tokenizer: {error!r}") from error
+    if not token:
+        raise CheckpointError(
+            f"the tokenizer of {source} does not tell its padding token: 'pad_token' is neither in "
+            "tokenizer_config.json nor in special_tokens_map.json, or the file is missing. All embeddings "
+            "depend on it, so it is not guessed: add the published files, or write it into the former."
+        )
+    if not known:
+        raise CheckpointError(f"the padding token {token!r} of {source} is no entry of its vocab.json")
+    return str(token)
+
+
 def load_tokenizer(files: Mapping[str, bytes], source: str) -> Any:
     """A ``CLIPTokenizer`` from its files, by name.
 
     Raises:
-        CheckpointError: when they are no CLIP tokenizer.
+        CheckpointError: when they are no CLIP tokenizer, or do not tell the padding token.
         MissingLibraryError: if transformers is not installed, or does not load.
     """
+    padding = padding_token(files, source)
     cls = library("transformers.models.clip.tokenization_clip").CLIPTokenizer
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         try:
-            return cls.from_pretrained(folder, local_files_only=True)
+            return cls.from_pretrained(folder, local_files_only=True, pad_token=padding)
         except Exception as error:  # the library's own kinds of errors differ by its version
             raise CheckpointError(f"{source} holds no CLIP tokenizer: {error}") from error
 

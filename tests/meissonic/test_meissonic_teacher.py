@@ -303,14 +303,64 @@ def test_a_missing_file_is_named(published: Path, tmp_path: Path, missing: str, 
     assert WHAT_IS_NEEDED in str(failure.value)
 
 
-def test_optional_files_of_the_tokenizer_may_be_missing(published: Path, tmp_path: Path) -> None:
-    folder = copied(published, tmp_path)
-    for name, needed in VOCABULARY:
-        if not needed:
-            (folder / "tokenizer" / name).unlink()
-    found = Meissonic(checkpoint=str(folder), grid=(8, 8), text_device="cpu").encode_conditions(["a"])
-    whole = Meissonic(checkpoint=str(published), grid=(8, 8), text_device="cpu").encode_conditions(["a"])
-    assert torch.equal(whole["text"], found["text"])
+def padded(folder: Path, changes: dict[str, dict[str, Any] | None]) -> Meissonic:
+    """The teacher of a folder, some of whose tokenizer files are changed (None: removed)."""
+    for name, change in changes.items():
+        path = folder / "tokenizer" / name
+        if change is None:
+            path.unlink()
+        else:
+            entries = {**json.loads(path.read_text()), **change}
+            path.write_text(json.dumps({key: value for key, value in entries.items() if value is not None}))
+    return Meissonic(checkpoint=str(folder), grid=(8, 8), text_device="cpu")
+
+
+CONFIG, MARKS = "tokenizer_config.json", "special_tokens_map.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "padding"),
+    [
+        ({MARKS: None}, 98),
+        ({CONFIG: None}, 98),
+        ({CONFIG: {"pad_token": "a"}, MARKS: None}, 0),
+        ({CONFIG: None, MARKS: {"pad_token": {"content": "b", "lstrip": False}}}, 1),
+        ({CONFIG: {"pad_token": "a"}, MARKS: {"pad_token": "b"}}, 1),
+        ({CONFIG: {"pad_token": "a", "added_tokens_decoder": {}}, MARKS: {"pad_token": "b"}}, 0),
+        ({CONFIG: {"pad_token": None}, MARKS: {"pad_token": "b"}}, 1),
+    ],
+)
+def test_prompts_are_filled_up_with_the_token_that_the_files_name(
+    published: Path, tmp_path: Path, changes: Any, padding: int
+) -> None:
+    teacher = padded(copied(published, tmp_path), changes)
+    seen: list[Tensor] = []
+    teacher.prompts.tower.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    teacher.encode_conditions(["c"])
+    teacher.check()
+    assert [97, 36 + 2, 98, *[padding] * 74] == seen[0][0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({CONFIG: None, MARKS: None}, r"'pad_token' is neither in tokenizer_config\.json nor in special_"),
+        ({CONFIG: {"pad_token": None}, MARKS: None}, "does not tell its padding token"),
+        ({CONFIG: {"pad_token": None, "added_tokens_decoder": {}}}, "does not tell its padding token"),
+        ({MARKS: {"pad_token": "nowhere"}}, r"'nowhere' of .*tokenizer is no entry of its vocab\.json"),
+        ({MARKS: {"pad_token": ["a"]}}, "holds no CLIP tokenizer"),
+    ],
+)
+def test_a_padding_token_is_never_guessed(
+    published: Path, tmp_path: Path, changes: Any, message: str
+) -> None:
+    teacher = padded(copied(published, tmp_path), changes)
+    with pytest.raises(CheckpointError, match=message):
+        teacher.encode_conditions(["a"])
+    with pytest.raises(CheckpointError, match=message):
+        teacher.check()
 
 
 @pytest.mark.parametrize(
