@@ -1,0 +1,148 @@
+"""Samplers that follow the reverse process in time: each masked site jumps to a code at a random time."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dimo_core.backbone import Backbone, Rows
+from dimo_core.draws import Draws
+from dimo_core.guidance import Guidance, guided, passes
+from dimo_core.process import Schedule, mask_ratio
+from dimo_core.sampler import Sampled, Sampler
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
+from dimo_core.tree import Condition
+from dimo_samplers.kernel import Kernel
+from dimo_samplers.maskgit import ELEMENTS
+
+Evaluation = Callable[[Rows], Float[Tensor, "K V"]]
+"""One pass of the network: logits of the rows asked for."""
+
+Law = Callable[[Sequence[Float[Tensor, "K V"]]], Kernel]
+"""From the logits of a step's passes so far, at the sites that are masked now, to what happens to them."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Stage:
+    """One pass of the network, and the jumps that are drawn after it.
+
+    Attributes:
+        ratio: Mask ratio of the process at which the stage begins; what guidance sees.
+        progress: Where it begins within all steps, from 0 to 1; what guidance sees.
+        law: What happens to the masked sites.
+    """
+
+    ratio: float
+    progress: float
+    law: Law
+
+
+def ratios(steps: int, schedule: Schedule, delta: float = 0.0) -> list[float]:
+    """The mask ratios between which the steps go, from 1 to 0.
+
+    Args:
+        steps: Number of steps S.
+        schedule: r(t), of which r(1 - i / S) are taken.
+        delta: Where the last step begins; the others share what lies between 1 and it. At 0 the last step is
+            like the others.
+    """
+    between = steps if delta == 0 else steps - 1
+    r = mask_ratio(torch.linspace(1, 0, between + 1, dtype=torch.float64), schedule)
+    grid: list[float] = (delta + (1 - delta) * r).tolist()
+    return [*grid[:steps], 0.0]
+
+
+@attrs.frozen(kw_only=True)
+class StagedSampler(Sampler):
+    """Draws what the laws of its stages say; stages at which nothing is masked any more are left out.
+
+    Attributes:
+        schedule: The mask ratio r(t) at the times t = 1 - i / steps between which the steps go: linear t,
+            square t^2, cosine cos((1 - t) pi / 2), arccos arccos(1 - t) 2 / pi.
+        temperature: Divides the logits.
+    """
+
+    schedule: Schedule = attrs.field(default="linear", validator=v.in_(get_args(Schedule)))
+    temperature: float = attrs.field(default=1.0, validator=v.gt(0))
+
+    @abstractmethod
+    def plan(self, steps: int) -> list[tuple[Stage, ...]]:
+        """The stages of each step; after the last one no site is masked.
+
+        Args:
+            steps: Number of steps.
+        """
+
+    def kernel(self, stage: Stage, logits: Sequence[Float[Tensor, "K V"]]) -> Kernel:
+        """What happens to K masked sites.
+
+        Args:
+            stage: Which stage.
+            logits: Those of the step's passes so far, this one's last, at the temperature 1.
+        """
+        return stage.law([z / self.temperature for z in logits])
+
+    @torch.no_grad()
+    def sample(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        c: Condition,
+        *,
+        steps: int,
+        guidance: Guidance,
+        draws: Draws,
+        keep_trajectory: bool = False,
+    ) -> Sampled:
+        """Start from masks only, and go through the stages.
+
+        The network sees each sample's own share of masks. Guidance sees the mask ratio of the process, which
+        is the same for all, so that the number of passes does not hang on what was drawn.
+        """
+        space = teacher.tokens
+        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
+        undecided = torch.ones_like(x, dtype=torch.bool)
+        rows = undecided.flatten().nonzero().squeeze(1)
+        used, trajectory = 0, []
+        for i, stages in enumerate(self.plan(steps)):
+            if not len(rows):
+                break
+            seen: list[Evaluation] = []
+            for j, stage in enumerate(stages):
+                if not len(rows):
+                    break
+                scale = guidance.at(torch.full((draws.count,), stage.ratio), stage.progress)
+                used += passes(scale)
+                share = undecided.float().mean(1)
+                seen.append(guided(teacher, network, x, c, mask_ratio=share, scale=scale))
+                now = attrs.evolve(draws, phase=f"{draws.phase}/{i}/{j}")
+                x, undecided = self._advanced(stage, seen, x, undecided, rows, space.columns, now)
+                rows = undecided.flatten().nonzero().squeeze(1)
+            trajectory += [x] if keep_trajectory else []
+        return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
+
+    def _advanced(
+        self,
+        stage: Stage,
+        seen: Sequence[Evaluation],
+        x: Tokens,
+        undecided: Bool[Tensor, "B L"],
+        rows: Rows,
+        columns: int,
+        draws: Draws,
+    ) -> tuple[Tokens, Bool[Tensor, "B L"]]:
+        """Tokens, and what is undecided, after a stage; the head runs for some rows at a time."""
+        u, w = (draws.uniform(stream, x.shape[1]).flatten() for stream in ("jump", "drawn"))
+        tokens, masked = x.flatten().clone(), undecided.flatten().clone()
+        for some in rows.split(max(1, ELEMENTS // columns)):
+            kernel = self.kernel(stage, [logits(some) for logits in seen])
+            jump, code = kernel.draw(u[some], w[some])
+            tokens[some] = torch.where(jump, code, tokens[some])
+            masked[some] = ~jump
+        return tokens.view_as(x), masked.view_as(undecided)
