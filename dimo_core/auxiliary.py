@@ -16,13 +16,20 @@ class Auxiliary(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x_tilde_t: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
-    ) -> Float[Tensor, "... V"]:
-        """z_psi, ``[B, L, V]`` or ``[K, V]`` for flat rows."""
+        self, x_tilde_t: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states, without guidance."""
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_psi from hidden states, ``[B, L, V]`` at all sites or ``[K, V]`` at flat rows."""
 
     @abstractmethod
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:
-        """The summed loss of completing x_theta at masked rows; the caller divides by the global count."""
+        """The summed loss of completing x_theta at masked rows; the caller divides by the global count.
+
+        It is called for some of a batch's rows at a time, so that not all logits are alive at once.
+        """
 
 
 class AuxiliaryOptions(ABC):

@@ -41,10 +41,15 @@ class DenoisingAuxiliary(Auxiliary):
         self.options, self.backbone = options, backbone
 
     def forward(
-        self, x_tilde_t: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
-    ) -> Float[Tensor, "... V"]:
-        """z_psi, without guidance."""
-        return self.backbone.logits(x_tilde_t, c, mask_ratio=mask_ratio, rows=rows)
+        self, x_tilde_t: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states, without guidance."""
+        hidden: Tensor = self.backbone(x_tilde_t, c, mask_ratio=mask_ratio)
+        return hidden
+
+    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_psi from hidden states, at all sites or at flat rows."""
+        return self.backbone.head(hidden, rows)
 
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:
         """Cross-entropy summed over the rows, in fp32."""

@@ -1,6 +1,6 @@
 """The objective ``dimo``: the phases in which generator and auxiliary take turns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -9,6 +9,7 @@ from attrs import validators as v
 from torch import Tensor, nn
 
 from dimo_core import process
+from dimo_core.backbone import Rows
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.objective import (
@@ -155,6 +156,14 @@ class _DimoPhase(Phase):
             return watched | {name: value * share for name, value in diagnostics.items()}
 
 
+def added(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums of what parts of the rows give to the log."""
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        sums = {name: sums[name] + value if name in sums else value for name, value in part.items()}
+    return sums
+
+
 class SharedPhase(_DimoPhase):
     """One rollout and one auxiliary forward pass serve both updates."""
 
@@ -168,10 +177,20 @@ class SharedPhase(_DimoPhase):
         s.p_psi.train(self.options.score_dropout)
         rollout = s.p_theta.rollout(c, draws)
         x_tilde_t = s.x_tilde_t(rollout, remask)
-        z_phi, z_psi = s.z_phi(x_tilde_t, c, remask), s.z_psi(x_tilde_t, c, remask)
-        z_theta = s.generator_backward(rollout, remask, z_phi, z_psi.detach(), draws.total)
-        logs = {"auxiliary_loss": s.auxiliary_backward(rollout, remask, z_psi, count)}
-        return logs | (self.watch(z_theta, z_phi, z_psi.detach(), count) if watch else {})
+        z_theta, z_phi = s.z_theta(rollout), s.z_phi(x_tilde_t, c, remask)
+        z_psi = s.z_psi(x_tilde_t, c, remask)
+        w, x_theta = s.w(remask, z_theta, z_phi), rollout.x_theta.flatten()
+
+        def both(rows: Rows) -> dict[str, Tensor]:
+            theta, phi, psi = z_theta(rows), z_phi(rows), z_psi(rows)
+            s.generator_backward(theta, phi, psi.detach(), w[s.sample(rows)], draws.total)
+            logs = {"auxiliary_loss": s.auxiliary_backward(psi, x_theta[rows], count)}
+            return logs | (self.watch(theta, phi, psi, count) if watch else {})
+
+        logs = added(map(both, s.parts(remask)))
+        z_theta.backward()
+        z_psi.backward()
+        return logs
 
 
 class GeneratorPhase(_DimoPhase):
@@ -183,14 +202,25 @@ class GeneratorPhase(_DimoPhase):
         """The generator's gradient."""
         s, c = self.step, batch.conditions
         remask = self.remask(draws)
+        count = self.global_count(remask, draws)
         s.p_psi.train(self.options.score_dropout)
         rollout = s.p_theta.rollout(c, draws)
         x_tilde_t = s.x_tilde_t(rollout, remask)
+        z_theta, z_phi = s.z_theta(rollout), s.z_phi(x_tilde_t, c, remask)
         with torch.no_grad():
             z_psi = s.z_psi(x_tilde_t, c, remask)
-        z_phi = s.z_phi(x_tilde_t, c, remask)
-        z_theta = s.generator_backward(rollout, remask, z_phi, z_psi, draws.total)
-        return self.watch(z_theta, z_phi, z_psi, self.global_count(remask, draws)) if watch else {}
+        w = s.w(remask, z_theta, z_phi)
+
+        def one(rows: Rows) -> dict[str, Tensor]:
+            theta, phi = z_theta(rows), z_phi(rows)
+            with torch.no_grad():
+                psi = z_psi(rows)
+            s.generator_backward(theta, phi, psi, w[s.sample(rows)], draws.total)
+            return self.watch(theta, phi, psi, count) if watch else {}
+
+        logs = added(map(one, s.parts(remask)))
+        z_theta.backward()
+        return logs
 
 
 class AuxiliaryPhase(_DimoPhase):
@@ -210,5 +240,11 @@ class AuxiliaryPhase(_DimoPhase):
         with torch.no_grad():
             rollout = s.p_theta.rollout(c, draws)
         z_psi = s.z_psi(s.x_tilde_t(rollout, remask), c, remask)
-        loss = s.auxiliary_backward(rollout, remask, z_psi, self.global_count(remask, draws))
-        return {f"{self.name}_loss": loss}
+        count, x_theta = self.global_count(remask, draws), rollout.x_theta.flatten()
+
+        def one(rows: Rows) -> dict[str, Tensor]:
+            return {f"{self.name}_loss": s.auxiliary_backward(z_psi(rows), x_theta[rows], count)}
+
+        logs = added(map(one, s.parts(remask)))
+        z_psi.backward()
+        return logs

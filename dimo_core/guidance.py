@@ -79,33 +79,6 @@ class Adaptive(Guidance):
         return 1 + (self.scale - 1) * mask_ratio
 
 
-def guided_logits(
-    teacher: Teacher,
-    network: Backbone,
-    x: Tokens,
-    c: Condition,
-    *,
-    mask_ratio: Float[Tensor, " B"],
-    scale: Float[Tensor, " B"],
-    rows: Rows | None = None,
-) -> Float[Tensor, "... V"]:
-    """z_phi with guidance: one batch of 2B samples, or a single pass where s = 1 for all.
-
-    Args:
-        teacher: Says what the null condition is.
-        network: Whose logits to guide.
-        x: Partly masked tokens.
-        c: Conditions.
-        mask_ratio: Share of masked tokens.
-        scale: The scales s; keep them on the CPU, so that choosing the single pass waits for nothing.
-        rows: Flat rows wanted; all when None.
-
-    Returns:
-        ``[B, L, V]``, or ``[K, V]`` for K rows.
-    """
-    return guided(teacher, network, x, c, mask_ratio=mask_ratio, scale=scale)(rows)
-
-
 def guided(
     teacher: Teacher,
     network: Backbone,
@@ -115,9 +88,10 @@ def guided(
     mask_ratio: Float[Tensor, " B"],
     scale: Float[Tensor, " B"],
 ) -> Callable[[Rows | None], Float[Tensor, "... V"]]:
-    """``guided_logits`` with the rows left open: the network runs once, its head for each call.
+    """z_phi with guidance: one batch of 2B samples, or a single pass where s = 1 for all.
 
-    Logits are combined in fp32 at least: their difference is what guidance amplifies.
+    The network runs once, its head for each call. Logits are combined in fp32 at least: their difference is
+    what guidance amplifies.
 
     Args:
         teacher: Says what the null condition is.
@@ -125,7 +99,10 @@ def guided(
         x: Partly masked tokens.
         c: Conditions.
         mask_ratio: Share of masked tokens.
-        scale: The scales s, on the CPU.
+        scale: The scales s; keep them on the CPU, so that choosing the single pass waits for nothing.
+
+    Returns:
+        What gives ``[B, L, V]`` for None, and ``[K, V]`` for K flat rows.
     """
     if bool((scale == 1).all()):
         hidden = network(x, c, mask_ratio=mask_ratio)
@@ -150,5 +127,5 @@ def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def passes(scale: Float[Tensor, " B"]) -> int:
-    """Forward passes that ``guided_logits`` needs for these scales: 1 or 2."""
+    """Forward passes that ``guided`` needs for these scales: 1 or 2."""
     return 1 if bool((scale == 1).all()) else 2

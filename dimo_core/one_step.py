@@ -10,19 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core import process
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, row_parts
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
-
-ELEMENTS = 2**24
-"""Logits that tokens are drawn from at a time: 64 MiB in fp32, and a draw needs three such tensors.
-
-More sites than that are drawn in parts, so that memory does not grow with the batch. A part differs from one
-whole draw by the rounding of matrix products at most.
-"""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,12 +103,10 @@ class OneStepGenerator(Generator):
     ) -> Tokens:
         """A token for each site, from logits that ``change`` may filter."""
         u = draws.uniform("x_theta", self.space.length)
-        size = max(1, ELEMENTS // self.space.columns)
-        if u.numel() <= size:
+        parts = row_parts(torch.arange(u.numel(), device=hidden.device), self.space.columns)
+        if len(parts) == 1:
             return categorical(change(self.head(hidden)), u)
-        sites = torch.arange(u.numel(), device=hidden.device)
-        parts = zip(torch.split(sites, size), torch.split(u.flatten(), size), strict=True)
-        drawn = [categorical(change(self.head(hidden, rows)), part) for rows, part in parts]
+        drawn = [categorical(change(self.head(hidden, rows)), u.flatten()[rows]) for rows in parts]
         return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:

@@ -10,9 +10,11 @@
 
 Times and masked sites depend on no token, so they are drawn on the CPU before any network runs: every
 shape is known and an accelerator is never waited for. Heads are evaluated at the K masked rows only;
-elsewhere the gradient is zero.
+elsewhere the gradient is zero. They are evaluated for some rows at a time: a [K, V] tensor of a text-to-image
+teacher is as large as its network, and equations 3 and 4 need ten of them.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -22,12 +24,12 @@ from torch import Tensor
 
 from dimo_core import process
 from dimo_core.auxiliary import Auxiliary
-from dimo_core.backbone import Backbone, Rows
+from dimo_core.backbone import Backbone, Rows, row_parts
 from dimo_core.device import transfer
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator, Rollout
-from dimo_core.guidance import Guidance, full, guided_logits
+from dimo_core.guidance import Guidance, full, guided
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_core.tree import Condition
@@ -74,6 +76,31 @@ def draw_remask(
     )
 
 
+class Logits:
+    """The logits of one forward pass, made for some rows at a time.
+
+    Gradients gather at the hidden states; ``backward`` then sends them through the network, once.
+
+    Args:
+        hidden: Hidden states, with their graph.
+        head: Logits of rows, from hidden states.
+    """
+
+    def __init__(self, hidden: Float[Tensor, "B L D"], head: Callable[[Tensor, Rows], Tensor]) -> None:
+        self.hidden, self.head = hidden, head
+        self.leaf = hidden.detach().requires_grad_(hidden.requires_grad)
+
+    def __call__(self, rows: Rows) -> Float[Tensor, "k V"]:
+        """The logits of flat rows, in fp32 at least."""
+        return full(self.head(self.leaf, rows))
+
+    def backward(self) -> None:
+        """Hand on what the rows' backward passes left."""
+        if self.leaf.grad is not None:
+            self.hidden.backward(self.leaf.grad)
+            self.leaf.grad = None
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Step:
     """The models of one Di[M]O step and its named choices.
@@ -104,40 +131,66 @@ class Step:
         """x_tilde_t ~ q_{t|0}(. | x_theta)."""
         return process.apply_mask(rollout.x_theta, remask.masked, self.teacher.tokens)
 
-    def z_psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Float[Tensor, "K V"]:
-        """The auxiliary's logits at the masked rows."""
-        return full(
-            self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device), rows=remask.rows)
-        )
+    def z_theta(self, rollout: Rollout) -> Logits:
+        """The generator's logits."""
+        return Logits(rollout.hidden, self.p_theta.head)
+
+    def z_psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Logits:
+        """The auxiliary's logits."""
+        hidden = self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device))
+        return Logits(hidden, self.p_psi.head)
 
     @torch.no_grad()
-    def z_phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Float[Tensor, "K V"]:
-        """The teacher's guided, tempered logits at the masked rows."""
+    def z_phi(
+        self, x_tilde_t: Tokens, c: Condition, remask: Remask
+    ) -> Callable[[Rows], Float[Tensor, "k V"]]:
+        """The teacher's guided, tempered logits."""
         scale, ratio = self.guidance.at(remask.ratio), transfer(remask.ratio, x_tilde_t.device)
-        z = guided_logits(
-            self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale, rows=remask.rows
-        )
-        return z / self.teacher_temperature
+        z = guided(self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale)
+        return torch.no_grad()(lambda rows: z(rows) / self.teacher_temperature)
+
+    def parts(self, remask: Remask) -> tuple[Int[Tensor, " _"], ...]:
+        """The masked rows, so many at a time as logits are to be alive."""
+        return row_parts(remask.rows, self.teacher.tokens.columns)
+
+    @torch.no_grad()
+    def w(self, remask: Remask, z_theta: Logits, z_phi: Callable[[Rows], Tensor]) -> Float[Tensor, " B"]:
+        """w(t) of each sample."""
+
+        def distance() -> Float[Tensor, " B"]:
+            sums = torch.zeros(len(remask.counts), device=remask.rows.device, dtype=torch.float64)
+            for rows in self.parts(remask):
+                apart = (z_theta(rows).softmax(-1) - z_phi(rows).softmax(-1)).abs().mean(1)
+                sums.index_add_(0, self.sample(rows), apart.double())
+            return sums / transfer(remask.counts, sums.device)
+
+        return transfer(self.weight(remask.counts, distance), remask.rows.device)
+
+    def sample(self, rows: Rows) -> Rows:
+        """The sample that each row belongs to."""
+        return rows // self.teacher.tokens.length
 
     def generator_backward(
-        self, rollout: Rollout, remask: Remask, z_phi: Tensor, z_psi: Tensor, total: int
-    ) -> Float[Tensor, "K V"]:
-        """Push w grad_z / B into z_theta (eq. 3); gradients reach the generator alone. Returns z_theta."""
-        z_theta = full(self.p_theta.head(rollout.hidden, remask.rows))
+        self,
+        z_theta: Float[Tensor, "k V"],
+        z_phi: Float[Tensor, "k V"],
+        z_psi: Float[Tensor, "k V"],
+        w: Float[Tensor, " k"],
+        total: int,
+    ) -> None:
+        """Push w grad_z / B into rows of z_theta (eq. 3); gradients reach the generator alone."""
         with torch.no_grad():
-            log_p_phi, log_p_psi, log_p_theta = (z.log_softmax(-1) for z in (z_phi, z_psi, z_theta))
+            log_p_phi, log_p_psi = z_phi.log_softmax(-1), z_psi.log_softmax(-1)
             if self.jacobian == "auxiliary":
                 grad_z = self.divergence.grad(log_p_phi, log_p_psi)  # eq. 4
             else:
-                grad_z = self.divergence.student_grad(log_p_phi, log_p_psi, log_p_theta)
-            w = self.weight(remask.counts, log_p_theta, log_p_phi)
-        z_theta.backward(w[:, None] * grad_z / total)  # eq. 3
-        return z_theta.detach()
+                grad_z = self.divergence.student_grad(log_p_phi, log_p_psi, z_theta.log_softmax(-1))
+        z_theta.backward(w[:, None].to(grad_z) * grad_z / total)  # eq. 3
 
     def auxiliary_backward(
-        self, rollout: Rollout, remask: Remask, z_psi: Tensor, count: int
+        self, z_psi: Float[Tensor, "k V"], x_theta: Int[Tensor, " k"], count: int
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of z_psi against x_theta at the masked rows, over the global count of them."""
-        loss = self.p_psi.loss(z_psi, rollout.x_theta.flatten()[remask.rows]) / count
+        """Cross-entropy of rows of z_psi against x_theta, over the global count of masked rows."""
+        loss = self.p_psi.loss(z_psi, x_theta) / count
         loss.backward()
         return loss.detach()

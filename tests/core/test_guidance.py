@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp, guided_logits, passes
+from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp, guided, passes
 
 X = torch.tensor([[0, 5, 2, 5], [5, 5, 1, 0], [3, 3, 5, 4]])
 C = torch.tensor([0, 1, 0])
 RATIO = torch.tensor([0.5, 0.5, 0.25])
 
 
-def guided(teacher: Any, network: Any, scale: Tensor, rows: Tensor | None = None) -> Tensor:
-    return guided_logits(teacher, network, X, C, mask_ratio=RATIO, scale=scale, rows=rows)
+def logits(teacher: Any, network: Any, scale: Tensor, rows: Tensor | None = None) -> Tensor:
+    return guided(teacher, network, X, C, mask_ratio=RATIO, scale=scale)(rows)
 
 
 def test_logits_move_from_the_null_condition_through_the_condition(tiny_teacher: Any) -> None:
@@ -25,13 +25,13 @@ def test_logits_move_from_the_null_condition_through_the_condition(tiny_teacher:
     z_c = network.logits(X, C, mask_ratio=RATIO)
     z_u = network.logits(X, torch.full_like(C, 2), mask_ratio=RATIO)
     expected = torch.stack([z_u[b] + s * (z_c[b] - z_u[b]) for b, s in enumerate(scale.tolist())])
-    torch.testing.assert_close(guided(tiny_teacher, network, scale), expected)
+    torch.testing.assert_close(logits(tiny_teacher, network, scale), expected)
 
 
 def test_rows_are_those_of_all_logits(tiny_teacher: Any) -> None:
     network, rows, scale = tiny_teacher.network(), torch.tensor([1, 3, 4, 10]), torch.tensor([0.5, 2.0, 3.0])
-    expected = guided(tiny_teacher, network, scale).flatten(0, 1)[rows]
-    torch.testing.assert_close(guided(tiny_teacher, network, scale, rows), expected)
+    expected = logits(tiny_teacher, network, scale).flatten(0, 1)[rows]
+    torch.testing.assert_close(logits(tiny_teacher, network, scale, rows), expected)
 
 
 @pytest.mark.parametrize(("scale", "sizes"), [([1.0, 1.0, 1.0], [3]), ([1.0, 1.0, 1.5], [6])])
@@ -40,7 +40,7 @@ def test_one_pass_where_guidance_is_off_and_one_double_batch_where_it_is_on(
 ) -> None:
     network, seen = tiny_teacher.network(), []
     network.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
-    guided(tiny_teacher, network, torch.tensor(scale))
+    logits(tiny_teacher, network, torch.tensor(scale))
     assert sizes == seen
     assert sum(sizes) // 3 == passes(torch.tensor(scale))
 
@@ -79,5 +79,5 @@ def test_half_precision_logits_are_combined_in_fp32(tiny_teacher: Any) -> None:
     network.head = lambda hidden, rows=None: plain(hidden, rows).bfloat16()
     z_c = network.logits(X, C, mask_ratio=RATIO).float()
     z_u = network.logits(X, torch.full_like(C, 2), mask_ratio=RATIO).float()
-    torch.testing.assert_close(guided(tiny_teacher, network, scale), z_u + 4 * (z_c - z_u))
-    assert torch.float32 == guided(tiny_teacher, network, torch.ones(3)).dtype
+    torch.testing.assert_close(logits(tiny_teacher, network, scale), z_u + 4 * (z_c - z_u))
+    assert torch.float32 == logits(tiny_teacher, network, torch.ones(3)).dtype

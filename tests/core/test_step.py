@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimo_core import process
+from dimo_core import backbone, process
 from dimo_core.denoiser import Denoiser
 from dimo_core.dimo_objective import Dimo, DimoObjective
 from dimo_core.draws import Draws
-from dimo_core.guidance import Constant, guided_logits
+from dimo_core.guidance import Constant, guided
 from dimo_core.objective import Batch, Ingredients, Phase
 from dimo_core.one_step import OneStep
 from dimo_core.step import Remask, draw_remask, full
@@ -58,8 +58,8 @@ def scores(made: DimoObjective, remask: Remask, x_theta: Tensor) -> tuple[Tensor
     ratio = remask.ratio
     with torch.no_grad():
         scale = s.guidance.at(ratio)
-        z_phi = guided_logits(s.teacher, s.p_phi, x, C, mask_ratio=ratio, scale=scale) / s.teacher_temperature
-        return z_phi, s.p_psi(x, C, mask_ratio=ratio)
+        z_phi = guided(s.teacher, s.p_phi, x, C, mask_ratio=ratio, scale=scale)(None) / s.teacher_temperature
+        return z_phi, s.p_psi.head(s.p_psi(x, C, mask_ratio=ratio))
 
 
 def expected_weight(name: str, counts: Tensor, masked: Tensor, p_theta: Tensor, p_phi: Tensor) -> Tensor:
@@ -108,17 +108,17 @@ def test_the_generators_gradient_is_that_of_the_surrogate(
 
 
 def test_the_gradient_in_z_theta_is_w_grad_z_over_b_at_masked_sites_and_zero_elsewhere(
-    tiny_teacher: Any,
+    tiny_teacher: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = objective(tiny_teacher, beta=0.0)
+    made = objective(tiny_teacher, beta=0.0, schedule="cosine")
     s = made.step
     rolled = s.p_theta.rollout(C, DRAWS)
     remask = draw_remask(L, "cosine", "exact", DRAWS)
     z_theta = s.p_theta.head(rolled.hidden).detach().requires_grad_()
     s.p_theta.head = lambda hidden, rows=None: z_theta.flatten(0, 1)[rows]  # type: ignore[method-assign]
     z_phi, z_psi = scores(made, remask, rolled.x_theta)
-    flat = remask.rows
-    s.generator_backward(rolled, remask, z_phi.flatten(0, 1)[flat], z_psi.flatten(0, 1)[flat], B)
+    monkeypatch.setattr(s.p_theta, "rollout", lambda c, draws: rolled)
+    named(made, "dimo").accumulate(Batch(conditions=C), DRAWS)
     expected = (z_psi.softmax(-1) - z_phi.softmax(-1)) / B * remask.masked[..., None]
     assert z_theta.grad is not None
     torch.testing.assert_close(z_theta.grad, expected, atol=1e-15, rtol=1e-12)
@@ -131,10 +131,34 @@ def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
     s, remask = made.step, draw_remask(L, "arccos", "exact", DRAWS)
     rolled = s.p_theta.rollout(C, DRAWS)
     x = s.x_tilde_t(rolled, remask)
-    for rows, every in zip(
-        (s.z_phi(x, C, remask), s.z_psi(x, C, remask)), scores(made, remask, rolled.x_theta), strict=True
-    ):
-        torch.testing.assert_close(rows, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
+    z = (s.z_phi(x, C, remask), s.z_psi(x, C, remask))
+    for logits, every in zip(z, scores(made, remask, rolled.x_theta), strict=True):
+        actual = torch.cat([logits(remask.rows[:3]), logits(remask.rows[3:])])
+        torch.testing.assert_close(actual, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("elements", [1, 3 * V])
+@pytest.mark.parametrize("rollout", ["shared", "fresh"])
+@pytest.mark.parametrize("weight", sorted(WEIGHTS))
+@pytest.mark.parametrize("jacobian", ["auxiliary", "student"])
+def test_rows_in_parts_give_the_gradients_and_logs_of_all_at_once(
+    tiny_teacher: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    elements: int,
+    rollout: str,
+    weight: str,
+    jacobian: str,
+) -> None:
+    options = {"rollout": rollout, "weight": weight, "jacobian": jacobian, "masking": "bernoulli"}
+    found = []
+    for most in (2**24, elements):
+        monkeypatch.setattr(backbone, "ELEMENTS", most)
+        made, logs = objective(tiny_teacher, **options), {}
+        for phase in made.phases():
+            logs |= phase.accumulate(Batch(conditions=C), DRAWS, watch=True)
+        found.append((logs, grads(made.step.p_theta), grads(made.step.p_psi)))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-13, rtol=1e-9)
 
 
 def test_the_generators_phase_leaves_no_gradient_in_auxiliary_and_teacher(tiny_teacher: Any) -> None:
@@ -253,37 +277,23 @@ def test_half_precision_logits_are_scored_in_fp32() -> None:
 COUNTS = torch.tensor([2, 1, 3])
 
 
-@pytest.fixture
-def log_p() -> tuple[Tensor, Tensor]:
-    z = torch.randn(2, 6, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64).log_softmax(-1)
-    return z[0], z[1]
+DISTANCE = torch.tensor([0.25, 0.0, 0.5], dtype=torch.float64)
 
 
-def test_weight_sum_is_one(log_p: tuple[Tensor, Tensor]) -> None:
-    assert [1.0] * 6 == weight_sum(COUNTS, *log_p).tolist()
+def unneeded() -> Tensor:
+    raise AssertionError("a pass over all logits for nothing")
 
 
-def test_weight_per_masked_token_gives_every_sample_a_total_of_one(log_p: tuple[Tensor, Tensor]) -> None:
-    w = weight_per_masked_token(COUNTS, *log_p)
-    torch.testing.assert_close(w, torch.tensor([1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3], dtype=torch.float64))
+def test_weight_sum_is_one() -> None:
+    assert [1.0] * 3 == weight_sum(COUNTS, unneeded).tolist()
 
 
-def test_weight_dmd_is_one_over_the_mean_distance_of_each_sample(log_p: tuple[Tensor, Tensor]) -> None:
-    p_theta, p_phi = (x.exp() for x in log_p)
-    expected, start = [], 0
-    for count in COUNTS.tolist():
-        entries = [
-            abs(float(p_theta[row, code] - p_phi[row, code]))
-            for row in range(start, start + count)
-            for code in range(V)
-        ]
-        expected += [len(entries) / sum(entries)] * count
-        start += count
-    assert expected == pytest.approx(weight_dmd(COUNTS, *log_p).tolist(), rel=1e-12)
+def test_weight_per_masked_token_gives_every_sample_a_total_of_one() -> None:
+    torch.testing.assert_close(weight_per_masked_token(COUNTS, unneeded) * COUNTS, torch.ones(3).double())
 
 
-def test_weight_dmd_is_finite_where_generator_and_teacher_agree(log_p: tuple[Tensor, Tensor]) -> None:
-    assert weight_dmd(COUNTS, log_p[0], log_p[0]).isfinite().all()
+def test_weight_dmd_is_one_over_the_distance_and_finite_where_generator_and_teacher_agree() -> None:
+    assert [4.0, 1e8, 2.0] == pytest.approx(weight_dmd(COUNTS, lambda: DISTANCE).tolist(), rel=1e-12)
 
 
 def test_a_missing_ingredient_is_named_before_anything_is_built(tiny_teacher: Any) -> None:

@@ -12,7 +12,7 @@ from dimo_core.divergence import Divergence
 from dimo_core.draws import RecordedDraws
 from dimo_core.errors import CheckpointError
 from dimo_core.generator import Rollout, filtered
-from dimo_core.guidance import Constant, guided_logits
+from dimo_core.guidance import Constant, guided
 from dimo_core.one_step import OneStep, OneStepGenerator
 from dimo_core.process import perturb
 from dimo_core.step import Remask, Step
@@ -88,14 +88,8 @@ def test_embedding_noise_equals_the_reference(net: MaskTransformer, io: dict[str
 def test_guidance_equals_the_reference(
     net: MaskTransformer, io: dict[str, Tensor], scale: str, key: str
 ) -> None:
-    logits = guided_logits(
-        teacher(SMALL, net),
-        net,
-        io["tokens"].flatten(1),
-        io["labels"],
-        mask_ratio=HALF,
-        scale=io[scale].expand(4),
-    )
+    x, c, s = io["tokens"].flatten(1), io["labels"], io[scale].expand(4)
+    logits = guided(teacher(SMALL, net), net, x, c, mask_ratio=HALF, scale=s)(None)
     torch.testing.assert_close(logits, io[key].double(), atol=1e-6, rtol=0)
 
 
@@ -123,13 +117,11 @@ def test_chosen_rows_equal_the_same_rows_of_all_logits(net: MaskTransformer, io:
     torch.testing.assert_close(net.logits(x, c, mask_ratio=HALF, rows=rows), every)
 
 
-def test_guided_rows_equal_the_same_rows_of_all_guided_logits(
-    net: MaskTransformer, io: dict[str, Tensor]
-) -> None:
+def test_guided_rows_equal_the_same_rows_of_all(net: MaskTransformer, io: dict[str, Tensor]) -> None:
     x, c, rows = io["tokens"].flatten(1), io["labels"], torch.tensor([3, 20, 21, 60])
     options = {"mask_ratio": HALF, "scale": io["cfg_scale_vec"]}
-    every = guided_logits(teacher(SMALL, net), net, x, c, **options).flatten(0, 1)[rows]
-    torch.testing.assert_close(guided_logits(teacher(SMALL, net), net, x, c, **options, rows=rows), every)
+    z = guided(teacher(SMALL, net), net, x, c, **options)
+    torch.testing.assert_close(z(rows), z(None).flatten(0, 1)[rows])
 
 
 def test_one_hot_probabilities_embed_as_their_tokens(net: MaskTransformer) -> None:
@@ -218,10 +210,11 @@ def test_the_generator_gradient_of_every_parameter_equals_the_reference(
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["x_t"].flatten(1), x_tilde_t)
     z_phi, z_psi = step.z_phi(x_tilde_t, c, remask), step.z_psi(x_tilde_t, c, remask)
-    torch.testing.assert_close(
-        z_phi, v["teacher_logits_cfg"].flatten(0, 1)[remask.rows], atol=1e-9, rtol=1e-9
-    )
-    step.generator_backward(rollout, remask, z_phi, z_psi.detach(), total=3)
+    rows, z_theta = remask.rows, step.z_theta(rollout)
+    torch.testing.assert_close(z_phi(rows), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
+    w = step.w(remask, z_theta, z_phi)[step.sample(rows)]
+    step.generator_backward(z_theta(rows), z_phi(rows), z_psi(rows).detach(), w, total=3)
+    z_theta.backward()
 
     prefix = f"sigma0.0.{kind}.grad."
     for name, parameter in step.p_theta.backbone.named_parameters():
@@ -241,7 +234,9 @@ def test_the_auxiliary_gradient_of_every_parameter_equals_the_reference(
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["aux_update.x_t"].flatten(1), x_tilde_t)
     z_psi = step.z_psi(x_tilde_t, v["labels"], remask)
-    loss = step.auxiliary_backward(rollout, remask, z_psi, int(remask.counts.sum()))
+    rows = remask.rows
+    loss = step.auxiliary_backward(z_psi(rows), x_theta.flatten()[rows], len(rows))
+    z_psi.backward()
     torch.testing.assert_close(loss, v["aux_update.loss"].squeeze(), atol=1e-9, rtol=1e-9)
     for name, parameter in step.p_psi.backbone.named_parameters():
         expected = v[f"aux_update.grad.{name}"]

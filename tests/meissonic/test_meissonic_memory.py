@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dimo_core import memory, one_step
+from dimo_core import backbone, memory
 from dimo_core.config import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.memory import LiveTensors, MemoryPlan, plan_memory
@@ -86,7 +86,7 @@ def test_no_two_whole_sets_of_logits_are_alive_at_once(
     monkeypatch.setattr(memory, "LiveTensors", Largest)
     monkeypatch.setattr(Largest, "most", 0)
     if mode == "whole":
-        monkeypatch.setattr(one_step, "ELEMENTS", 2**40)
+        monkeypatch.setattr(backbone, "ELEMENTS", 2**40)
     plan(configs, prompts, preset)
     assert Largest.most == 0 if mode == "chunks" else Largest.most >= 2
 
@@ -98,7 +98,7 @@ def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
     c, draws = teacher.encode_conditions(["a", "b", "c"]), Draws(seed=3, total=3)
     whole, sampled = generator.rollout(c, draws).x_theta, generator.sample(c, draws)
     for elements in (1, 64 * 7, 64 * 64, 64 * 100):
-        monkeypatch.setattr(one_step, "ELEMENTS", elements)
+        monkeypatch.setattr(backbone, "ELEMENTS", elements)
         assert torch.equal(whole, generator.rollout(c, draws).x_theta)
         assert torch.equal(sampled, generator.sample(c, draws))
 
@@ -107,7 +107,7 @@ def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
 def test_the_peak_of_a_draw_is_that_of_one_chunk(
     configs: Path, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_step, "ELEMENTS", elements)
+    monkeypatch.setattr(backbone, "ELEMENTS", elements)
     teacher = Meissonic(checkpoint=str(configs))
     with torch.device("meta"):
         generator = OneStep().build(teacher, skeleton=True)
