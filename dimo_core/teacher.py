@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
-from attrs import validators as v
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
+from dimo_core.plans import EvaluationPlan as EvaluationPlan
+from dimo_core.plans import Sampling as Sampling
 from dimo_core.sources import Examples
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.tree import Condition
@@ -48,78 +48,6 @@ class Preview:
 
 Recipe = Mapping[str, Any]
 """A preset: nested option values, in the shape of a config file."""
-
-
-@attrs.frozen(kw_only=True)
-class EvaluationPlan:
-    """How samples of this teacher are judged, by registry names.
-
-    Attributes:
-        data: The reference samples; None when every metric is exact.
-        split: The part of ``data`` that serves as reference: held out, never trained on.
-        floor_split: Another real part, judged like a generator: the real-against-real floor. Empty for none.
-        features: The feature extractor for metrics that need one.
-        metrics: What to compute.
-        conditions: What is sampled for when no run says otherwise.
-        samples: How many samples are drawn for each row of the table.
-        steps: Step counts of the teacher's rows.
-        sampler: The multi-step sampler of the teacher's rows.
-        guidance: Its guidance.
-        best: Metric by which ``best`` is kept, prefixed with ``-`` where larger is better.
-        shown: Metrics in the order of the table's columns; others follow.
-    """
-
-    metrics: tuple[Choice, ...]
-    best: str
-    data: Choice | None = None
-    split: str = ""
-    floor_split: str = ""
-    features: Choice | None = None
-    conditions: Choice = Choice("labels")
-    samples: int = 2000
-    steps: tuple[int, ...] = (16, 8, 4, 2, 1)
-    sampler: Choice = Choice("maskgit")
-    guidance: Choice = Choice("constant")
-    shown: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for YAML."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Choice):
-                return value.as_dict()
-            return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-        return {field.name: plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":
-        """Read what ``as_dict`` gives."""
-        plan: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        for name in ("data", "features", "sampler", "guidance", "conditions"):
-            if plan.get(name) is not None:
-                plan[name] = Choice.from_dict(plan[name])
-        plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
-        return cls(**plan)
-
-
-@attrs.frozen(kw_only=True)
-class Sampling:
-    """A named way to sample the teacher in many steps, by registry names.
-
-    Attributes:
-        steps: Number of steps.
-        sampler: The multi-step sampler.
-        guidance: Its guidance.
-        source: Where it was published, and the numbers that were reported there, if any.
-    """
-
-    steps: int = attrs.field(validator=v.ge(1))
-    sampler: Choice
-    guidance: Choice
-    source: str
 
 
 class Teacher(ABC):
@@ -221,6 +149,19 @@ class Teacher(ABC):
         if "decode" in self.capabilities:
             return Preview(images=to_uint8(self.decode(x, c)))
         return Preview(lines=tuple(" ".join(map(str, row)) for row in x.tolist()))
+
+    def at_step(self, network: Backbone, step: int, steps: int) -> Backbone:
+        """The network as a multi-step sampler calls it in one step.
+
+        For networks that are told which step it is, and not what share is masked: such a teacher returns
+        another view of the same weights. ``network`` itself stays as it is.
+
+        Args:
+            network: The teacher's network.
+            step: Number of the step, from 0.
+            steps: How many there are.
+        """
+        return network
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Names of network parameters that generator and auxiliary keep fixed (embeddings, in the paper)."""

@@ -47,7 +47,8 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule, counts: Counts)
     the end are shortened instead, so fewer than ``steps`` may be taken. ``cumulative`` leaves
     round(share(i / steps) * length) tokens masked after step i, and decides at least one in each step.
     ``amused`` (aMUSEd, Meissonic) rounds down, decides at least one and leaves at least one to the last step;
-    steps in which it would then decide nothing, when there are more steps than tokens, are left out.
+    where that leaves nothing to decide in some steps before the last one, for want of tokens, these are left
+    out.
 
     Args:
         length: Number of tokens L.
@@ -112,13 +113,16 @@ class MaskGitSampler(Sampler):
         undecided = torch.ones_like(x, dtype=torch.bool)
         counts, used, trajectory = tokens_per_step(space.length, steps, self.schedule, self.counts), 0, []
         left = space.length
+        asked = steps if self.counts == "amused" else len(counts)
         for i, count in enumerate(counts):
-            progress = i / (len(counts) - 1) if len(counts) > 1 else 1.0
+            step = i if i < len(counts) - 1 else asked - 1  # steps are left out before the last one only
+            progress = step / (asked - 1) if asked > 1 else 1.0
             now = attrs.evolve(draws, phase=f"{draws.phase}/{i}")
             ratio = torch.full((draws.count,), left / space.length)
             scale = guidance.at(ratio, progress)
             used += passes(scale)
-            logits = guided(teacher, network, x, c, mask_ratio=ratio.to(x.device), scale=scale)
+            told = teacher.at_step(network, step, asked)
+            logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
             drawn, log_p = self._drawn(logits, undecided, space.columns, now)
             decide = self._best(log_p, undecided, count, 1 - progress, now)
             x = torch.where(decide, drawn, x)

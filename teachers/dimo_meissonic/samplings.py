@@ -3,8 +3,8 @@
 All are aMUSEd's sampler: cosine schedule, token counts rounded down, order of confidence with Gumbel noise
 that falls from 2 to 0, no temperature on the logits. The sources count guidance as we do.
 
-Their sampler hands the network its step index: add ``--teacher.timestep step_index`` and, for other step
-counts than 64, ``--teacher.timestep_steps``. The default of the teacher, ``zero``, is what distillation uses.
+Their sampler tells the network the index of its step. Ours tells it what ``--teacher.timestep`` says: zero,
+unless told otherwise, as in distillation. Each source says so.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from dimo_core.choice import Choice
 from dimo_core.teacher import Sampling
 
 _OPTIONS = {"schedule": "cosine", "counts": "amused", "order": "confidence", "gumbel": 2.0}
+_TIMESTEP = "Published with --teacher.timestep step_index; the default, zero, is that of distillation"
 _PAPER = "Di[M]O (arXiv 2503.15457), the teacher's rows"
 
 
@@ -21,7 +22,7 @@ def _sampling(steps: int, scale: float, source: str) -> Sampling:
         steps=steps,
         sampler=Choice("maskgit", dict(_OPTIONS)),
         guidance=Choice("constant", {"scale": scale}),
-        source=source,
+        source=f"{source}. {_TIMESTEP}",
     )
 
 

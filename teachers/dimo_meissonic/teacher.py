@@ -1,5 +1,6 @@
 """The teacher ``meissonic``: transformer, image tokenizer, prompts, recipes and published folders."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,16 +11,15 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core import tree
 from dimo_core.backbone import Backbone
-from dimo_core.device import find_device, transfer
-from dimo_core.errors import UsageError
+from dimo_core.device import find_device
 from dimo_core.folder import Folder
 from dimo_core.sources import Examples
 from dimo_core.teacher import Capability, Conditioning, EvaluationPlan, Recipe, Sampling, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_core.weights_file import assign
 from dimo_meissonic.architecture import Architecture
+from dimo_meissonic.conditions import PromptConditions
 from dimo_meissonic.files import VQVAE
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.parts import Parts
@@ -45,7 +45,8 @@ class Meissonic(Teacher):
             fsspec URL. Needed: no small teacher is embedded yet.
         timestep: What the network is told as its timestep: zero, the index of the sampling step, or 1000
             times the mask ratio. Zero is what the released Di[M]O training used and its generators need.
-        timestep_steps: Sampling steps N for ``timestep: step_index``.
+        timestep_steps: For ``timestep: step_index`` in distillation, where no steps are taken: the number of
+            steps of which the index is told that fits the mask ratio. Samplers tell their own steps.
         negative_prompt: The prompt of the guidance's other branch; null takes that of Meissonic's and of
             Di[M]O's scripts, or the empty one for a teacher of ``dimo pretrain``.
         micro_conditions: Width, height, two crops and aesthetic score, as the network is told them; null
@@ -144,11 +145,10 @@ class Meissonic(Teacher):
         return self._parts.prompts(find_device(self.text_device), self.text_cache)
 
     @cached_property
-    def _negative(self) -> dict[torch.device, dict[str, Tensor]]:
-        """The negative prompt's embedding, encoded once and kept on each device that asked for it."""
+    def _conditions(self) -> PromptConditions:
         known = self._card.get("negative_prompt", NEGATIVE_PROMPT)
-        text, pooled = self.prompts([known if self.negative_prompt is None else self.negative_prompt])
-        return {torch.device("cpu"): {"text": text, "pooled": pooled}}
+        negative = known if self.negative_prompt is None else self.negative_prompt
+        return PromptConditions(prompts=lambda: self.prompts, negative_prompt=negative, micro=self._micro)
 
     @cached_property
     def _shared(self) -> "MeissonicTransformer":
@@ -188,6 +188,16 @@ class Meissonic(Teacher):
             setattr(network.get_submodule(owner), leaf, own[name])
         return network
 
+    def at_step(self, network: Backbone, step: int, steps: int) -> Backbone:
+        """For ``timestep: step_index``, the same modules under a clock that tells the sampler's own steps."""
+        if self.timestep != "step_index":
+            return network
+        view: Any = copy.copy(network)
+        view.clock = Clock(convention="step_index", steps=steps, index=steps - 1 - step)
+        view._compiled_call_impl = None  # what is compiled is bound to the clock of the original
+        assert isinstance(view, Backbone)
+        return view
+
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
         """A network as diffusers saves it: the released generators, and those of the authors' training.
 
@@ -202,34 +212,16 @@ class Meissonic(Teacher):
         Raises:
             UsageError: for a condition that is no text.
         """
-        for prompt in raw:
-            if not isinstance(prompt, str):
-                raise UsageError(f"the teacher 'meissonic' takes prompts, not {prompt!r}")
-        text, pooled = self.prompts(raw)
-        return {"text": text, "pooled": pooled, "micro": self._micro.repeat(len(raw), 1)}
+        return self._conditions.encode(raw)
 
     def condition_skeleton(self, raw: Sequence[Any]) -> dict[str, Tensor]:
         """Zeros; the text tower is not read."""
-        a, count, config = self.architecture, len(raw), self._parts.text_config
-        return {
-            "text": torch.zeros(count, config["max_position_embeddings"], a.joint_attention_dim),
-            "pooled": torch.zeros(count, a.width),
-            "micro": self._micro.repeat(count, 1),
-        }
+        a, words = self.architecture, self._parts.text_config["max_position_embeddings"]
+        return self._conditions.skeleton(len(raw), (words, a.joint_attention_dim), a.width)
 
     def null_condition(self, c: dict[str, Tensor]) -> dict[str, Tensor]:
         """The negative prompt, with the micro-conditions of each sample."""
-        text, device = c["text"], c["text"].device
-        if device.type == "meta":
-            return tree.tree_map(torch.empty_like, c)  # type: ignore[no-any-return]
-        if device not in self._negative:
-            own = self._negative[torch.device("cpu")]
-            self._negative[device] = {name: transfer(tensor, device) for name, tensor in own.items()}
-        null = {
-            name: tensor.to(text.dtype).expand(len(text), *tensor.shape[1:])
-            for name, tensor in self._negative[device].items()
-        }
-        return {**null, "micro": c["micro"]}
+        return self._conditions.null(c)
 
     def decode(self, x: Tokens | Float[Tensor, "B L V"], c: dict[str, Tensor]) -> Float[Tensor, "B C H W"]:
         """Images of the tokenizer."""
