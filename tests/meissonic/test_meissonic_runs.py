@@ -11,6 +11,8 @@ import yaml
 from loguru import logger
 from safetensors.torch import load_file, save_file
 
+from dimo_core import file_digests
+from dimo_core.cache import file_sha256
 from dimo_core.cli.dispatch import main as dimo
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.folder import Folder
@@ -241,6 +243,31 @@ def test_a_source_of_labels_is_refused_and_says_to_choose_another(
 ) -> None:
     with pytest.raises(UsageError, match=r"takes 'text'.*--conditions NAME"):
         distill(teacher=Meissonic(**options), out=str(tmp_path / "x"), conditions="labels")
+
+
+def test_sampling_reads_the_weights_of_a_published_folder_for_their_digests_once(
+    tmp_path: Path, options: dict[str, Any], prompts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator's card holds digests of all parts, also of those that a sample does not need."""
+    monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(file_digests, "SETTLED", -60.0)
+    hashed: list[Path] = []
+
+    def spy(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(file_digests, "file_sha256", spy)
+    checkpoint = Path(shutil.copytree(options["checkpoint"], tmp_path / "teacher"))
+    run(tmp_path / "run", {**options, "checkpoint": str(checkpoint)}, prompts, "fast")
+    assert 3 == len(hashed)
+    for _ in range(2):
+        load_generator(str(tmp_path / "run" / "generator"))
+    assert 3 == len(hashed)
+    weights = checkpoint / "vqvae" / WEIGHTS
+    save_file({n: t + 0.01 for n, t in load_file(weights).items()}, weights)
+    with pytest.raises(CheckpointError, match=rf"the SHA-256 of vqvae/{WEIGHTS} is another"):
+        load_generator(str(tmp_path / "run" / "generator"))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vqvae", "text_encoder", "tokenizer"])
