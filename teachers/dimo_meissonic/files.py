@@ -11,10 +11,12 @@ from typing import Any
 
 import attrs
 import yaml
+from loguru import logger
 from torch import Tensor
 
-from dimo_core.cache import file_sha256, is_there, local_copy
-from dimo_core.errors import CheckpointError
+from dimo_core.cache import is_there, local_copy
+from dimo_core.errors import CheckpointError, StorageError
+from dimo_core.file_digests import remembered_sha256
 from dimo_core.folder import Folder
 from dimo_core.foreign import read_foreign
 from dimo_core.weights_file import read_tensors
@@ -86,8 +88,8 @@ class Part:
         return read_tensors(self.folder, self.weights, self.sha256, cached=True)
 
     def digest(self) -> str:
-        """The SHA-256 of the weights file."""
-        return self.sha256 or file_sha256(local_copy(self.source))
+        """The SHA-256 of the weights file: as written down, or computed once and remembered."""
+        return self.sha256 or remembered_sha256(local_copy(self.source))
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +134,7 @@ class Published:
         Raises:
             CheckpointError: when it is missing or unreadable.
         """
-        if not is_there(self.folder.path(name, "config.json")):
+        if not is_there(self.folder.path(name, "config.json"), certain=True):
             if self.name == EMBEDDED:
                 raise CheckpointError(f"--teacher.checkpoint is missing. {WHAT_IS_NEEDED}")
             raise CheckpointError(f"no file {self.folder.path(name, 'config.json')}.\n{WHAT_IS_NEEDED}")
@@ -159,7 +161,7 @@ class Published:
         """
         folder, found = self.folder.sub(TOKENIZER), {}
         for name, needed in VOCABULARY:
-            if is_there(folder.path(name)):
+            if is_there(folder.path(name), certain=needed):
                 digest = self.card.get("sha256", {}).get(f"{TOKENIZER}/{name}")
                 found[name] = local_copy(folder.path(name), sha256=digest).read_bytes()
             elif needed:
@@ -179,10 +181,30 @@ def find_part(folder: Folder, name: str) -> Part | None:
     """
     if not is_there(folder.path("config.json")):
         return None
-    weights = next((file for file in WEIGHTS[name] if is_there(folder.path(file))), None)
+    weights = _weights(folder, name)
     if weights is None:
         return None
     return Part(folder=folder, weights=weights, config=read_json(folder.path("config.json")))
+
+
+def _weights(folder: Folder, name: str) -> str | None:
+    """The best weights file of a part that is there, or was fetched before.
+
+    Raises:
+        StorageError: when none is found, and a place could not be looked up.
+    """
+    trouble: StorageError | None = None
+    for file in WEIGHTS[name]:
+        try:
+            if is_there(folder.path(file), certain=True):
+                if trouble is not None:
+                    logger.warning("{}; {} is used instead", trouble, file)
+                return file
+        except StorageError as error:
+            trouble = trouble or error
+    if trouble is not None:
+        raise trouble
+    return None
 
 
 def read_json(url: str) -> dict[str, Any]:
