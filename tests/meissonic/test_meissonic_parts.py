@@ -110,6 +110,75 @@ def test_prompts_are_embedded_as_by_the_reference(tensors: Tensors) -> None:
     assert not torch.allclose(text, io["last_hidden_state"][rows], atol=1e-2)
 
 
+def encoder(tensors: Tensors, rows: int | None, remember: int = 100) -> PromptEncoder:
+    """Of 40 prompts by number; as many ids as the golden ones have."""
+    draws = torch.Generator().manual_seed(0)
+    golden = tensors("tiny_text/text_io")["input_ids"]
+    ids = golden[torch.arange(40) % len(golden)].clone()
+    ids[:, 1:20] = torch.randint(int(golden.max()) - 2, (40, 19), generator=draws)
+    return PromptEncoder(
+        tower(tensors), Written(ids), device=torch.device("cpu"), remember=remember, rows=rows
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_a_prompt_alone_and_in_a_batch_has_the_same_embedding_to_the_last_bit(
+    tensors: Tensors, rows: int
+) -> None:
+    everything = [str(number) for number in range(40)]
+    together, one_by_one = encoder(tensors, rows), encoder(tensors, rows)
+    assert rows == together.rows
+    text, pooled = together(everything)
+    for number in (0, 1, 5, 15, 16, 22, 39):
+        alone = one_by_one([str(number)])
+        assert torch.equal(alone[0][0], text[number])
+        assert torch.equal(alone[1][0], pooled[number])
+    # As after a resumption: others are known already, and the order is another.
+    later = encoder(tensors, rows)
+    later(everything[7:20])
+    again = later(everything[::-1])
+    assert torch.equal(text, again[0].flip(0))
+    assert torch.equal(pooled, again[1].flip(0))
+    torch.testing.assert_close(encoder(tensors, 1)(everything)[1], pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_passes_have_one_shape_and_prompts_are_not_passed_twice(tensors: Tensors) -> None:
+    prompts = encoder(tensors, 4)
+    assert 4 == prompts.rows
+    shapes: list[tuple[int, ...]] = []
+    prompts.tower.register_forward_pre_hook(
+        lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    prompts(["0", "1", "0", "2", "3", "4", "1"])
+    assert [(4, 77)] * 2 == shapes
+    prompts(["4", "0", "5"])
+    assert [(4, 77)] * 3 == shapes
+    kept = [tensor for pair in prompts._known.values() for tensor in pair]
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in kept)
+
+
+def test_a_cpu_takes_one_prompt_in_a_pass(tensors: Tensors) -> None:
+    assert 1 == encoder(tensors, None).rows
+
+
+@pytest.mark.parametrize("fault", ["row", "neighbours"])
+def test_where_an_embedding_depends_on_its_row_prompts_pass_one_at_a_time(
+    tensors: Tensors, fault: str
+) -> None:
+    prompts = encoder(tensors, 4)
+
+    def disturb(_module: Any, _args: Any, out: Any) -> Any:
+        if len(out.text_embeds) > 1:
+            shift = out.text_embeds.mean() if fault == "neighbours" else torch.arange(4.0)[:, None]
+            out.text_embeds = out.text_embeds + 1e-3 * shift
+        return out
+
+    prompts.tower.register_forward_hook(disturb)
+    assert 1 == prompts.rows
+    expected = encoder(tensors, 1)(["3", "1", "2"])
+    assert all(torch.equal(a, b) for a, b in zip(expected, prompts(["3", "1", "2"]), strict=True))
+
+
 def test_the_text_tower_of_a_whole_clip_is_taken_out_of_it(
     tensors: Tensors, tmp_path: Path, options: dict[str, Any]
 ) -> None:
