@@ -49,7 +49,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         )
     split, cache = job.data.splits()[0], _cache(job, folder)
     examples = cache.examples() if cache is not None else job.data.load(split)
-    teacher = job.teacher_class.create(job.model, examples, evaluation=job.data.evaluation(), seed=job.seed)
+    plan = job.data.evaluation()
+    teacher = job.teacher_class.create(job.model, examples, evaluation=plan, seed=job.seed).on(device)
     objective = job.objective.build(Ingredients(teacher=teacher))
     folder.write_yaml(CONFIG, dict(job.config))
     with log_file(folder):

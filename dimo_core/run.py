@@ -90,6 +90,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     registry = registry or Registry.discover()
     job.teacher.check()
     folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
+    job = attrs.evolve(job, teacher=job.teacher.on(device))
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"

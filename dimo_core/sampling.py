@@ -74,6 +74,7 @@ def sample_folder(
     folder = _empty(out or _beside(source.sub("generator") if run else source))
     where = find_device(device)
     teacher, generator = _load(source.path("generator") if run else source.url, where, temperature)
+    teacher = teacher.on(where)
     wanted = _wanted(teacher.conditioning, conditions, count)
 
     def draw(c: Condition, draws: Draws) -> Sampled:
@@ -125,7 +126,7 @@ def sample_teacher(
     """
     folder = None if out is None else _empty(out)
     where = find_device(device)
-    way = _way(teacher, sampling)
+    teacher, way = teacher.on(where), _way(teacher, sampling)
     wanted = _wanted(teacher.conditioning, conditions, count)
     network = teacher.network().to(where)
 

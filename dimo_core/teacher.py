@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -102,6 +103,14 @@ class Teacher(ABC):
     def check(self) -> None:
         """Look whether all that it is made of is there, before a run; raises ``CheckpointError`` if not."""
         return
+
+    def on(self, device: torch.device) -> "Teacher":
+        """This teacher for work on a device: where it computes what is no network, such as text embeddings.
+
+        The default, ``self``, will do for a teacher that computes no such thing, or where it is told by an
+        option. Commands call it with the device of the run before they use the teacher.
+        """
+        return self
 
     @abstractmethod
     def encode_conditions(self, raw: Sequence[Any]) -> Condition:
@@ -234,6 +243,4 @@ class Teacher(ABC):
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
     """Images in [0, 1] to 0 .. 255, clamped, rounded to nearest, halves upwards: floor(255 y + 1/2)."""
-    import torch
-
     return (images.clamp(0, 1) * 255 + 0.5).to(torch.uint8)

@@ -33,6 +33,7 @@ from dimo_meissonic.timestep import Clock, Convention
 if TYPE_CHECKING:
     from dimo_meissonic.transformer import MeissonicTransformer
 
+_SIDES: Any = v.optional(v.deep_iterable(v.ge(1)))
 SCORE = 6.0  # the aesthetic score in every published micro-condition
 
 
@@ -53,7 +54,7 @@ class Meissonic(Teacher):
             takes the size of the image, no crop and 6, as Di[M]O does.
         text_encoder: Folder of another CLIP text tower, a path or fsspec URL, such as
             laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, as Di[M]O does.
-        text_device: Where the text tower computes: auto for the fastest device, or a torch device.
+        text_device: Where the text tower computes: auto for the device of the run, or a torch device.
         text_cache: Prompts whose embeddings are remembered at most, 300 kB each (a small teacher's: 5 kB).
         grid: Rows and columns of tokens; null takes what the network was trained with: 64 x 64, or 32 x 32
             for a network without down-sampling.
@@ -70,22 +71,17 @@ class Meissonic(Teacher):
     text_encoder: str | None = None
     text_device: str = "auto"
     text_cache: int = attrs.field(default=1024, validator=v.ge(1))
-    grid: tuple[int, int] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
+    grid: tuple[int, int] | None = attrs.field(
+        default=None,
+        converter=attrs.converters.optional(tuple),
+        validator=_SIDES,
+    )
     gradient_checkpointing: bool = False
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {"guidance", "decode", "encode", "create", "save"}
     )
     pretraining_options: ClassVar[type | None] = Pretraining
-
-    def __attrs_post_init__(self) -> None:
-        """Check the grid.
-
-        Raises:
-            ValueError: if it is empty.
-        """
-        if self.grid is not None and min(self.grid) < 1:
-            raise ValueError(f"'grid' must have at least one row and one column: {self.grid}")
 
     @cached_property
     def _parts(self) -> Parts:
@@ -205,6 +201,19 @@ class Meissonic(Teacher):
             CheckpointError: when there is none, or one of other sizes than the teacher's.
         """
         return self._parts.read_network(url)
+
+    @cached_property
+    def _placed(self) -> dict[torch.device, "Meissonic"]:
+        return {}
+
+    def on(self, device: torch.device) -> "Meissonic":
+        """For ``text_device: auto``, the teacher whose text tower computes there; it has the same parts."""
+        if self.text_device != "auto":
+            return self
+        if device not in self._placed:
+            self._placed[device] = attrs.evolve(self, text_device=str(device))
+            vars(self._placed[device])["_parts"] = self._parts
+        return self._placed[device]
 
     def encode_conditions(self, raw: Sequence[Any]) -> dict[str, Tensor]:
         """Prompts to ``text`` [B, S, J], ``pooled`` [B, D] and ``micro`` [B, 5].

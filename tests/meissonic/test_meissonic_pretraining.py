@@ -151,6 +151,14 @@ def test_a_new_teacher_keeps_the_contract(teacher: Meissonic) -> None:
     assert [16.0, 16.0, 0.0, 0.0, 6.0] == teacher.encode_conditions(["a"])["micro"][0].tolist()
 
 
+def test_on_a_device_it_is_the_same_teacher_in_memory(teacher: Meissonic) -> None:
+    placed = teacher.on(torch.device("cpu"))
+    assert ("auto", "cpu") == (teacher.text_device, placed.text_device)
+    assert teacher.provenance() == placed.provenance()
+    c, d = teacher.encode_conditions(["a red seven"]), placed.encode_conditions(["a red seven"])
+    assert torch.equal(c["text"], d["text"])
+
+
 def test_the_longest_caption_fits_in(teacher: Meissonic, examples: Examples) -> None:
     longest = max(len(text.split()) for text in examples.texts)
     assert longest + 2 == teacher.prompts.length

@@ -89,7 +89,7 @@ def test_a_network_without_down_sampling_has_32_by_32_tokens(published: Path, tm
 
 @pytest.mark.parametrize("grid", [(0, 4), (4, 0)])
 def test_an_empty_grid_is_refused(grid: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="'grid' must be >= 1: 0"):
         Meissonic(grid=grid)
 
 
