@@ -100,12 +100,21 @@ class Drawing:
             progress(batch.start + len(batch.tokens))
         return joined(batches)
 
-    def batches(self, raw: Sequence[Any], draw: Draw, *networks: nn.Module) -> Iterator[DrawnBatch]:
-        """The same, batch by batch, so that not all of it has to be in memory."""
-        for start in self._starts(len(raw)):
+    def batches(
+        self, raw: Sequence[Any], draw: Draw, *networks: nn.Module, done: int = 0
+    ) -> Iterator[DrawnBatch]:
+        """The same, batch by batch, so that not all of it has to be in memory.
+
+        Args:
+            raw: The conditions.
+            draw: Draws a batch.
+            networks: As for ``draw``.
+            done: Batches at the beginning that are left out.
+        """
+        for place, start in enumerate(self.starts(len(raw))[done:]):
             with inference(*networks):
                 c, draws = self._batch(raw, start)
-                if start == 0 and self.device.type != "cpu":
+                if place == 0 and self.device.type != "cpu":
                     draw(c, draws)  # kernels load on first use, which is not sampling
                 began = self._clock()
                 sampled = draw(c, draws)
@@ -121,7 +130,17 @@ class Drawing:
                 seconds=seconds,
             )
 
-    def _starts(self, count: int) -> list[int]:
+    def decoded(self, raw: Sequence[Any], batch: DrawnBatch) -> DrawnBatch:
+        """A batch with its pictures, which are decoded anew; as it is where the teacher decodes none."""
+        if "decode" not in self.teacher.capabilities:
+            return batch
+        c, _ = self._batch(raw, batch.start)
+        with torch.no_grad():
+            images = to_uint8(self.teacher.decode(batch.tokens.to(self.device), c)).cpu()
+        return attrs.evolve(batch, images=images)
+
+    def starts(self, count: int) -> list[int]:
+        """The first sample of each batch, when there are ``count`` samples."""
         blocks = range(0, count, self.block)
         return [i for b in blocks for i in range(b, min(b + self.block, count), self.batch_size)]
 

@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,29 @@ class Folder:
         Raises:
             StorageError: when it cannot be written; nothing half-written is left behind.
         """
+        self.write_parts(name, [data], durable=durable)
+
+    def write_parts(self, name: str, parts: Iterable[bytes], *, durable: bool = True) -> None:
+        """Write a file whole, of parts; where it is local, no more than one of them is in memory.
+
+        Args:
+            name: The file.
+            parts: Its content, in order.
+            durable: As for ``write``.
+
+        Raises:
+            StorageError: when it cannot be written; nothing half-written is left behind.
+        """
         fs, path = self._fs, self.path(name)
         with _writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if not self.local:
-                fs.pipe_file(path, data)
+                fs.pipe_file(path, b"".join(parts))
                 return
             temporary = _local(f"{path}.{uuid.uuid4().hex[:8]}{PART}")
             try:
                 with open(temporary, "wb") as file:
-                    file.write(data)
+                    file.writelines(parts)
                     if durable:
                         file.flush()
                         os.fsync(file.fileno())

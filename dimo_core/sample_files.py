@@ -1,20 +1,23 @@
 """The files of ``dimo sample``: pictures or lines, and what they are, written as they are drawn."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from dimo_core.drawing import DrawnBatch
-from dimo_core.folder import Folder
+from dimo_core.drawing import Drawing, DrawnBatch
 from dimo_core.pictures import image_jpeg, image_png, sheet
-from dimo_core.teacher import Preview, Teacher
+from dimo_core.teacher import Preview
+from dimo_core.unfinished import Unfinished
+from dimo_core.weights_file import sha256
 
 RECORDS = "samples.jsonl"
-"""One line a sample; it gets this name when the folder is complete."""
+"""One line a sample; it is written when all else is there."""
+
+LINES = "samples.txt"
 
 SHOWN = 100
 """The most samples that ``grid.png`` shows."""
@@ -27,8 +30,8 @@ class SampleFiles:
     """Writes samples batch by batch; only what ``grid.png`` shows stays in memory.
 
     Args:
-        folder: Where.
-        teacher: For conditions and previews.
+        state: The folder, and what of it is there.
+        drawing: How samples are drawn.
         raw: The condition of each sample.
         files: The picture of each sample, relative to the folder; ``.jpg`` or ``.png``.
         facts: What every line of ``samples.jsonl`` says.
@@ -36,53 +39,78 @@ class SampleFiles:
 
     def __init__(
         self,
-        folder: Folder,
-        teacher: Teacher,
+        state: Unfinished,
+        drawing: Drawing,
         raw: Sequence[Any],
         files: Sequence[str],
         facts: Mapping[str, Any],
     ) -> None:
-        self.folder, self.teacher, self.raw, self.files, self.facts = folder, teacher, raw, files, facts
+        self.state, self.folder, self.drawing, self.teacher = state, state.folder, drawing, drawing.teacher
+        self.raw, self.files, self.facts = raw, files, facts
         self._shown: list[UInt8[Tensor, "N C H W"]] = []
         self._lines: list[str] = []
-        self._part = f"{RECORDS}.unfinished"
+
+    def begin(self, model: Mapping[str, Any]) -> Iterator[DrawnBatch]:
+        """Start, or find the batches that were drawn before; their pictures are not read.
+
+        Args:
+            model: What the samples are drawn from.
+
+        Raises:
+            UsageError: when the folder holds samples of another request.
+        """
+        wanted = json.dumps([list(self.raw), list(self.files)], default=str)
+        self.state.begin(
+            {
+                "model": model,
+                **self.facts,
+                "samples": len(self.raw),
+                "conditions": sha256(wanted.encode()),
+                "batch_size": self.drawing.batch_size,
+                "device": self.drawing.device.type,
+            }
+        )
+        for start in self.drawing.starts(len(self.raw)):
+            records = self.state.records(start)
+            if not records or not all(r["file"] == LINES or self.folder.exists(r["file"]) for r in records):
+                break
+            tokens = torch.tensor([record["tokens"] for record in records])
+            passes = records[0]["passes"]
+            batch = DrawnBatch(start=start, tokens=tokens, images=None, passes=passes, seconds=0.0)
+            if self._room(batch) or "decode" not in self.teacher.capabilities:
+                self._show(self.drawing.decoded(self.raw, batch))
+            yield batch
 
     def take(self, batch: DrawnBatch) -> None:
         """Write the pictures of a batch, or keep its lines."""
         count = len(batch.tokens)
         raw = self.raw[batch.start : batch.start + count]
         files = self.files[batch.start : batch.start + count]
+        self._show(batch)
         if batch.images is None:
-            preview = self.teacher.preview(batch.tokens, self.teacher.encode_conditions(list(raw)))
-            self._lines += preview.lines or ()
-            files = ["samples.txt"] * count
+            files = [LINES] * count
         else:
             for file, image in zip(files, batch.images, strict=True):
                 data = image_jpeg(image) if file.endswith(".jpg") else image_png(image)
                 self.folder.write(file, data, durable=False)
-            room = min(SHOWN, max(1, SHEET // batch.images[0, 0].numel())) - sum(map(len, self._shown))
-            self._shown.append(batch.images[: max(0, room)])
         records = [
-            json.dumps(
-                {
-                    "file": file,
-                    "index": batch.start + i,
-                    "condition": self.teacher.describe(condition),
-                    **self.facts,
-                    "passes": batch.passes,
-                    "tokens": tokens,
-                }
-            )
+            {
+                "file": file,
+                "index": batch.start + i,
+                "condition": self.teacher.describe(condition),
+                **self.facts,
+                "passes": batch.passes,
+                "tokens": tokens,
+            }
             for i, (file, condition, tokens) in enumerate(zip(files, raw, batch.tokens.tolist(), strict=True))
         ]
-
-        self.folder.append(self._part, "".join(f"{record}\n" for record in records))
+        self.state.keep(batch.start, records)
 
     def finish(self, extras: Mapping[str, bytes]) -> list[str]:
-        """Write the rest; ``samples.jsonl`` gets its name last. Returns all files."""
+        """Write the rest; ``samples.jsonl`` comes last. Returns all files."""
         written = dict(extras)
         if self._lines:
-            written["samples.txt"] = "".join(f"{line}\n" for line in self._lines).encode()
+            written[LINES] = "".join(f"{line}\n" for line in self._lines).encode()
         else:
             images = torch.cat(self._shown)
             names = [self.teacher.describe(condition) for condition in self.raw[: len(images)]]
@@ -90,6 +118,26 @@ class SampleFiles:
             written["grid.png"] = sheet(Preview(images=images[order]), [names[i] for i in order]).data
         for name, data in written.items():
             self.folder.write(name, data)
-        self.folder.rename(self._part, RECORDS)
+        self.state.finish(RECORDS, self.drawing.starts(len(self.raw)))
         pictures = [] if self._lines else self.files
         return [self.folder.path(name) for name in (*pictures, *written, RECORDS)]
+
+    def _room(self, batch: DrawnBatch) -> bool:
+        """Whether ``grid.png`` shows any of a batch."""
+        if not self._shown:
+            return batch.start == 0
+        return sum(map(len, self._shown)) < _most(self._shown[0])
+
+    def _show(self, batch: DrawnBatch) -> None:
+        """Keep what is shown of a batch: pictures, as far as there is room, or lines."""
+        if batch.images is None:
+            raw = self.raw[batch.start : batch.start + len(batch.tokens)]
+            preview = self.teacher.preview(batch.tokens, self.teacher.encode_conditions(list(raw)))
+            self._lines += preview.lines or ()
+        elif self._room(batch):
+            self._shown.append(batch.images[: _most(batch.images) - sum(map(len, self._shown))])
+
+
+def _most(images: UInt8[Tensor, "N C H W"]) -> int:
+    """So many pictures of this size are shown."""
+    return min(SHOWN, max(1, SHEET // images[0, 0].numel()))

@@ -1,17 +1,18 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from loguru import logger
+from torch import nn
 
 from dimo_core.device import find_device
-from dimo_core.drawing import Drawing, Drawn, DrawnBatch, joined
+from dimo_core.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
 from dimo_core.draws import Draws
-from dimo_core.errors import UsageError
+from dimo_core.errors import Interrupted, UsageError
 from dimo_core.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.model_folder import CARD, load_generator
@@ -20,8 +21,10 @@ from dimo_core.registry import Registry
 from dimo_core.sample_files import SampleFiles
 from dimo_core.sampler import Sampled
 from dimo_core.teacher import Conditioning, Sampling, Teacher
-from dimo_core.teacher_sampling import TeacherSampling
+from dimo_core.teacher_sampling import TeacherSampling, described
 from dimo_core.tree import Condition
+from dimo_core.unfinished import Unfinished
+from dimo_core.weights_file import sha256
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
@@ -49,7 +52,8 @@ def sample_folder(
     Images become ``00000.png``, ``00001.png`` ... in their own size, or lie as the layout of a ``PromptSet``
     asks, and ``grid.png``; tokens and text become the lines of ``samples.txt``. ``samples.jsonl`` holds file,
     condition, seed and tokens of each sample.
-    Sample i with its condition is the same for any count and, up to rounding, any batch size.
+    Sample i with its condition is the same for any count and, up to rounding, any batch size. When this is
+    stopped, the same call goes on where it was; ``samples.jsonl`` comes last.
 
     Args:
         path: A generator folder, or a run folder with one.
@@ -58,7 +62,8 @@ def sample_folder(
             ``PromptSet``.
         temperature: Divides the logits; None takes the generator's own.
         seed: Seed of the draws.
-        out: Where to write, empty or missing; None for the folder ``drawn`` beside the generator's.
+        out: Where to write: empty, missing, or with the first part of these samples; None for the folder
+            ``drawn`` beside the generator's.
         device: ``auto``, or a torch device.
         batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
@@ -66,24 +71,28 @@ def sample_folder(
         The written files.
 
     Raises:
-        UsageError: when ``out`` is not empty, or a condition, the temperature or the device is impossible.
+        Interrupted: for Ctrl-C; what is drawn stays.
+        UsageError: when ``out`` holds something else, or a condition, the temperature or the device is
+            impossible.
         CheckpointError: when ``path`` holds no whole generator.
     """
     source = Folder(path)
-    run = not source.exists(CARD) and source.exists("generator", CARD)
-    folder = _empty(out or _beside(source.sub("generator") if run else source))
-    where = find_device(device)
-    teacher, generator = _load(source.path("generator") if run else source.url, where, temperature)
+    if not source.exists(CARD) and source.exists("generator", CARD):
+        source = source.sub("generator")
+    state, where = Unfinished.open(out or _beside(source)), find_device(device)
+    teacher, generator = _load(source.url, where, temperature)
     teacher = teacher.on(where)
     wanted = _wanted(teacher.conditioning, conditions, count)
 
     def draw(c: Condition, draws: Draws) -> Sampled:
         return Sampled(tokens=generator.sample(c, draws), passes=1)
 
-    files = SampleFiles(folder, teacher, wanted.raw, wanted.files, {"seed": seed})
-    for batch in _drawing(teacher, seed, where, batch_size).batches(wanted.raw, draw, generator):
-        files.take(batch)
-        _told(batch, wanted)
+    drawing = _drawing(teacher, seed, where, batch_size)
+    files = SampleFiles(state, drawing, wanted.raw, wanted.files, {"seed": seed})
+    card = sha256(source.read(CARD)) if source.exists(CARD) else source.url
+    model = {"generator": card, "sampling": dict(generator.sampling())}
+    for _ in _each(files, wanted, draw, generator, model):
+        pass
     return files.finish(wanted.extras)
 
 
@@ -112,19 +121,20 @@ def sample_teacher(
         conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
             ``PromptSet``.
         seed: Seed of the draws.
-        out: Where to write, empty or missing; None writes nothing.
+        out: Where to write: empty, missing, or with the first part of these samples; None writes nothing.
         device: ``auto``, or a torch device.
         batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
-        Tokens, forward passes a sample, and seconds; images, where the teacher decodes them and they are not
-        written to ``out``.
+        Tokens, forward passes a sample, and seconds of what was drawn now; images, where the teacher decodes
+        them and they are not written to ``out``.
 
     Raises:
-        UsageError: when ``out`` is not empty, or a name, a condition or the device is impossible.
+        Interrupted: for Ctrl-C; what is written to ``out`` stays.
+        UsageError: when ``out`` holds something else, or a name, a condition or the device is impossible.
         CheckpointError: when the teacher's weights are missing or damaged.
     """
-    folder = None if out is None else _empty(out)
+    state = None if out is None else Unfinished.open(out)
     where = find_device(device)
     teacher, way = teacher.on(where), _way(teacher, sampling)
     wanted = _wanted(teacher.conditioning, conditions, count)
@@ -134,14 +144,11 @@ def sample_teacher(
         return way.draw(teacher, network, c, draws)
 
     drawing = _drawing(teacher, seed, where, batch_size)
-    if folder is None:
+    if state is None:
         return drawing.draw(wanted.raw, draw, network)
-    files = SampleFiles(folder, teacher, wanted.raw, wanted.files, {"seed": seed, **way.as_dict()})
-    batches = []
-    for batch in drawing.batches(wanted.raw, draw, network):
-        files.take(batch)
-        batches.append(attrs.evolve(batch, images=None))
-        _told(batch, wanted)
+    files = SampleFiles(state, drawing, wanted.raw, wanted.files, {"seed": seed, **way.as_dict()})
+    model = {"teacher": described(teacher), "parts": dict(teacher.provenance())}
+    batches = list(_each(files, wanted, draw, network, model))
     files.finish(wanted.extras)
     return joined(batches)
 
@@ -172,17 +179,32 @@ def _wanted(conditioning: Conditioning, conditions: Sequence[str] | PromptSet | 
     return _Wanted(raw=raw, files=conditions.files(), extras=conditions.extras())
 
 
-def _told(batch: DrawnBatch, wanted: _Wanted) -> None:
-    done = batch.start + len(batch.tokens)
-    logger.log("INFO" if done < len(wanted.raw) else "DEBUG", "{} of {} samples", done, len(wanted.raw))
+def _each(
+    files: SampleFiles, wanted: _Wanted, draw: Draw, network: nn.Module, model: Mapping[str, Any]
+) -> Iterator[DrawnBatch]:
+    """All batches, without their pictures; those that are not there yet are drawn and written.
 
-
-def _empty(out: str) -> Folder:
-    folder = Folder(out)
-    if folder.names():
-        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
-    folder.claim()
-    return folder
+    Raises:
+        Interrupted: for Ctrl-C.
+        UsageError: when the folder holds samples of another request.
+    """
+    known, done, count = 0, 0, len(wanted.raw)
+    for batch in files.begin(model):
+        known, done = known + 1, done + len(batch.tokens)
+        yield batch
+    if known:
+        logger.info("{} of {} samples are there already", done, count)
+    try:
+        for batch in files.drawing.batches(wanted.raw, draw, network, done=known):
+            files.take(batch)
+            done += len(batch.tokens)
+            logger.log("INFO" if done < count else "DEBUG", "{} of {} samples", done, count)
+            yield attrs.evolve(batch, images=None)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped after {done} of {count} samples. The same command with --out {files.folder.url} draws "
+            "the rest."
+        ) from None
 
 
 def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int) -> Drawing:

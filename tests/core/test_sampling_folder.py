@@ -3,6 +3,7 @@
 import json
 
 import attrs
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,11 @@ from PIL import Image
 
 from dimo_core import sampling
 from dimo_core.choice import Choice
-from dimo_core.errors import UsageError
+from dimo_core.errors import Interrupted, UsageError
 from dimo_core.expectations import require_suggestions
+from dimo_core.folder import Folder
 from dimo_core.guidance import Constant
+from dimo_core.prompt_files import Prompt, PromptSet
 from dimo_core.sampling import raw_conditions, sample_folder, sample_teacher
 from dimo_core.teacher import Conditioning, Sampling
 from dimo_core.teacher_sampling import TeacherSampling
@@ -248,3 +251,128 @@ def test_passes_are_those_that_were_made(tiny_teacher):
     )
     drawn = sample_teacher(teacher, sampling, count=70, device="cpu")
     assert (7, 7 * 70) == (drawn.passes, sum(seen))
+
+
+def tree_of(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """Makes the n-th written file of samples the last one: Ctrl-C comes before it."""
+
+    def stop(after):
+        left, write = [after], Folder.write
+
+        def counted(self, name, data, **how):
+            if name.endswith((".png", ".jpg")) or "unfinished/0" in name:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+            write(self, name, data, **how)
+
+        monkeypatch.setattr(Folder, "write", counted)
+        return lambda: monkeypatch.setattr(Folder, "write", write)
+
+    return stop
+
+
+PROMPTS = PromptSet(prompts=tuple(Prompt(text=t, number=0) for t in ("even", "odd", "even")), each=7)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 6, 11, 12, 13, 23, 24])
+@pytest.mark.parametrize("what", ["pictures", "lines"])
+def test_a_stopped_command_given_again_leaves_the_same_bytes(loaded, toy, tmp_path, stopping, what, after):
+    """21 samples in batches of 5: 5 pictures and a record each; or 5 records only."""
+    if what == "lines":
+        loaded.teacher, after = toy.TokensTeacher(), after // 6
+    options = {"conditions": PROMPTS, "seed": 3, "device": "cpu", "batch_size": 5}
+    sample_folder("g", out=str(tmp_path / "whole"), **options)
+    out = tmp_path / "out"
+    resume = stopping(after)
+    batches = after // 6 if what == "pictures" else after
+    text = rf"stopped after {5 * batches} of 21 samples\. The same command with --out {out} draws"
+    with pytest.raises(Interrupted, match=text):
+        sample_folder("g", out=str(out), **options)
+    resume()
+    assert not (out / "samples.jsonl").exists()
+    before = {name: (out / name).stat().st_mtime_ns for name in tree_of(out) if name.endswith(".png")}
+    assert (5 * batches <= len(before)) or what == "lines"
+    sample_folder("g", out=str(out), **options)
+    assert tree_of(tmp_path / "whole") == tree_of(out)
+    assert sum(loaded.generators[0].batches) - 5 * batches == sum(loaded.generators[-1].batches)
+    complete = [f"{i:05d}.png" for i in range(5 * batches)] if what == "pictures" else []
+    assert [before[name] for name in complete] == [(out / name).stat().st_mtime_ns for name in complete]
+
+
+def test_a_teachers_samples_go_on_too_in_any_place_and_layout(toy, way, stopping):
+    """JPEGs would not give the grid back, and a store cannot append."""
+    fs = fsspec.filesystem("memory")
+    prompts = tuple(Prompt(text=t, style="anime", number=i) for i, t in enumerate(["even", "odd", "odd"]))
+    options = {
+        "conditions": PromptSet(prompts=prompts, layout="hpsv2"),
+        "device": "cpu",
+        "batch_size": 1,
+    }
+    try:
+        whole = sample_teacher(toy.Teacher(), way, out="memory://drawn/whole", **options)
+        resume = stopping(3)
+        with pytest.raises(Interrupted, match="stopped after 1 of 3 samples"):
+            sample_teacher(toy.Teacher(), way, out="memory://drawn/out", **options)
+        resume()
+        again = sample_teacher(toy.Teacher(), way, out="memory://drawn/out", **options)
+        assert torch.equal(whole.tokens, again.tokens)
+        found = [
+            {name.removeprefix(f"/drawn/{place}/"): fs.cat_file(name) for name in fs.find(f"/drawn/{place}")}
+            for place in ("whole", "out")
+        ]
+        assert {"anime/00000.jpg", "grid.png", "samples.jsonl"} < set(found[0])
+        assert found[0] == found[1]
+    finally:
+        fs.rm("/drawn", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"count": 9}, "conditions, samples"),
+        ({"conditions": ["odd"]}, "conditions"),
+    ],
+)
+def test_the_rest_of_other_samples_is_not_drawn(loaded, tmp_path, stopping, changed, named):
+    options = {"count": 8, "seed": 3, "device": "cpu", "batch_size": 5, "out": str(tmp_path / "out")}
+    resume = stopping(7)
+    with pytest.raises(Interrupted):
+        sample_folder("g", **options)
+    resume()
+    before = tree_of(tmp_path / "out")
+    with pytest.raises(UsageError, match=rf"a part of other samples .* differ in {named}\. Give the options"):
+        sample_folder("g", **{**options, **changed})
+    assert before == tree_of(tmp_path / "out")
+
+
+def test_the_rest_is_not_drawn_from_another_generator_or_teacher(loaded, toy, way, tmp_path, stopping):
+    out = str(tmp_path / "out")
+    resume = stopping(1)
+    with pytest.raises(Interrupted):
+        sample_folder("g", count=8, device="cpu", out=out)
+    resume()
+    with pytest.raises(UsageError, match="differ in model"):
+        sample_folder("other", count=8, device="cpu", out=out)
+    with pytest.raises(UsageError, match="differ in guidance, model, sampler, sampling, steps"):
+        sample_teacher(toy.Teacher(), way, count=8, device="cpu", out=out)
+
+
+def test_a_picture_that_was_taken_away_is_drawn_again(loaded, tmp_path, stopping):
+    options = {"count": 20, "device": "cpu", "batch_size": 5}
+    sample_folder("g", out=str(tmp_path / "whole"), **options)
+    resume = stopping(14)
+    with pytest.raises(Interrupted, match="stopped after 10"):
+        sample_folder("g", out=str(tmp_path / "out"), **options)
+    resume()
+    (tmp_path / "out" / "00007.png").unlink()
+    sample_folder("g", out=str(tmp_path / "out"), **options)
+    assert tree_of(tmp_path / "whole") == tree_of(tmp_path / "out")
+    assert 15 == sum(loaded.generators[-1].batches)
