@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import torch
 from attrs import validators as v
+from attrs.converters import optional
 from jaxtyping import Float
 from torch import Tensor
 
@@ -66,16 +67,12 @@ class Meissonic(Teacher):
     timestep_steps: int = attrs.field(default=64, validator=v.ge(1))
     negative_prompt: str | None = None
     micro_conditions: tuple[float, float, float, float, float] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(tuple)
+        default=None, converter=optional(tuple)
     )
     text_encoder: str | None = None
     text_device: str = "auto"
     text_cache: int = attrs.field(default=1024, validator=v.ge(1))
-    grid: tuple[int, int] | None = attrs.field(
-        default=None,
-        converter=attrs.converters.optional(tuple),
-        validator=_SIDES,
-    )
+    grid: tuple[int, int] | None = attrs.field(default=None, converter=optional(tuple), validator=_SIDES)
     gradient_checkpointing: bool = False
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
