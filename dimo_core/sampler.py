@@ -46,7 +46,8 @@ class Sampler(ABC):
 
         Args:
             teacher: Token space and null condition.
-            network: The teacher's network, in eval mode on ``draws.device``.
+            network: The teacher's network, in eval mode on ``draws.device``; in each step the sampler calls
+                ``teacher.at_step(network, step, of)``.
             c: Conditions.
             steps: Number of steps, from 1 up; fewer are taken when nothing is masked any more.
             guidance: Scale by mask ratio and progress.

@@ -87,7 +87,8 @@ class OrderedSampler(Sampler):
             ratio = torch.full((draws.count,), 1 - done / space.length)
             scale = guidance.at(ratio, i / (len(counts) - 1) if len(counts) > 1 else 1.0)
             used += passes(scale)
-            logits = guided(teacher, network, x, c, mask_ratio=ratio.to(x.device), scale=scale)
+            told = teacher.at_step(network, i, len(counts))
+            logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
             u = attrs.evolve(draws, phase=f"{draws.phase}/{i}").uniform("drawn", space.length).flatten()
             x = x.flatten()
             for some in rows[:, done : done + count].flatten().split(max(1, ELEMENTS // space.columns)):

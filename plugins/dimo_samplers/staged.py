@@ -109,10 +109,11 @@ class StagedSampler(Sampler):
         x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
         undecided = torch.ones_like(x, dtype=torch.bool)
         rows = undecided.flatten().nonzero().squeeze(1)
-        used, trajectory = 0, []
-        for i, stages in enumerate(self.plan(steps)):
+        used, trajectory, plan = 0, [], self.plan(steps)
+        for i, stages in enumerate(plan):
             if not len(rows):
                 break
+            told = teacher.at_step(network, i, len(plan))
             seen: list[Evaluation] = []
             for j, stage in enumerate(stages):
                 if not len(rows):
@@ -120,7 +121,7 @@ class StagedSampler(Sampler):
                 scale = guidance.at(torch.full((draws.count,), stage.ratio), stage.progress)
                 used += passes(scale)
                 share = undecided.float().mean(1)
-                seen.append(guided(teacher, network, x, c, mask_ratio=share, scale=scale))
+                seen.append(guided(teacher, told, x, c, mask_ratio=share, scale=scale))
                 now = attrs.evolve(draws, phase=f"{draws.phase}/{i}/{j}")
                 x, undecided = self._advanced(stage, seen, x, undecided, rows, space.columns, now)
                 rows = undecided.flatten().nonzero().squeeze(1)
