@@ -48,6 +48,7 @@ class DrawnBatch:
         images: Decoded images; None where the teacher decodes none.
         passes: Forward passes a sample took.
         seconds: Time to draw the tokens, decoding not counted.
+        decoding: Time to decode the images.
     """
 
     start: int
@@ -55,6 +56,7 @@ class DrawnBatch:
     images: UInt8[Tensor, "B C H W"] | None
     passes: int
     seconds: float
+    decoding: float = 0.0
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -115,29 +117,26 @@ class Drawing:
             with inference(*networks):
                 c, draws = self._batch(raw, start)
                 if place == 0 and self.device.type != "cpu":
-                    draw(c, draws)  # kernels load on first use, which is not sampling
+                    self._images(draw(c, draws).tokens, c)  # kernels load on first use: no part of the work
                 began = self._clock()
                 sampled = draw(c, draws)
-                seconds = self._clock() - began
-                images = None
-                if "decode" in self.teacher.capabilities:
-                    images = to_uint8(self.teacher.decode(sampled.tokens, c)).cpu()
+                drawn = self._clock()
+                images = self._images(sampled.tokens, c)
+                decoded = self._clock()
             yield DrawnBatch(
                 start=start,
                 tokens=sampled.tokens.cpu(),
                 images=images,
                 passes=sampled.passes,
-                seconds=seconds,
+                seconds=drawn - began,
+                decoding=decoded - drawn,
             )
 
     def decoded(self, raw: Sequence[Any], batch: DrawnBatch) -> DrawnBatch:
         """A batch with its pictures, which are decoded anew; as it is where the teacher decodes none."""
-        if "decode" not in self.teacher.capabilities:
-            return batch
         c, _ = self._batch(raw, batch.start)
         with torch.no_grad():
-            images = to_uint8(self.teacher.decode(batch.tokens.to(self.device), c)).cpu()
-        return attrs.evolve(batch, images=images)
+            return attrs.evolve(batch, images=self._images(batch.tokens.to(self.device), c))
 
     def starts(self, count: int) -> list[int]:
         """The first sample of each batch, when there are ``count`` samples."""
@@ -151,6 +150,11 @@ class Drawing:
         draws = Draws(seed=self.seed, step=block, phase=self.phase, total=self.block, device=self.device)
         c = self.teacher.encode_conditions(list(raw[start : start + count]))
         return tree.to(c, self.device), draws.slice(first, count)
+
+    def _images(self, tokens: Tokens, c: Condition) -> UInt8[Tensor, "B C H W"] | None:
+        if "decode" not in self.teacher.capabilities:
+            return None
+        return to_uint8(self.teacher.decode(tokens, c)).cpu()
 
     def _clock(self) -> float:
         if self.device.type != "cpu":

@@ -1,6 +1,6 @@
 """Evaluation: the teacher at several step counts, the generator at one, and real data as the floor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
 from dimo_core.judge import Judge, Loader, built
-from dimo_core.metric import Samples
+from dimo_core.metric import Samples, joined_samples
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.settings import Evaluate
 from dimo_core.sources import Conditions
@@ -21,6 +21,9 @@ from dimo_core.table import Kind, Row, Table
 from dimo_core.teacher import EvaluationPlan, Teacher
 from dimo_core.teacher_sampling import TeacherSampling, described
 from dimo_core.tree import Condition
+
+ENOUGH = 20
+"""Samples for each feature from which on a distance is hardly larger for being measured on few of them."""
 
 Progress = Callable[[str, int, int], None]
 """Receives the name of a row, how many of its samples are drawn, and how many will be."""
@@ -203,28 +206,48 @@ class Evaluator:
             device=self.device,
             batch_size=self.settings.batch_size,
         )
-        drawn = drawing.draw(raw, draw, network, progress=lambda done: self.progress(name, done, count))
-        judged = Samples(conditions=tuple(raw), tokens=drawn.tokens, images=drawn.images)
+        parts, passes, seconds = [], 0, 0.0
+        for batch in drawing.batches(raw, draw, network):
+            conditions = raw[batch.start : batch.start + len(batch.tokens)]
+            drawn = Samples(conditions=tuple(conditions), tokens=batch.tokens, images=batch.images)
+            parts.append(self.judge.reduced(drawn))
+            passes, seconds = max(passes, batch.passes), seconds + batch.seconds
+            self.progress(name, batch.start + len(batch.tokens), count)
         return Row(
             name=name,
             kind=kind,
             steps=steps,
-            passes=drawn.passes,
+            passes=passes,
             samples=count,
-            seconds=drawn.seconds,
-            metrics=self.judge(judged),
+            seconds=seconds,
+            metrics=self.judge(joined_samples(parts)),
         )
 
     def _size_notes(self, rows: list[Row]) -> list[str]:
-        """Warnings about sample counts."""
-        reference, fewest = self.judge.reference, min(row.samples for row in rows)
-        if reference is not None and reference.features is not None:
-            width = reference.features.shape[1]
-            if fewest <= width:
-                return [
-                    f"{fewest} samples are few for {width} features: distances such as FID come out far too "
-                    "large. Raise --eval.samples."
-                ]
-        if len({row.samples for row in rows}) > 1:
-            return ["Rows differ in n: distances such as FID grow when there are fewer samples."]
-        return []
+        return size_notes(self.judge, rows, "--eval.samples")
+
+
+def size_notes(judge: Judge, rows: Sequence[Row], option: str) -> list[str]:
+    """Warnings about sample counts: distances between distributions are too large for few samples.
+
+    Args:
+        judge: Whose reference the rows were compared with.
+        rows: The rows.
+        option: What raises the number of samples.
+    """
+    reference, fewest = judge.reference, min(row.samples for row in rows)
+    width = 0 if reference is None or reference.features is None else reference.features.shape[1]
+    if fewest <= width:
+        return [
+            f"{fewest} samples are few for {width} features: distances such as FID come out far too large. "
+            f"Raise {option}."
+        ]
+    notes = []
+    if len({row.samples for row in rows}) > 1:
+        notes.append("Rows differ in n: distances such as FID grow when there are fewer samples.")
+    if fewest < ENOUGH * width:
+        notes.append(
+            f"{fewest} samples for {width} features: distances such as FID come out too large, so compare "
+            f"them at the same n only. From {ENOUGH * width} on it hardly matters ({option})."
+        )
+    return notes

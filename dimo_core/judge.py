@@ -1,18 +1,20 @@
 """The judge: metrics, the reference they compare with, and the features they look at."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
+from jaxtyping import UInt8
 from loguru import logger
+from torch import Tensor
 
 from dimo_core.choice import Choice
 from dimo_core.config_fields import build
-from dimo_core.errors import DimoError
-from dimo_core.metric import FeatureExtractor, Metric, Samples
+from dimo_core.errors import DimoError, UsageError
+from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
 from dimo_core.sources import Data
 from dimo_core.table import Better
 from dimo_core.teacher import EvaluationPlan, Teacher
@@ -91,11 +93,27 @@ class Judge:
         """The other real part that is judged like a model's samples; None when the plan has none."""
         return self._real(self.plan.floor_split)
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether any metric looks at images themselves."""
+        return any("images" in metric.needs for metric in self.metrics.values())
+
+    def reduced(self, batch: Samples) -> Samples:
+        """A batch with its features and without images that no metric looks at: what need be kept of it."""
+        batch = self._with_features(batch)
+        return batch if self.keeps_images else attrs.evolve(batch, images=None)
+
     def __call__(self, samples: Samples) -> dict[str, float]:
-        """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
+        """The numbers of all metrics; one that cannot be computed is noted, and the others are given.
+
+        Metrics that need conditions are left out where a condition is None, which means unknown.
+        """
         samples = self._with_features(samples)
         numbers: dict[str, float] = {}
         for name, metric in self.metrics.items():
+            if None in samples.conditions and "conditions" in metric.needs:
+                self.note(f"metric {name!r} is left out: it needs conditions, and these are not known")
+                continue
             try:
                 numbers |= metric.compute(samples, self.reference, self.teacher)
             except DimoError as error:
@@ -138,8 +156,35 @@ class Judge:
     def _real(self, split: str) -> Samples | None:
         if self.data is None or not split:
             return None
-        examples = self.data.load(split)
-        return self._with_features(Samples(conditions=tuple(examples.conditions()), images=examples.images))
+        return joined_samples([self.reduced(batch) for batch in self._batches(self.data, split)])
+
+    def _batches(self, data: Data, split: str) -> Iterator[Samples]:
+        """A part of the data in batches; where data are streamed, one batch at a time is in memory."""
+        if not data.streams:
+            examples = data.load(split)
+            conditions, size = examples.conditions(), self.batch_size
+            for i in range(0, len(examples), size):
+                yield Samples(
+                    conditions=tuple(conditions[i : i + size]), images=examples.images[i : i + size]
+                )
+            return
+        stream, waiting, broken, total = data.open(split), [], [], 0
+        for picture in (picture for shard in stream.shards for picture in stream.read(shard)):
+            total += 1
+            if picture.image is None:
+                broken.append(f"{picture.key} ({picture.error})")
+                continue
+            waiting.append((picture.label, picture.image))
+            if len(waiting) == self.batch_size:
+                yield _stacked(waiting)
+                waiting = []
+        if waiting:
+            yield _stacked(waiting)
+        if len(broken) > stream.allowed(total) or len(broken) == total:
+            raise UsageError(
+                f"{len(broken)} of {total} reference images of split {split!r} cannot be read: "
+                f"{'; '.join(broken[:3]) or 'there are none'}. Mend or remove them."
+            )
 
     def _with_features(self, samples: Samples) -> Samples:
         """The samples with features and logits, where there are images and an extractor."""
@@ -153,3 +198,8 @@ class Judge:
             features=torch.cat([features.cpu() for features, _ in pairs]),
             logits=torch.cat(logits) if logits else None,
         )
+
+
+def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
+    labels, images = zip(*pictures, strict=True)
+    return Samples(conditions=labels, images=torch.stack(images))

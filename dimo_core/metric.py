@@ -1,10 +1,11 @@
 """``FeatureExtractor``, ``Metric`` and ``Tracker``: what is measured, and where numbers go."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -34,6 +35,21 @@ class Samples:
         """Number of samples."""
         return len(self.conditions)
 
+    def take(self, rows: Sequence[int]) -> "Samples":
+        """Some of the samples, by number."""
+        chosen = {name: part[torch.tensor(rows)] for name, part in self._tensors().items()}
+        return attrs.evolve(self, conditions=tuple(self.conditions[i] for i in rows), **chosen)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = {name: getattr(self, name) for name in ("tokens", "images", "features", "logits")}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def joined_samples(batches: Sequence[Samples]) -> Samples:
+    """Batches in their order as one; what the first one lacks is left out."""
+    parts = {name: torch.cat([getattr(b, name) for b in batches]) for name in batches[0]._tensors()}
+    return Samples(conditions=tuple(c for batch in batches for c in batch.conditions), **parts)
+
 
 class FeatureExtractor(ABC):
     """Images to features and class logits; a frozen attrs class of its options."""
@@ -55,9 +71,13 @@ class Metric(ABC):
 
     Attributes:
         better: Which direction is good, by name of the number; tables mark the best value of these.
+        needs: Which fields of ``Samples`` are read: ``conditions``, ``tokens``, ``images``, ``features`` (and
+            logits). Images that no metric needs are not kept, so that their number is not limited by memory;
+            samples of unknown conditions are judged by metrics that need none.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset({"conditions", "tokens", "images", "features"})
 
     @abstractmethod
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
