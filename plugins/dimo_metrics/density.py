@@ -34,6 +34,8 @@ class DensityCoverage(Metric):
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {"density": "larger", "coverage": "larger"}
 
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
     neighbours: int = attrs.field(default=5, validator=v.gt(0))
 
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""What metrics in a feature space demand of samples and reference: ``feature_pair``."""
+"""What metrics in a feature space demand of samples and reference: ``feature_pair``, ``sample_features``."""
 
 from jaxtyping import Float
 from loguru import logger
@@ -36,20 +36,40 @@ def feature_pair(
     if len(widths) > 1:
         raise UsageError(f"metric {metric!r} got features of different widths: {sorted(widths)}.")
     for side, features in pair.items():
-        count, width = features.shape
-        if count <= neighbours:
-            raise UsageError(
-                f"metric {metric!r} needs more than {neighbours} {side} (its neighbours), got {count}."
-                " Draw more samples, or lower the number of neighbours."
-            )
-        if not features.isfinite().all():
-            raise NumericalError(f"metric {metric!r}: the features of the {side} are not finite.")
-        if count <= width:
-            logger.warning(
-                "metric {!r}: {} {} in {} feature dimensions are too few to trust the numbers",
-                metric,
-                count,
-                side,
-                width,
-            )
+        _check(metric, side, features, neighbours)
     return samples.features, reference.features
+
+
+def sample_features(metric: str, samples: Samples, *, neighbours: int) -> Float[Tensor, "N F"]:
+    """The features of the samples alone, checked as by ``feature_pair``.
+
+    Raises:
+        UsageError: without features, or with too few samples.
+        NumericalError: when features are not finite.
+    """
+    if samples.features is None:
+        raise UsageError(
+            f"metric {metric!r} compares features, and these samples have none. Name an extractor in the"
+            " evaluation plan."
+        )
+    _check(metric, "samples", samples.features, neighbours)
+    return samples.features
+
+
+def _check(metric: str, side: str, features: Float[Tensor, "N F"], neighbours: int) -> None:
+    count, width = features.shape
+    if count <= neighbours:
+        raise UsageError(
+            f"metric {metric!r} needs more than {neighbours} {side} (its neighbours), got {count}."
+            " Draw more samples, or lower the number of neighbours."
+        )
+    if not features.isfinite().all():
+        raise NumericalError(f"metric {metric!r}: the features of the {side} are not finite.")
+    if count <= width:
+        logger.warning(
+            "metric {!r}: {} {} in {} feature dimensions are too few to trust the numbers",
+            metric,
+            count,
+            side,
+            width,
+        )

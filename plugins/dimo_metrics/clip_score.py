@@ -1,0 +1,81 @@
+"""How well images fit their prompts: ``ClipScore``."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Float
+from torch import Tensor
+
+from dimo_core.device import find_device
+from dimo_core.errors import UsageError
+from dimo_core.metric import Metric, Samples
+from dimo_core.teacher import Teacher
+from dimo_metrics.clip_model import Clip
+
+NAME = "clip-score"
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ClipScore(Metric):
+    """100 max(cos(image, prompt), 0) in the space of a CLIP, averaged (Hessel et al. 2021, arXiv 2104.08718).
+
+    Of the paper's 2.5 max(cos, 0) this is forty times as much, as torchmetrics has it. Numbers of different
+    CLIPs do not compare.
+
+    Attributes:
+        model: A folder or URL with the published files (config.json, model.safetensors or pytorch_model.bin,
+            tokenizer, preprocessor_config.json), or a name on the Hugging Face Hub that is in its cache.
+        batch_size: Images that pass the network at a time.
+        device: Where it computes: auto, or a torch device.
+    """
+
+    better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {NAME: "larger"}
+
+    needs: ClassVar[frozenset[str]] = frozenset({"conditions", "images"})
+
+    model: str = "openai/clip-vit-base-patch32"
+    batch_size: int = attrs.field(default=64, validator=v.gt(0))
+    device: str = "auto"
+
+    def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
+        """``clip-score``; the reference is not needed.
+
+        Raises:
+            CheckpointError: when the CLIP is missing, or its files do not fit one another.
+            MissingLibraryError: when transformers cannot be loaded.
+            UsageError: when samples have no images, or conditions that are no prompts.
+        """
+        return {NAME: self.each(samples).double().mean().item()}
+
+    def each(self, samples: Samples) -> Float[Tensor, " N"]:
+        """The score of every sample, in [0, 100]: their mean is the metric.
+
+        Raises:
+            CheckpointError: as ``compute``.
+            MissingLibraryError: as ``compute``.
+            UsageError: as ``compute``.
+        """
+        if samples.images is None or not len(samples) or samples.images.shape[1] not in (1, 3):
+            raise UsageError(
+                f"metric {NAME!r} looks at images with 1 or 3 channels, and these samples have none."
+                " Choose other metrics."
+            )
+        if others := [c for c in samples.conditions if not isinstance(c, str)]:
+            raise UsageError(
+                f"metric {NAME!r} compares images with prompts, and the condition {others[0]!r} is none."
+                " Choose other metrics for this teacher, such as 'fidelity'."
+            )
+        clip, prompts = self._clip, samples.conditions
+        cosines = [
+            clip.cosines(images, prompts[i * self.batch_size : i * self.batch_size + len(images)])
+            for i, images in enumerate(torch.split(samples.images, self.batch_size))
+        ]
+        return 100 * torch.cat(cosines).clamp_min(0)
+
+    @cached_property
+    def _clip(self) -> Clip:
+        return Clip.load(self.model, find_device(self.device))
