@@ -37,6 +37,19 @@ def built(registry: Loader, kind: str, choice: Choice) -> Any:
     return build(registry.load(kind, choice.name), choice.options)
 
 
+@attrs.frozen(kw_only=True)
+class Judged:
+    """Numbers for some samples.
+
+    Attributes:
+        numbers: By name.
+        missing: Metrics of the plan that could not be computed, by registry name.
+    """
+
+    numbers: Mapping[str, float]
+    missing: tuple[str, ...] = ()
+
+
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Judge:
     """Numbers for samples, by one plan. What cannot be computed is noted, and the rest still is.
@@ -104,12 +117,17 @@ class Judge:
         return batch if self.keeps_images else attrs.evolve(batch, images=None)
 
     def __call__(self, samples: Samples) -> dict[str, float]:
-        """The numbers of all metrics; one that cannot be computed is noted, and the others are given.
+        """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
+        return self.judged(samples).numbers
+
+    def judged(self, samples: Samples) -> "Judged":
+        """The same, and which metrics are missing.
 
         Metrics that need conditions are left out where a condition is None, which means unknown.
         """
         samples = self._with_features(samples)
         numbers: dict[str, float] = {}
+        missing = [choice.name for choice in self.plan.metrics if choice.name not in self.metrics]
         for name, metric in self.metrics.items():
             if None in samples.conditions and "conditions" in metric.needs:
                 self.note(f"metric {name!r} is left out: it needs conditions, and these are not known")
@@ -118,7 +136,10 @@ class Judge:
                 numbers |= metric.compute(samples, self.reference, self.teacher)
             except DimoError as error:
                 self.note(f"metric {name!r} is missing: {error}")
-        return {name: float(value) for name, value in numbers.items()}
+                missing.append(name)
+        return Judged(
+            numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing)
+        )
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""
@@ -143,9 +164,18 @@ class Judge:
             and {**plan.data.as_dict(), "split": plan.split, "size": len(self.reference or ())},
             "floor": {"split": plan.floor_split, "size": len(self.floor)} if self.floor else None,
             "features": plan.features and plan.features.as_dict(),
-            "fingerprint": self.features and self.features.fingerprint,
+            "fingerprint": self.fingerprint,
             "metrics": [choice.as_dict() for choice in plan.metrics],
         }
+
+    @property
+    def fingerprint(self) -> str | None:
+        """That of the extractor; None when there is none, or it lacks its weights."""
+        try:
+            return self.features and self.features.fingerprint
+        except DimoError as error:
+            self._without_features(error)
+            return None
 
     def note(self, text: str) -> None:
         """Remember something that a reader of the numbers must know; the first time, log it too."""
@@ -190,14 +220,25 @@ class Judge:
         """The samples with features and logits, where there are images and an extractor."""
         if self.features is None or samples.images is None or samples.features is not None:
             return samples
-        with torch.no_grad():
-            pairs = [self.features.extract(images) for images in torch.split(samples.images, self.batch_size)]
+        try:
+            with torch.no_grad():
+                pairs = [
+                    self.features.extract(images) for images in torch.split(samples.images, self.batch_size)
+                ]
+        except DimoError as error:
+            self._without_features(error)
+            return samples
         logits = [logits.cpu() for _, logits in pairs if logits is not None]
         return attrs.evolve(
             samples,
             features=torch.cat([features.cpu() for features, _ in pairs]),
             logits=torch.cat(logits) if logits else None,
         )
+
+    def _without_features(self, error: DimoError) -> None:
+        """Go on without an extractor that cannot be used; metrics that need none are still computed."""
+        self.note(f"no features: {error}")
+        self.features = None
 
 
 def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:

@@ -29,7 +29,15 @@ class Row:
         passes: Forward passes a sample took, the guidance's second pass counted.
         samples: How many samples were judged.
         seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
-        metrics: The numbers by name.
+        metrics: The numbers by name; means, where there are several seeds.
+        series: What rows of one curve share, such as the sampler; empty where nobody compares samplers.
+        temperature: Sampling temperature of a generator, where several are compared.
+        parameters: Of the network; 0 where nobody counted.
+        decoding: Time to decode all the images.
+        seeds: Seeds that the numbers are means over; ``samples`` were drawn for each.
+        spread: Standard deviation over seeds, by metric.
+        intervals: 95 % intervals over resamples, by metric.
+        protocol: Digest of the protocol, where rows come from several files.
     """
 
     name: str
@@ -40,11 +48,24 @@ class Row:
     samples: int
     seconds: float = 0.0
     metrics: Mapping[str, float]
+    series: str = ""
+    temperature: float | None = None
+    parameters: int = 0
+    decoding: float = 0.0
+    seeds: int = 1
+    spread: Mapping[str, float] = attrs.field(factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict)
+    protocol: str = ""
 
     @property
     def rate(self) -> float:
         """Samples a second; 0 where nothing was sampled."""
-        return self.samples / self.seconds if self.seconds > 0 else 0.0
+        return self.samples * self.seeds / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def each(self) -> float:
+        """Seconds a sample, decoded; 0 where nothing was sampled."""
+        return (self.seconds + self.decoding) / (self.samples * self.seeds)
 
 
 @attrs.frozen(kw_only=True)
@@ -110,27 +131,46 @@ class Table:
             values = [None if row.kind == "real" else float(value(row)) for row in self.rows]
             return Column(title=title, cells=aligned(values, decimals))
 
-        def number(metric: str) -> Column:
-            cells = aligned([row.metrics.get(metric) for row in self.rows])
-            return Column(title=metric, cells=cells, best=self.best(metric))
-
+        costs = [cost("seconds", lambda row: row.seconds), cost("samples/s", lambda row: row.rate)]
+        sizes = []
+        if self.compares:
+            costs = [
+                cost("s/image", lambda row: row.each),
+                cost("images/s", lambda row: 1 / row.each if row.each else 0.0),
+            ]
+            sizes = [Column(title="parameters", cells=tuple(_short(row.parameters) for row in self.rows))]
         return [
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
             cost("passes", lambda row: row.passes, 0),
-            cost("seconds", lambda row: row.seconds),
-            cost("samples/s", lambda row: row.rate),
-            *map(number, metrics or self.metrics),
-            Column(title="n", cells=tuple(str(row.samples) for row in self.rows)),
+            *costs,
+            *map(self._number, metrics or self.metrics),
+            Column(title="n", cells=tuple(_count(row) for row in self.rows)),
+            *sizes,
         ]
+
+    @property
+    def compares(self) -> bool:
+        """Whether this is a table of `dimo compare`, in which decoding is counted too."""
+        return any(row.parameters for row in self.rows)
+
+    def _number(self, metric: str) -> Column:
+        """A metric, with its spread over seeds and its interval where there are any."""
+        cells = aligned([row.metrics.get(metric) for row in self.rows])
+        decimals = max(len(cell.partition(".")[2]) for cell in cells)
+        full = []
+        for cell, row in zip(cells, self.rows, strict=True):
+            if metric in row.spread:
+                cell += f" ±{row.spread[metric]:.{decimals}f}"
+            if metric in row.intervals:
+                low, high = row.intervals[metric]
+                cell += f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+            full.append(cell)
+        return Column(title=metric, cells=tuple(full), best=self.best(metric))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``evaluation.json``; numbers that are not finite become null."""
-        rows = [attrs.asdict(row) for row in self.rows]
         return {
-            "rows": [
-                {**row, "metrics": {k: v if math.isfinite(v) else None for k, v in row["metrics"].items()}}
-                for row in rows
-            ],
+            "rows": [_finite(attrs.asdict(row)) for row in self.rows],
             "shown": list(self.shown),
             "better": dict(self.better),
             "protocol": dict(self.protocol),
@@ -143,7 +183,8 @@ class Table:
 
         def row(values: Mapping[str, Any]) -> Row:
             metrics = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
-            return Row(**{**values, "metrics": metrics})
+            intervals = {k: (low, high) for k, (low, high) in values.get("intervals", {}).items()}
+            return Row(**{**values, "metrics": metrics, "intervals": intervals})
 
         return cls(
             rows=tuple(row(values) for values in data["rows"]),
@@ -182,7 +223,9 @@ class Table:
         return result
 
     def _terminal(self, metrics: Sequence[str]) -> list[Column]:
-        return [column for column in self.columns(metrics) if column.title != "samples/s"]
+        return [
+            column for column in self.columns(metrics) if column.title not in ("samples/s", "images/s")
+        ]
 
     def _width(self, metrics: Sequence[str]) -> int:
         """Characters a line of the terminal's table takes, two of them after each column."""
@@ -202,6 +245,27 @@ class Table:
         return "\n".join(
             f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
         )
+
+
+def _short(parameters: int) -> str:
+    """A number of parameters as people say it."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g} {unit}"
+    return str(parameters) if parameters else "-"
+
+
+def _count(row: Row) -> str:
+    return str(row.samples) if row.seeds == 1 else f"{row.samples} x {row.seeds}"
+
+
+def _finite(value: Any) -> Any:
+    """Plain data in which numbers that are not finite are null, for JSON."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def aligned(values: Sequence[float | None], decimals: int | None = None) -> tuple[str, ...]:
