@@ -1,5 +1,6 @@
 """Prompts from files and from lists: ``Prompts`` and ``PromptList``."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -143,37 +144,42 @@ class Prompts(Conditions):
         )
 
     def _first(self, count: int) -> list[str]:
-        """The first ``count`` different prompts, or all held-out ones."""
-        found: dict[str, None] = {}
+        """The first ``count`` different prompts; for 0 all held-out ones, as often as they are listed."""
+        different: dict[str, None] = {}
+        listed: list[str] = []
         failed: list[str] = []
         missing: list[str] = []
 
-        def collect(url: str) -> None:
+        def collect(url: str, here: list[str]) -> None:
+            here.clear()  # another attempt begins anew
             for entry in read_whole(url, self.layout, self.reader):
                 if isinstance(entry, str):
-                    found.setdefault(entry)  # so that another attempt may begin anew
-                if 0 < count <= len(found):
+                    different.setdefault(entry)
+                    here += [] if count else [entry]
+                if 0 < count <= len(different):
                     return
 
         urls = expanded(self.held_out or self.url, silence=self.timeout)
         for url in urls:
             self.layout.format_of(url)
+            here: list[str] = []
             try:
-                self.reader.retried(url, lambda url=url: collect(url))  # type: ignore[misc]
+                self.reader.retried(url, functools.partial(collect, url, here))
             except Exception as error:  # of any file system
                 missing += [url] if is_missing(error) else []
                 failed.append(f"{url} ({told(error)})")
                 logger.warning("not read to its end: {}", failed[-1])
-            if 0 < count <= len(found):
+            listed += here
+            if 0 < count <= len(different):
                 break
         if missing == urls:
             raise no_files(urls, "conditions.held_out" if self.held_out else "conditions.url")
-        if not found:
+        if not different:
             raise UsageError(
                 f"no prompts to evaluate with in {self.held_out or self.url!r}:"
                 f" {'; '.join(failed[:5]) or 'there are none'}."
             )
-        return list(found)
+        return list(different) if count else listed
 
 
 @attrs.frozen(kw_only=True)

@@ -89,6 +89,6 @@ class Scenes(Data):
             conditions=Choice("scene-prompts"),
             samples=1000,
             steps=(32, 16, 8, 4, 2, 1),
-            sampler=Choice("maskgit", {"schedule": "cosine", "counts": "cumulative", "gumbel": 4.5}),
+            sampler=Choice("maskgit", {"schedule": "cosine", "counts": "cumulative", "gumbel": 2.0}),
             shown=("overall", *TAGS, "readable", "fid", "precision", "recall", "kid"),
         )

@@ -1,11 +1,12 @@
-"""Make the prompts that are shipped: ``prompts.tar`` for training, ``evaluation.jsonl`` for evaluation.
+"""Make the prompts that are shipped, the same wherever they are made, byte for byte.
 
 ::
 
-    python -m dimo_scenes.make_prompts [FOLDER]
+    python -m dimo_scenes.make_prompts FOLDER
 
-The tar file is a webdataset shard with one caption in each sample (KEY.txt). Both files are the same, byte
-for byte, wherever they are made.
+``evaluation.jsonl`` holds the held-out prompts, as GenEval writes such; it is part of this package.
+``prompts.tar`` is a webdataset shard with one training caption in each sample (KEY.txt), and ``held_out.txt``
+has one held-out prompt a line, the tags in turn; both are part of the embedded teacher of scenes.
 """
 
 import json
@@ -18,7 +19,7 @@ from webdataset import ShardWriter
 from dimo_scenes.captions import TAGS
 from dimo_scenes.combinations import Choices
 from dimo_scenes.drawing import draw_caption, uniforms
-from dimo_scenes.evaluation_prompts import chosen_captions
+from dimo_scenes.evaluation_prompts import MOST, balanced_captions, chosen_captions
 
 COUNT = 2048
 """Captions in the shard, all different."""
@@ -36,7 +37,7 @@ def training_prompts(count: int) -> list[str]:
 
 
 def make_prompts(folder: Path) -> None:
-    """Write both files."""
+    """Write the files."""
     fixed = {"mtime": 0, "user": "", "group": "", "verbose": 0}
     with (
         (folder / "prompts.tar").open("wb") as file,
@@ -46,7 +47,9 @@ def make_prompts(folder: Path) -> None:
             shard.write({"__key__": f"{number:06d}", "txt": text})
     lines = [json.dumps(caption.record()) + "\n" for tag in TAGS for caption in chosen_captions(tag)]
     (folder / "evaluation.jsonl").write_text("".join(lines))
+    held_out = balanced_captions(MOST * len(TAGS))
+    (folder / "held_out.txt").write_text("".join(f"{caption.text}\n" for caption in held_out))
 
 
 if __name__ == "__main__":
-    make_prompts(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent)
+    make_prompts(Path(sys.argv[1]))

@@ -128,6 +128,16 @@ class Published:
             raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
         return cls(folder=folder, card=card, name=name)
 
+    def prompts(self) -> dict[str, Any] | None:
+        """The conditions ``prompts`` over the files that the card names beside itself; None without any."""
+        if not (beside := self.card.get("prompts")):
+            return None
+        return {"name": "prompts", **{option: self.folder.path(name) for option, name in beside.items()}}
+
+    def own_card(self) -> dict[str, Any]:
+        """The card for another folder, into which prompts are not copied."""
+        return {name: value for name, value in self.card.items() if name != "prompts"}
+
     def config(self, name: str) -> dict[str, Any]:
         """The configuration of a part; its weights need not be there.
 
@@ -135,8 +145,6 @@ class Published:
             CheckpointError: when it is missing or unreadable.
         """
         if not is_there(self.folder.path(name, "config.json"), certain=True):
-            if self.name == EMBEDDED:
-                raise CheckpointError(f"--teacher.checkpoint is missing. {WHAT_IS_NEEDED}")
             raise CheckpointError(f"no file {self.folder.path(name, 'config.json')}.\n{WHAT_IS_NEEDED}")
         return read_json(self.folder.path(name, "config.json"))
 

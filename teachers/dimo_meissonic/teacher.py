@@ -44,7 +44,7 @@ class Meissonic(Teacher):
 
     Attributes:
         checkpoint: The published folder, or one that ``dimo convert`` or ``dimo pretrain`` wrote; a path or
-            fsspec URL. Needed: no small teacher is embedded yet.
+            fsspec URL; null takes the small teacher of scenes that is embedded in the package.
         timestep: What the network is told as its timestep: zero, the index of the sampling step, or 1000
             times the mask ratio. Zero is what the released Di[M]O training used and its generators need.
         timestep_steps: For ``timestep: step_index`` in distillation, where no steps are taken: the number of
@@ -248,9 +248,9 @@ class Meissonic(Teacher):
         return () if self._small else advice(config)
 
     def recipes(self) -> Mapping[str, Recipe]:
-        """``fast`` and ``paper``, of this teacher's scale; with its evaluation's prompts, if it has one."""
-        recipes, plan = RECIPES["small" if self._small else "published"], self.evaluation()
-        conditions = {"conditions": plan.conditions.as_dict()} if plan else {}
+        """``fast`` and ``paper``, of this teacher's scale; with its prompts, if it brings some."""
+        recipes = RECIPES["small" if self._small else "published"]
+        conditions = {"conditions": found} if (found := self._parts.published.prompts()) else {}
         return {name: {**recipe, **conditions} for name, recipe in recipes.items()}
 
     def samplings(self) -> Mapping[str, Sampling]:
@@ -294,5 +294,5 @@ class Meissonic(Teacher):
             vqvae=self._parts.published.part(VQVAE),
             text=(self._parts.text_config, self._parts.text()),
             vocabulary=self._parts.published.vocabulary(),
-            card={**self._card, **chosen, "grid": list(self._sides), **card},
+            card={**self._parts.published.own_card(), **chosen, "grid": list(self._sides), **card},
         )

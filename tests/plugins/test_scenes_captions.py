@@ -201,8 +201,11 @@ def test_balanced_prompts_take_the_tags_in_turn_and_begin_anew() -> None:
     assert [caption.text for caption in found] == ScenePrompts().balanced(TEXT, 500)
 
 
+TEACHER = files("dimo_meissonic").joinpath("embedded")
+
+
 def shard_texts() -> list[str]:
-    with files("dimo_scenes").joinpath("prompts.tar").open("rb") as file, tarfile.open(fileobj=file) as tar:
+    with TEACHER.joinpath("prompts.tar").open("rb") as file, tarfile.open(fileobj=file) as tar:
         members = [tar.extractfile(member) for member in tar if member.name.endswith(".txt")]
         return [member.read().decode() for member in members if member is not None]
 
@@ -215,8 +218,9 @@ def test_the_shard_holds_different_training_captions() -> None:
 
 def test_the_script_makes_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
     make_prompts(tmp_path)
-    for name in ("prompts.tar", "evaluation.jsonl"):
-        assert files("dimo_scenes").joinpath(name).read_bytes() == (tmp_path / name).read_bytes(), name
+    homes = {"evaluation.jsonl": files("dimo_scenes"), "prompts.tar": TEACHER, "held_out.txt": TEACHER}
+    for name, home in homes.items():
+        assert home.joinpath(name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_the_evaluation_file_is_read_by_what_reads_genevals() -> None:
