@@ -53,7 +53,7 @@ class DensityCoverage(Metric):
 def density_and_coverage(
     real: Float[Tensor, "M F"], samples: Float[Tensor, "N F"], neighbours: int
 ) -> tuple[float, float]:
-    """Density and coverage of ``samples`` (equations 3 and 4 of the paper).
+    """Density and coverage of ``samples`` (equations 3 and 4 of the paper); a sample on the rim is outside.
 
     Args:
         real: Features of the real samples.
@@ -63,16 +63,24 @@ def density_and_coverage(
     inside, covered = 0, 0
     for block in _blocks(real, max(len(real), len(samples))):
         # The nearest of all is the point itself, at distance 0, and does not count.
-        radius = _distances(block, real).kthvalue(neighbours + 1, dim=1).values
-        held = (_distances(block, samples) < radius[:, None]).sum(1)
+        radius = _squared(block, real).kthvalue(neighbours + 1, dim=1).values
+        held = (_squared(block, samples) < radius[:, None]).sum(1)
         inside += int(held.sum())
         covered += int((held > 0).sum())
     return inside / (neighbours * len(samples)), covered / len(real)
 
 
-def _distances(a: Float[Tensor, "A F"], b: Float[Tensor, "B F"]) -> Float[Tensor, "A B"]:
-    """Euclidean distances in float64: by matrix products, whose cancellation float32 would show."""
-    return torch.cat([torch.cdist(a.double(), part.double()) for part in torch.split(b, COLUMNS)], dim=1)
+def _squared(a: Float[Tensor, "A F"], b: Float[Tensor, "B F"]) -> Float[Tensor, "A B"]:
+    """Squared distances in float64: by matrix products, whose cancellation float32 would show.
+
+    Roots are never taken: torch's are not rounded alike in all places of a tensor, and would decide ties.
+    """
+    rows = a.double()
+    norms = rows.square().sum(1, keepdim=True)
+    parts = (part.double() for part in torch.split(b, COLUMNS))
+    return torch.cat(
+        [torch.addmm(norms + part.square().sum(1), rows, part.T, alpha=-2) for part in parts], dim=1
+    )
 
 
 def _blocks(points: Float[Tensor, "M F"], others: int) -> Iterator[Float[Tensor, "A F"]]:

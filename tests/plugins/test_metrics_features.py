@@ -82,6 +82,15 @@ def plain_density_and_coverage(real: Tensor, fake: Tensor, k: int) -> tuple[floa
     return inside / (k * len(fake)), covered / len(real)
 
 
+def prdc_density_and_coverage(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
+    """The same by whole matrices, as the authors' package prdc puts it."""
+    between_real = np.sqrt(((real[:, None] - real[None]) ** 2).sum(-1))
+    radii = np.partition(between_real, k, axis=1)[:, k]
+    to_fake = np.sqrt(((real[:, None] - fake[None]) ** 2).sum(-1))
+    density = (to_fake < radii[:, None]).sum(0).mean() / k
+    return float(density), float((to_fake.min(1) < radii).mean())
+
+
 def plain_score(logits: Tensor) -> float:
     """exp of the mean KL divergence of the predictions from their mean."""
     p = logits.double().softmax(1)
@@ -174,6 +183,26 @@ def test_density_and_coverage_are_those_of_the_definition(
     real, fake = of(samples(20, width, seed=seed)), of(samples(15, width, seed=seed + 1, shift=shift))
     expected = plain_density_and_coverage(real, fake, k)
     assert expected == pytest.approx(density_and_coverage(real, fake, k))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    k=st.integers(1, 4), counts=st.tuples(st.integers(5, 40), st.integers(1, 40)), seed=st.integers(0, 999)
+)
+def test_density_and_coverage_are_those_of_prdc_where_many_distances_are_equal(
+    k: int, counts: tuple[int, int], seed: int
+) -> None:
+    # Integers: distances tie exactly, points coincide, and balls of radius 0 hold nothing.
+    rng = np.random.default_rng(seed)
+    real, fake = (rng.integers(0, 4, (count, 2)).astype(float) for count in counts)
+    expected = prdc_density_and_coverage(real, fake, k)
+    assert expected == pytest.approx(density_and_coverage(torch.from_numpy(real), torch.from_numpy(fake), k))
+
+
+def test_a_sample_on_the_rim_of_a_ball_lies_outside() -> None:
+    real = torch.tensor([[0.0], [1.0], [3.0]])  # the radii to the nearest are 1, 1 and 2
+    assert (0.0, 0.0) == density_and_coverage(real, torch.tensor([[-1.0]]), 1)
+    assert (1.0, 1 / 3) == density_and_coverage(real, torch.tensor([[2.0]]), 1)
 
 
 def test_blocks_of_distances_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

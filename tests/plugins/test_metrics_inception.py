@@ -1,0 +1,150 @@
+"""The Inception features: weights are found, read safely, and give torch-fidelity's own features."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from loguru import logger
+from safetensors.torch import save_file
+
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.testing import check_options
+from dimo_metrics.inception import FILES, Inception
+from dimo_metrics.library import load_torch_fidelity
+
+
+class Trap:
+    """Its pickle would run a program."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the network, in the published format, in a folder like torch's cache."""
+    load_torch_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    def keep(self: Any, state: object) -> None:
+        pass
+
+    file = tmp_path_factory.mktemp("torch") / "checkpoints" / FILES[0]
+    file.parent.mkdir()
+    empty = file.with_name("empty.pth")
+    torch.save({}, empty)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", keep)
+        network = FeatureExtractorInceptionV3("n", ["2048"], feature_extractor_weights_path=str(empty))
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (3, 3, 20, 31), dtype=torch.uint8, generator=generator)
+
+
+def test_options_are_those_of_a_plugin() -> None:
+    check_options(Inception())
+
+
+def test_features_and_logits_are_those_of_torch_fidelity(published: Path, pictures: torch.Tensor) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3(
+        "n", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(published)
+    )
+    expected = network(pictures)
+    found = Inception(weights=str(published), batch_size=2, device="cpu").extract(pictures)
+    assert [(3, 2048), (3, 1008)] == [tuple(part.shape) for part in found]
+    assert all(torch.allclose(e, f, rtol=1e-4, atol=1e-6) for e, f in zip(expected, found, strict=True))
+    assert found[0].std() > 0
+
+
+def test_weights_lie_in_torchs_cache_under_either_name(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Inception(weights=str(published)).fingerprint
+    for name in FILES:
+        home = tmp_path / name
+        (home / "hub" / "checkpoints").mkdir(parents=True)
+        (home / "hub" / "checkpoints" / name).symlink_to(published)
+        monkeypatch.setenv("TORCH_HOME", str(home))
+        assert given == Inception().fingerprint
+
+
+def test_without_weights_nothing_is_downloaded_and_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: torch.Tensor
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", pytest.fail)
+    with pytest.raises(CheckpointError) as caught:
+        Inception().extract(pictures)
+    text = str(caught.value)
+    told = (*FILES, str(tmp_path / "hub" / "checkpoints"), "option 'weights'", "https://github.com/toshas/")
+    assert [] == [part for part in told if part not in text]
+    with pytest.raises(CheckpointError, match="no weights"):
+        _ = Inception().fingerprint
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no file .*gone\.pth"):
+        _ = Inception(weights=str(tmp_path / "gone.pth")).fingerprint
+
+
+def test_the_fingerprint_tells_weights_apart_and_not_where_they_are_or_run(
+    published: Path, tmp_path: Path
+) -> None:
+    with fsspec.open("memory://inception/weights.pth", "wb") as file:
+        file.write(published.read_bytes())
+    same = Inception(weights="memory://inception/weights.pth", device="cpu", batch_size=1).fingerprint
+    assert Inception(weights=str(published)).fingerprint == same
+    other = tmp_path / "other.pth"
+    other.write_bytes(published.read_bytes() + b" ")
+    assert Inception(weights=str(other)).fingerprint != same
+
+
+def test_other_weights_than_the_published_ones_are_warned_about(published: Path) -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    try:
+        _ = Inception(weights=str(published)).fingerprint
+    finally:
+        logger.remove(sink)
+    assert ["6726825d" in line for line in lines] == [True]
+
+
+def test_safetensors_will_do(published: Path, tmp_path: Path, pictures: torch.Tensor) -> None:
+    save_file(torch.load(published, weights_only=True), tmp_path / "weights.safetensors")
+    expected, _ = Inception(weights=str(published), device="cpu").extract(pictures[:1])
+    found, _ = Inception(weights=str(tmp_path / "weights.safetensors"), device="cpu").extract(pictures[:1])
+    assert torch.equal(expected, found)
+
+
+def test_gray_images_are_read_as_colour(published: Path, pictures: torch.Tensor) -> None:
+    inception = Inception(weights=str(published), device="cpu")
+    expected, _ = inception.extract(pictures[:1, :1].repeat(1, 3, 1, 1))
+    found, _ = inception.extract(pictures[:1, :1])
+    assert torch.equal(expected, found)
+
+
+def test_images_with_other_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"1 or 3 channels, got \[1, 4, 8, 8\]"):
+        Inception().extract(torch.zeros(1, 4, 8, 8, dtype=torch.uint8))
+
+
+def test_a_pickled_program_is_not_run(tmp_path: Path, pictures: torch.Tensor) -> None:
+    torch.save({"fc.weight": torch.zeros(2), "trap": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match=r"trap\.pth"):
+        Inception(weights=str(tmp_path / "trap.pth")).extract(pictures)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, pictures: torch.Tensor) -> None:
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth does not fit the Inception network"):
+        Inception(weights=str(tmp_path / "other.pth")).extract(pictures)
