@@ -1,13 +1,14 @@
 """How well images fit their prompts: ``ClipScore``."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import attrs
 import torch
 from attrs import validators as v
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dimo_core.device import find_device
@@ -17,6 +18,9 @@ from dimo_core.teacher import Teacher
 from dimo_metrics.clip_model import Clip
 
 NAME = "clip-score"
+
+Key = tuple[str, bytes]
+"""A prompt, and the digest of an image."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -69,13 +73,26 @@ class ClipScore(Metric):
                 f"metric {NAME!r} compares images with prompts, and the condition {others[0]!r} is none."
                 " Choose other metrics for this teacher, such as 'fidelity'."
             )
-        clip, prompts = self._clip, samples.conditions
-        cosines = [
-            clip.cosines(images, prompts[i * self.batch_size : i * self.batch_size + len(images)])
-            for i, images in enumerate(torch.split(samples.images, self.batch_size))
-        ]
-        return 100 * torch.cat(cosines).clamp_min(0)
+        known, keys = self._known, _keys(samples.images, samples.conditions)
+        new = list(dict.fromkeys(key for key in keys if key not in known))
+        rows = {key: i for i, key in enumerate(keys)}
+        for start in range(0, len(new), self.batch_size):
+            batch = new[start : start + self.batch_size]
+            images = samples.images[torch.tensor([rows[key] for key in batch])]
+            cosines = self._clip.cosines(images, [prompt for prompt, _ in batch])
+            known.update(zip(batch, cosines.clamp_min(0).tolist(), strict=True))
+        return 100 * torch.tensor([known[key] for key in keys])
+
+    @cached_property
+    def _known(self) -> dict[Key, float]:
+        """Of what was judged before: intervals judge the same samples many times."""
+        return {}
 
     @cached_property
     def _clip(self) -> Clip:
         return Clip.load(self.model, find_device(self.device))
+
+
+def _keys(images: UInt8[Tensor, "N C H W"], prompts: Sequence[str]) -> list[Key]:
+    rows = images.cpu().contiguous().flatten(1).numpy()
+    return [(p, hashlib.sha256(row).digest()) for p, row in zip(prompts, rows, strict=True)]

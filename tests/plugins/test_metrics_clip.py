@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
 from dimo_core.metric import Samples
 from dimo_core.teacher import Teacher
 from dimo_core.testing import check_options
-from dimo_metrics.clip_model import Preprocessing
+from dimo_metrics.clip_model import Clip, Preprocessing
 from dimo_metrics.clip_score import ClipScore
 
 PROMPTS = ("a red cat", "the hat", "one two three four five six seven eight nine ten", "x")
@@ -135,6 +136,23 @@ def test_the_score_is_a_hundred_times_the_cosine_and_never_negative(
         assert {"clip-score": pytest.approx(sum(expected) / 4, abs=1e-4)} == numbers
         zeros += expected.count(0)
     assert len(judged) == zeros  # each pair counts in one of the two
+
+
+def test_samples_that_were_judged_before_are_not_looked_at_again(
+    published: Path, judged: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = ClipScore(model=str(published), device="cpu")
+    expected = metric.each(judged)
+    passes = []
+    own = Clip.cosines
+    monkeypatch.setattr(
+        Clip, "cosines", lambda self, images, texts: passes.append(len(texts)) or own(self, images, texts)
+    )
+    assert torch.equal(expected[[2, 0, 2]], metric.each(judged.take([2, 0, 2])))
+    assert [] == passes
+    swapped = attrs.evolve(judged.take([1, 1]), conditions=(PROMPTS[1], PROMPTS[0]))
+    assert expected[1] == metric.each(swapped)[0]
+    assert [1] == passes
 
 
 @pytest.mark.parametrize("shape", [(48, 37), (20, 33), (32, 32), (256, 256), (31, 100)])
@@ -278,3 +296,20 @@ def test_samples_without_images_or_prompts_are_refused(judged: Samples) -> None:
         ClipScore().each(attrs.evolve(judged, images=None))
     with pytest.raises(UsageError, match="the condition 3 is none"):
         ClipScore().each(attrs.evolve(judged, conditions=("a cat", 3, "a", "b")))
+
+
+def test_a_broken_torchvision_does_not_take_the_score_away(published: Path, tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    code = f"""
+import sys, torch
+sys.path.insert(0, {str(tmp_path)!r})
+from dimo_metrics.clip_score import ClipScore
+from dimo_core.metric import Samples
+samples = Samples(conditions=("a",), images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+score = ClipScore(model={str(published)!r}, device="cpu").each(samples)
+print(0 <= score.item() <= 100)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (0, "True") == (done.returncode, done.stdout.strip()), done.stderr

@@ -1,18 +1,35 @@
 """The Inception features: weights are found, read safely, and give torch-fidelity's own features."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 import torch
+import webdataset
 from loguru import logger
+from PIL import Image
 from safetensors.torch import save_file
 
+from dimo_core.choice import Choice
 from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.judge import Judge
+from dimo_core.metric import Samples
+from dimo_core.registry import Registry
+from dimo_core.teacher import EvaluationPlan, Teacher
 from dimo_core.testing import check_options
+from dimo_metrics.fidelity import Fidelity
 from dimo_metrics.inception import FILES, Inception
 from dimo_metrics.library import load_torch_fidelity
+
+
+class NoTeacher(Teacher):
+    """These metrics ask nothing of the teacher."""
+
+
+NoTeacher.__abstractmethods__ = frozenset()
 
 
 class Trap:
@@ -148,3 +165,60 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, pictures: torch.
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth does not fit the Inception network"):
         Inception(weights=str(tmp_path / "other.pth")).extract(pictures)
+
+
+def write_picture(path: Path, pixels: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path)
+
+
+def reference_folder(pictures: torch.Tensor, folder: Path) -> dict[str, Any]:
+    for i, picture in enumerate(pictures):
+        write_picture(folder / "any" / f"{i:03d}.png", picture)
+    return {
+        "data": Choice("image-folder", {"path": str(folder), "size": 20, "held_out": 0}),
+        "split": "train",
+    }
+
+
+def reference_shards(pictures: torch.Tensor, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    with webdataset.TarWriter(str(folder / "0.tar")) as shard:
+        for i, picture in enumerate(pictures):
+            write_picture(folder / "one.png", picture)
+            shard.write({"__key__": f"{i:03d}", "png": (folder / "one.png").read_bytes(), "cls": b"0"})
+    data = Choice("image-shards", {"url": str(folder / "0.tar"), "classes": 1, "size": 20})
+    return {"data": data, "split": "train"}
+
+
+def reference_batch(pictures: torch.Tensor, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    np.savez(folder / "adm.npz", arr_0=pictures.permute(0, 2, 3, 1).numpy())
+    return {"data": Choice("reference-batch", {"path": str(folder / "adm.npz")}), "split": "all"}
+
+
+@pytest.mark.parametrize("reference", [reference_folder, reference_shards, reference_batch])
+def test_samples_are_judged_against_images_wherever_they_lie(
+    published: Path, tmp_path: Path, reference: Callable[[torch.Tensor, Path], dict[str, Any]]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, drawn = (
+        torch.randint(0, 256, (n, 3, 20, 20), dtype=torch.uint8, generator=generator) for n in (5, 4)
+    )
+    inception = {"weights": str(published), "device": "cpu"}
+    kid = {"numbers": ["kid"], "kid_subsets": 1}
+    plan = EvaluationPlan(
+        **reference(real, tmp_path / "reference"),
+        features=Choice("inception", inception),
+        metrics=(Choice("fidelity", kid),),
+        best="kid",
+    )
+    judge = Judge.resolve(NoTeacher(), plan, Registry.discover(), batch_size=3)
+    numbers = judge(Samples(conditions=(None,) * 4, images=drawn))
+    both = [
+        Samples(conditions=(0,) * len(images), features=Inception(**inception).extract(images)[0])
+        for images in (drawn, real)
+    ]
+    assert [] == judge.notes
+    expected = Fidelity(**kid).compute(*both, NoTeacher())
+    assert expected == pytest.approx(numbers, rel=1e-3)
