@@ -224,19 +224,20 @@ class Evaluator:
         )
 
     def _size_notes(self, rows: list[Row]) -> list[str]:
-        return size_notes(self.judge, rows, "--eval.samples")
+        reference = self.judge.reference
+        features = None if reference is None else reference.features
+        return size_notes(0 if features is None else features.shape[1], rows, "--eval.samples")
 
 
-def size_notes(judge: Judge, rows: Sequence[Row], option: str) -> list[str]:
+def size_notes(width: int, rows: Sequence[Row], option: str) -> list[str]:
     """Warnings about sample counts: distances between distributions are too large for few samples.
 
     Args:
-        judge: Whose reference the rows were compared with.
+        width: Features in which distances are measured; 0 for none.
         rows: The rows.
         option: What raises the number of samples.
     """
-    reference, fewest = judge.reference, min(row.samples for row in rows)
-    width = 0 if reference is None or reference.features is None else reference.features.shape[1]
+    fewest = min(row.samples for row in rows)
     if fewest <= width:
         return [
             f"{fewest} samples are few for {width} features: distances such as FID come out far too large. "

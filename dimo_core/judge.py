@@ -137,9 +137,7 @@ class Judge:
             except DimoError as error:
                 self.note(f"metric {name!r} is missing: {error}")
                 missing.append(name)
-        return Judged(
-            numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing)
-        )
+        return Judged(numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing))
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""

@@ -86,6 +86,7 @@ def load_generator(
     *,
     registry: Registry | None = None,
     options: Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[Teacher, Generator]:
     """The teacher (for decoding) and the generator of a folder, in eval mode.
 
@@ -94,6 +95,7 @@ def load_generator(
         device: Where the generator goes.
         registry: The plugins; discovered when None.
         options: Generator options that differ from the saved ones, such as ``temperature``.
+        teacher: Used in place of the one that the folder names, so that it is in memory once.
 
     Raises:
         CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was
@@ -102,12 +104,13 @@ def load_generator(
     """
     folder, registry = Folder(path), registry or Registry.discover()
     card = read_card(folder)
-    teacher: Teacher = built(registry, "teacher", card["teacher"], folder)
+    if teacher is None:
+        teacher = built(registry, "teacher", card["teacher"], folder)
     try:
         found = dict(teacher.provenance())
     except CheckpointError as error:
         raise CheckpointError(f"the teacher of {folder.path(CARD)}: {error}. {MOVED}") from error
-    if wrong := [name for name in digests(card["frozen"]) if card["frozen"][name] not in found.values()]:
+    if wrong := strangers(card, found):
         raise CheckpointError(
             f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: the "
             f"SHA-256 of {', '.join(wrong)} is another. {MOVED}"
@@ -116,6 +119,34 @@ def load_generator(
     module: Generator = generator.build(teacher, skeleton=True)
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))
     return teacher, module.to(device).eval().requires_grad_(False)
+
+
+def strangers(card: Mapping[str, Any], provenance: Mapping[str, str]) -> list[str]:
+    """Frozen parts that a generator was trained with and a teacher does not have.
+
+    Args:
+        card: The generator's, as ``read_card`` gives it.
+        provenance: The teacher's.
+    """
+    frozen = card["frozen"]
+    return [name for name in digests(frozen) if frozen[name] not in provenance.values()]
+
+
+def generator_folder(path: str) -> Folder:
+    """The folder with the generator: ``path`` itself, or ``generator`` within a run folder.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    folder = Folder(path)
+    if folder.exists(CARD):
+        return folder
+    if folder.exists("generator", CARD):
+        return folder.sub("generator")
+    raise CheckpointError(
+        f"no generator in {path!r}: neither {CARD} nor generator/{CARD} is there. Give the folder of a "
+        "generator, or of a run that has finished."
+    )
 
 
 def digests(provenance: Mapping[str, str]) -> list[str]:

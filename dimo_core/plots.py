@@ -69,7 +69,7 @@ def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dic
         known = table or Table(rows=())
         order = [name for name in known.metrics if name in judged]
         order += [name for name in judged if name not in order]
-        found["metrics"] = _multiples({_directed(name, known): judged[name] for name in order}, marker="o")
+        found["metrics"] = _multiples({directed(name, known): judged[name] for name in order}, marker="o")
     for group in GROUPS:
         members = {name: series.pop(name) for name in sorted(series) if any(p in name for p in group.parts)}
         if members:
@@ -84,22 +84,11 @@ def quality(table: Table) -> dict[str, bytes]:
     names = [name for name in table.metrics if name in (*table.shown, *table.better)][:6]
     if not names or not any(row.kind != "real" for row in table.rows):
         return {}
-    figure, panels = _panels(len(names))
-    for axes, name in zip(panels, names, strict=True):
+    figure, every = panels(len(names))
+    for axes, name in zip(every, names, strict=True):
         _quality(axes, name, table)
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
-    return {"quality": _png(figure)}
+    legend(figure, every)
+    return {"quality": png(figure)}
 
 
 def _quality(axes: Axes, name: str, table: Table) -> None:
@@ -122,14 +111,15 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
     for row in real:
         axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
     values = [row.metrics[name] for row in (*teacher, *generator, *real)]
-    _style(axes, _directed(name, table), "sampling steps", _spread(values))
+    styled(axes, directed(name, table), "sampling steps", spread(values))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
-def _directed(name: str, table: Table) -> str:
+def directed(name: str, table: Table) -> str:
+    """A metric, and which direction is good."""
     return f"{name} ({table.better[name]} is better)" if name in table.better else name
 
 
@@ -142,22 +132,22 @@ def _curves(group: Group, members: Mapping[str, Series]) -> bytes:
     values = [value for _, ys in members.values() for value in ys]
     only = next(iter(members)) if len(members) == 1 else group.name
     title = group.title if only == group.name else f"{group.title}: {only}"
-    _style(axes, title, "step", _spread(values) if group.log else 0.0)
+    styled(axes, title, "step", spread(values) if group.log else 0.0)
     if len(members) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    return _png(figure)
+    return png(figure)
 
 
 def _multiples(members: Mapping[str, Series], marker: str = "") -> bytes:
     """One small plot for each scalar."""
     members = dict(list(members.items())[:MOST])
-    figure, panels = _panels(len(members))
-    for axes, (name, series) in zip(panels, members.items(), strict=True):
+    figure, every = panels(len(members))
+    for axes, (name, series) in zip(every, members.items(), strict=True):
         _curve(axes, series, COLOURS[0], name, marker)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _style(axes, name, "step", _spread(series[1]))
-    return _png(figure)
+        styled(axes, name, "step", spread(series[1]))
+    return png(figure)
 
 
 def _curve(axes: Axes, series: Series, colour: str, label: str, marker: str = "") -> None:
@@ -195,7 +185,23 @@ def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     return {name: s for name, s in series.items() if any(s[1])}
 
 
-def _spread(values: Sequence[float]) -> float:
+def legend(figure: Figure, every: Sequence[Axes]) -> None:
+    """One legend for all panels, above them."""
+    handles: dict[str, Any] = {}
+    for axes in every:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9,
+    )
+
+
+def spread(values: Sequence[float]) -> float:
     """The largest value as a multiple of the smallest; 0 unless all are positive."""
     return max(values) / min(values) if values and min(values) > 0 else 0.0
 
@@ -204,20 +210,29 @@ def _colours(count: int) -> Iterator[str]:
     return (COLOURS[i % len(COLOURS)] for i in range(count))
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of small panels, three a row."""
     across = min(count, ACROSS)
     down = -(-count // across)
     figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), facecolor=PAPER, layout="constrained")
     return figure, [figure.add_subplot(down, across, i + 1) for i in range(count)]
 
 
-def _style(axes: Axes, title: str, below: str, spread: float) -> None:
+def styled(axes: Axes, title: str, below: str, ratio: float) -> None:
+    """The house style; an axis of values that spread widely is logarithmic.
+
+    Args:
+        axes: Of one panel.
+        title: Its heading.
+        below: What its x axis counts.
+        ratio: The largest value as a multiple of the smallest.
+    """
     axes.set_facecolor(PAPER)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel(below, fontsize=9, color=QUIET)
-    if spread > WIDE:
+    if ratio > WIDE:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 300 else (1,)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 300 else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.tick_params(colors=QUIET, labelsize=8, length=0, which="both")
@@ -229,7 +244,8 @@ def _style(axes: Axes, title: str, below: str, spread: float) -> None:
         spine.set_color(QUIET)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The bytes of a PNG file."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=144, facecolor=PAPER)
     return buffer.getvalue()

@@ -50,10 +50,16 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
-        """``done`` steps are finished; ``values`` are this step's scalars, if it was logged."""
+    def advance(self, done: int, values: Mapping[str, float], note: str = "") -> None:
+        """``done`` steps are finished.
+
+        Args:
+            done: How many.
+            values: This step's scalars, if it was logged.
+            note: What is being done, where that is no training.
+        """
         self.values |= {name: value for name, value in values.items() if name in SHOWN}
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        numbers = note or "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         if self.bar:
             self.bar.update(self.task, completed=done, description=numbers)
             return

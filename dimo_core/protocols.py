@@ -30,8 +30,8 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "paper-50k": {"samples": 50000},
 }
 """Named protocols: what each changes of the teacher's evaluation plan, which holds the reference, the
-extractor and the metrics. ``paper-50k`` and ``paper-5k`` have the sample counts of the Di[M]O paper's benchmark
-and of its ablations, the same number for each class."""
+extractor and the metrics. ``paper-50k`` and ``paper-5k`` have the sample counts of the Di[M]O paper's
+benchmark and of its ablations, the same number for each class."""
 
 
 def _choices(value: Any) -> tuple[Choice, ...]:
@@ -108,8 +108,8 @@ class Protocol:
         if not {**values, **changed}.get("metrics"):
             raise UsageError(
                 "nothing says what to measure: this teacher brings no evaluation plan. Name metrics with "
-                "--metrics (`dimo plugins metric` lists them), or give --protocol FILE.yaml with metrics, data, "
-                "split and features."
+                "--metrics (`dimo plugins metric` lists them), or give --protocol FILE.yaml with metrics, "
+                "data, split and features."
             )
         try:
             before = cls(**{"metrics": Choice("?"), **values})

@@ -18,9 +18,13 @@ from dimo_core.table import Row, Table, aligned
 NAME = "report.html"
 TILES = 4
 NARROW = 1100  # pixels: wider pictures do not shrink to a phone, they scroll
-WIDE_PLOTS = frozenset({"quality", "metrics", "others"})
+RESULTS = ("quality", "quality_by_passes", "quality_by_seconds", "quality_by_temperature")
+WIDE_PLOTS = frozenset({*RESULTS, "metrics", "others"})
 PLOT_TEXTS = {
     "quality": "Each metric against the number of sampling steps: teacher, generator and real data",
+    "quality_by_passes": "Each metric against the forward passes a sample takes, by sampler and generator",
+    "quality_by_seconds": "Each metric against the seconds an image takes, by sampler and generator",
+    "quality_by_temperature": "Each metric against the sampling temperature of the generators",
     "metrics": "Metrics of the generator while it was trained",
     "losses": "Losses over training steps",
     "gradient_norms": "Gradient norms of each part over training steps",
@@ -59,7 +63,7 @@ class Report:
         """The whole page."""
         notes = (*self.notes, *(self.table.notes if self.table else ()))
         curves = dict(self.plots)
-        quality = {name: curves.pop(name) for name in ("quality",) if name in curves}
+        quality = {name: curves.pop(name) for name in RESULTS if name in curves}
         table, protocol = (_result(self.table), self.table.protocol) if self.table else ("", {})
         sections = {
             "Result": table + _notes(notes) + _plots(quality),
@@ -153,7 +157,13 @@ def _table(table: Table) -> str:
         body.append(f'<tr class="{row.kind}"><th scope="row">{escape(first.cells[i])}</th>{cells}</tr>')
     key = (
         "↓ smaller is better, ↑ larger is better; bold: best of the sampled rows. "
-        "Passes: forward passes a sample. Seconds: drawing the tokens of all n samples."
+        "Passes: forward passes a sample, guidance counted. "
+    )
+    key += (
+        "s/image: drawing and decoding. n: samples, x seeds; ± is the standard deviation over seeds, [ ] a "
+        "95 % interval over halves of the samples."
+        if table.compares
+        else "Seconds: drawing the tokens of all n samples."
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Result table">'

@@ -13,7 +13,7 @@ from rich.text import Text
 DECIMALS = ((0.1, 5), (10, 3), (100, 2), (1000, 1), (math.inf, 0))
 """Digits after the point, by the largest magnitude of a column."""
 
-Kind = Literal["teacher", "generator", "real"]
+Kind = Literal["teacher", "generator", "images", "real"]
 Better = Literal["larger", "smaller"]
 
 
@@ -23,7 +23,8 @@ class Row:
 
     Attributes:
         name: As people read it, such as ``teacher, 16 steps``.
-        kind: Who made the samples; ``real`` is another part of the real data, the floor of every distance.
+        kind: Who made the samples; ``images`` are files of unknown origin, ``real`` is another part of the
+            real data, the floor of every distance.
         steps: Sampling steps; 0 for real data.
         sampling: Name of the teacher's sampling; empty where the row is one of its step counts.
         passes: Forward passes a sample took, the guidance's second pass counted.
@@ -128,7 +129,8 @@ class Table:
         """
 
         def cost(title: str, value: Callable[[Row], float], decimals: int | None = None) -> Column:
-            values = [None if row.kind == "real" else float(value(row)) for row in self.rows]
+            sampled = [row.kind in ("teacher", "generator") for row in self.rows]
+            values = [float(value(r)) if s else None for r, s in zip(self.rows, sampled, strict=True)]
             return Column(title=title, cells=aligned(values, decimals))
 
         costs = [cost("seconds", lambda row: row.seconds), cost("samples/s", lambda row: row.rate)]
@@ -217,15 +219,13 @@ class Table:
         for i, column in enumerate(columns):
             result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=True)
         for i, row in enumerate(self.rows):
-            style = {"teacher": "", "generator": "cyan", "real": "dim"}[row.kind]
+            style = {"teacher": "", "generator": "cyan", "images": "", "real": "dim"}[row.kind]
             cells = (Text(c.cells[i], style="bold" if i in c.best else "") for c in columns)
             result.add_row(*cells, style=style)
         return result
 
     def _terminal(self, metrics: Sequence[str]) -> list[Column]:
-        return [
-            column for column in self.columns(metrics) if column.title not in ("samples/s", "images/s")
-        ]
+        return [column for column in self.columns(metrics) if column.title not in ("samples/s", "images/s")]
 
     def _width(self, metrics: Sequence[str]) -> int:
         """Characters a line of the terminal's table takes, two of them after each column."""

@@ -17,6 +17,8 @@ from dimo_core.errors import DimoError, Interrupted, UsageError
 COMMANDS: Mapping[str, str] = {
     "run": "distil a teacher into a one-step generator",
     "sample": "draw samples from a trained generator, or from a teacher",
+    "evaluate": "judge a generator, a teacher, or pictures",
+    "compare": "the paper's table: samplers of a teacher, and generators",
     "pretrain": "train a masked diffusion teacher from images",
     "convert": "turn foreign weights into a folder of safetensors and YAML",
     "plugins": "list what is installed, from which package, and what failed",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dimo_core.plots import _series, _smooth, _spread, plots, quality
+from dimo_core.plots import _series, _smooth, spread, plots, quality
 from dimo_core.table import Row, Table
 
 
@@ -110,7 +110,7 @@ def test_a_long_noisy_curve_is_smoothed_towards_its_mean():
     ("values", "expected"), [([1.0, 20.0], 20.0), ([0.0, 5.0], 0.0), ([-1.0, 5.0], 0.0), ([], 0.0)]
 )
 def test_only_positive_values_have_a_spread(values, expected):
-    assert expected == _spread(values)
+    assert expected == spread(values)
 
 
 def test_long_runs_and_many_scalars_can_be_drawn():

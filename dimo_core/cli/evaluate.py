@@ -1,0 +1,89 @@
+"""``dimo evaluate``: one row of the table, for a generator, a teacher, or pictures."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dimo_core.cli.compare import add_common, choice, comparing, guidance_of, said, teacher_layers
+from dimo_core.cli.parsing import Parser, positive
+from dimo_core.errors import UsageError
+from dimo_core.registry import Registry
+
+if TYPE_CHECKING:
+    from dimo_core.lineup import TeacherRows
+    from dimo_core.subjects import Subject
+
+OF_TEACHER = ("sampler", "sampling_steps", "sampling", "guidance")
+"""Options that say how a teacher is sampled."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; the arguments are those after ``dimo evaluate``."""
+    options, rest = _parser().parse_known_args(list(argv))
+    layers = teacher_layers(rest)
+
+    from dimo_core.compare import compare
+    from dimo_core.config_draft import next_folder
+    from dimo_core.lineup import labels
+    from dimo_core.subjects import find_subject
+
+    registry = Registry.discover()
+    subject = find_subject(options.path, layers, registry)
+    wanted = comparing(
+        options,
+        options.out or next_folder("evaluate", labels([subject.url])[0]),
+        rows=_rows(options, subject),
+        generators=(subject.url,) if subject.kind == "generator" else (),
+        images=subject.url if subject.kind == "images" else None,
+        command=said("evaluate", argv),
+    )
+    compare(subject.teacher, wanted, registry)
+    return 0
+
+
+def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | None":
+    """The one row of a teacher: by default the plan's sampler in the most steps.
+
+    Raises:
+        UsageError: for options that have no meaning for the subject.
+    """
+    from dimo_core.lineup import TeacherRows
+
+    given = [f"--{name.replace('_', '-')}" for name in OF_TEACHER if getattr(options, name) is not None]
+    if subject.kind != "teacher" and given:
+        raise UsageError(f"{given[0]} says how a teacher is sampled, and {options.path!r} is no teacher")
+    if subject.kind == "images" and options.temperatures:
+        raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
+    if subject.kind != "teacher":
+        return None
+    guidance = None if options.guidance is None else guidance_of(options.guidance)
+    if options.sampling is not None:
+        if options.sampler is not None or options.sampling_steps is not None:
+            raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")
+        return TeacherRows(samplings=(options.sampling,), guidance=guidance)
+    plan = subject.teacher.evaluation()
+    most = max(plan.steps, default=16) if plan is not None else 16
+    return TeacherRows(
+        samplers=() if options.sampler is None else (choice(options.sampler),),
+        steps=(options.sampling_steps or most,),
+        guidance=guidance,
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "dimo evaluate",
+        "Draw and judge samples of one generator or teacher, or judge pictures: one row of the table of "
+        "`dimo compare`, with the same files.",
+        "A teacher by name, and several rows: `dimo compare`. For pictures, --teacher NAME says whose "
+        "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote the pictures.",
+    )
+    add = parser.add_argument
+    add("path", metavar="PATH", help="folder of a generator, a run, a teacher, or pictures (path or URL)")
+    add("--sampler", metavar="NAME", help="of a teacher: multi-step sampler (default: the plan's)")
+    add("--sampling-steps", type=positive, metavar="N", help="of a teacher: steps (default: the plan's most)")
+    add("--sampling", metavar="NAME", help="of a teacher: a named sampling")
+    add("--guidance", metavar="S", help="of a teacher: a scale, 1 being none, or a plugin")
+    add_common(add)
+    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
+    return parser

@@ -1,0 +1,177 @@
+"""``dimo compare`` and ``dimo evaluate``: the paper's table for any teacher."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import validators as v
+from loguru import logger
+from rich.console import Console
+
+from dimo_core.comparison import Comparison
+from dimo_core.comparison_files import merged, publish, read_result
+from dimo_core.comparison_table import result_of
+from dimo_core.device import find_device
+from dimo_core.errors import Interrupted, UsageError
+from dimo_core.folder import Folder
+from dimo_core.judge import Judge, built
+from dimo_core.lineup import Method, TeacherRows, generator_methods, identity, teacher_methods
+from dimo_core.protocols import Protocol
+from dimo_core.registry import Registry
+from dimo_core.row_batches import Shard
+from dimo_core.row_store import RowStore
+from dimo_core.run_folder import log_file
+from dimo_core.table import Table
+from dimo_core.teacher import Teacher
+
+SITES = 2**15
+"""The most tokens that are drawn at a time, unless a batch size is given."""
+
+FEW = 10
+"""The fewest halves of which an interval can be made."""
+
+
+@attrs.frozen(kw_only=True)
+class Comparing:
+    """What is compared, how, and where the results go.
+
+    Attributes:
+        out: Folder of the results, a path or URL; what is finished in it is not done again.
+        rows: Rows of the teacher; None for none.
+        generators: Folders of generators, or of runs.
+        images: Folder of pictures that are judged too; None for none.
+        protocol: A named protocol, or the path of a file.
+        changes: Fields of the protocol that are overridden; null ones are not.
+        device: ``auto``, or a torch device.
+        batch_size: Samples drawn at a time; None for as many as suit the number of tokens.
+        intervals: Halves of the samples for 95 % intervals; 0 for none.
+        keep: Folder for the samples themselves; None keeps none.
+        stream: Keep no finished batches on the disk; an interrupted row begins anew.
+        shard: Draw this part of the batches only.
+        command: What the page shows as the command.
+    """
+
+    out: str
+    rows: TeacherRows | None = None
+    generators: tuple[str, ...] = ()
+    images: str | None = None
+    protocol: str = "plan"
+    changes: Mapping[str, Any] = attrs.field(factory=dict)
+    device: str = "auto"
+    batch_size: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
+    intervals: int = attrs.field(default=0, validator=v.ge(0))
+    keep: str | None = None
+    stream: bool = False
+    shard: Shard | None = None
+    command: str = ""
+
+
+def compare(teacher: Teacher, options: Comparing, registry: Registry | None = None) -> Table | None:
+    """Draw and judge all rows, and write table, plots, pictures and page.
+
+    Args:
+        teacher: The teacher.
+        options: What is compared.
+        registry: The plugins; discovered when None.
+
+    Returns:
+        The table; None for a shard.
+
+    Raises:
+        Interrupted: for Ctrl-C; what is finished stays.
+        UsageError: for what is unknown or impossible, before anything is drawn.
+        CheckpointError: when weights are missing or damaged.
+    """
+    registry = registry or Registry.discover()
+    _check(options)
+    device, plan = find_device(options.device), teacher.evaluation()
+    protocol = Protocol.resolve(plan, options.protocol, options.changes)
+    for choice in protocol.metrics if options.changes.get("metrics") else ():
+        built(registry, "metric", choice)  # a metric that was asked for by name is not just left out
+    used = teacher.on(device)
+    methods: list[Method] = []
+    if options.rows is not None:
+        ways = options.rows.ways(teacher, plan, registry)
+        methods += teacher_methods(used, ways, device, identity(teacher))
+    methods += generator_methods(
+        options.generators, protocol.temperatures, used, device, registry, identity(teacher)
+    )
+    size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
+    comparison = Comparison(
+        teacher=used,
+        protocol=protocol,
+        judge=Judge.resolve(used, protocol.plan(), registry, batch_size=size),
+        conditions=built(registry, "conditions", protocol.conditions),
+        store=RowStore(Folder(options.out), options.stream),
+        device=device,
+        batch_size=size,
+        intervals=options.intervals,
+        keep=options.keep,
+        shard=options.shard,
+    )
+    folder = Folder(options.out)
+    folder.claim()
+    try:
+        with log_file(folder):
+            return _run(comparison, methods, options)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; finished rows and batches are kept. The same command with --out {folder.url} goes on."
+        ) from None
+
+
+def merge(paths: Sequence[str], out: str) -> Table:
+    """Results of several folders in one table, with a warning where they do not compare.
+
+    Args:
+        paths: Folders, or the ``results.json`` in them.
+        out: Where the files of the common table go: an empty folder.
+
+    Raises:
+        UsageError: when there are no results in a folder, or ``out`` is not empty.
+    """
+    found = {path: read_result(path) for path in dict.fromkeys(paths)}
+    folder = Folder(out)
+    if folder.names():
+        raise UsageError(f"{out!r} is not empty. Choose another --out.")
+    result = merged(found)
+    publish(result, folder, title="Results side by side", lead="", facts={"results": ", ".join(found)})
+    for note in result.table.notes:
+        logger.warning(note)
+    Console().print(result.table.rich())
+    return result.table
+
+
+def _check(options: Comparing) -> None:
+    if 0 < options.intervals < FEW:
+        raise UsageError(
+            f"--intervals {options.intervals}: a 95 % interval needs at least {FEW} resamples, better 100"
+        )
+    if options.shard is not None and options.stream:
+        raise UsageError("--shard writes batches that are joined later, and --stream writes none: give one")
+    if options.shard is not None and not 1 <= options.shard.index <= options.shard.of:
+        raise UsageError(
+            f"--shard {options.shard.index}/{options.shard.of}: shards count from 1 to their number"
+        )
+    if options.rows is None and not options.generators and options.images is None:
+        raise UsageError("nothing to compare: name a teacher's rows, or --generators")
+
+
+def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
+    protocol, folder = comparison.protocol, Folder(options.out)
+    many = f" for each of {len(protocol.seeds)} seeds" if len(protocol.seeds) > 1 else ""
+    what = f"{protocol.samples} samples a row{many}, by the protocol {protocol.name!r}"
+    logger.info("{} rows, {}, into {} on {}", len(methods), what, options.out, comparison.device)
+    cells = comparison.run(methods)
+    if cells is None:
+        logger.info("this shard is drawn; when all are, the same command without --shard joins them")
+        return None
+    result = result_of(comparison, methods, cells, options.images)
+    table = result.table
+    drawn = [row.name for row in table.rows if row.kind != "real"]
+    title = drawn[0] if len(drawn) == 1 else "Quality and cost"
+    facts = {"command": options.command, "protocol": f"{protocol.name} ({table.protocol['digest']})"}
+    publish(result, folder, title=title, lead=f"{what}.", facts=facts)
+    Console().print(table.rich())
+    logger.info("report: {}", folder.path("report.html"))
+    return table

@@ -1,0 +1,244 @@
+"""A comparison: rows that are drawn and judged by one protocol, and can be interrupted and shared out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import torch
+
+from dimo_core.drawing import Drawing
+from dimo_core.errors import UsageError
+from dimo_core.inference import inference
+from dimo_core.intervals import half_sample_intervals
+from dimo_core.judge import Judge
+from dimo_core.kept_pictures import KeptPictures
+from dimo_core.lineup import Method, Opened
+from dimo_core.metric import Samples, joined_samples
+from dimo_core.progress import Progress
+from dimo_core.protocols import Protocol, differences, digest
+from dimo_core.row_batches import RowBatches, Shard
+from dimo_core.row_store import RowStore
+from dimo_core.sources import Conditions
+from dimo_core.teacher import Teacher
+
+SHOWN = 10
+"""Samples that the grid shows of each row."""
+
+PROTOCOL = "protocol.json"
+"""What all numbers in a folder were made by."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Comparison:
+    """Draws and judges rows, one after the other.
+
+    Random numbers depend on the seed and the sample's position alone, so all rows share them. What is
+    finished is kept in the folder and used again where protocol, model, seed, batch size and kind of device
+    are the same.
+
+    Attributes:
+        teacher: Encodes conditions and decodes tokens; on ``device``.
+        protocol: How it is done.
+        judge: Computes the numbers.
+        conditions: Gives the conditions.
+        store: What is finished.
+        device: Where samples are drawn.
+        batch_size: Samples drawn at a time.
+        intervals: Resamples for intervals; 0 for none.
+        keep: Folder for the samples themselves; None keeps none.
+        shard: Draw this part of the batches only, and judge nothing.
+    """
+
+    teacher: Teacher
+    protocol: Protocol
+    judge: Judge
+    conditions: Conditions
+    store: RowStore
+    device: torch.device
+    batch_size: int
+    intervals: int = 0
+    keep: str | None = None
+    shard: Shard | None = None
+    _progress: Progress = attrs.field(init=False)
+    _done: int = attrs.field(init=False, default=0)
+
+    def facts(self) -> dict[str, Any]:
+        """The protocol with what it refers to: extractor and reference data."""
+        data = self.judge.data
+        return {
+            **self.protocol.as_dict(),
+            "fingerprint": self.judge.fingerprint,
+            "reference": None if data is None else dict(data.identity()),
+        }
+
+    def begin(self) -> str:
+        """Write the protocol into the folder, or compare it with the one that is there; returns its digest.
+
+        Raises:
+            UsageError: when the folder holds numbers of another protocol.
+        """
+        folder, facts = self.store.folder, self.facts()
+        mine = digest(facts)
+        if folder.exists(PROTOCOL):
+            before = folder.read_yaml(PROTOCOL)
+            if before["digest"] != mine:
+                different = differences({before["digest"]: before["facts"], mine: _plain(facts)})
+                raise UsageError(
+                    f"{folder.url!r} holds numbers of another protocol; they differ in "
+                    f"{'; '.join(different)}. Choose another --out; `dimo compare --merge` puts results in "
+                    "one table."
+                )
+        else:
+            folder.write_json(PROTOCOL, {"digest": mine, "facts": _plain(facts)})
+            folder.write_yaml("protocol.yaml", self.protocol.as_dict())
+        return mine
+
+    def run(self, methods: Sequence[Method]) -> list[list[dict[str, Any]]] | None:
+        """The numbers of each method, a mapping for each seed; None when this is a shard.
+
+        Args:
+            methods: The rows.
+
+        Raises:
+            UsageError: when the folder holds numbers of another protocol.
+        """
+        of = self.begin()
+        cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in self.seeds]
+        self._progress = Progress(
+            sum(self._cost(method) for method, _, _ in cells), interval=10, unit="sample steps"
+        )
+        self._done, found = 0, []
+        with self._progress:
+            for method, seed, request in cells:
+                found.append(self._cell(method, seed, request))
+        if self.shard is not None:
+            return None
+        self.store.clear()
+        per = len(self.seeds)
+        return [[row for row in found[i : i + per] if row] for i in range(0, len(found), per)]
+
+    def floor(self) -> dict[str, Any] | None:
+        """The numbers of another real part; None when the protocol has none."""
+        if self.judge.data is None or not self.protocol.floor_split:
+            return None
+        request = {"protocol": digest(self.facts()), "real": self.protocol.floor_split}
+        if (row := self.store.row(request)) is not None and self._complete(row):
+            return row
+        assert self.judge.floor is not None
+        row = self.judged(self.judge.floor)
+        self.store.keep_row(request, row, whole=not row["missing"])
+        return row
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of each row."""
+        return self.protocol.seeds
+
+    def _request(self, of: str, method: Method, seed: int) -> dict[str, Any]:
+        return {
+            "protocol": of,
+            "seed": seed,
+            "batch_size": self.batch_size,
+            "device": self.device.type,
+            **method.identity,
+        }
+
+    def _cost(self, method: Method) -> int:
+        return method.steps * self.protocol.samples
+
+    def _complete(self, row: Mapping[str, Any]) -> bool:
+        return not row["missing"] and (not self.intervals or row["resamples"] == self.intervals)
+
+    def _cell(self, method: Method, seed: int, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The numbers of one method with one seed; None when this is a shard."""
+        drawing = Drawing(
+            teacher=self.teacher,
+            seed=seed,
+            phase="evaluation",
+            device=self.device,
+            batch_size=self.batch_size,
+            block=self.protocol.block,
+        )
+        raw = self.conditions.balanced(self.teacher.conditioning, self.protocol.samples)
+        kept = self._kept(method, seed)
+        row = self.store.row(request)
+        if row is not None and self._complete(row) and (kept is None or kept.there(0, len(raw))):
+            self._advance(method, len(raw), len(raw))
+            return row
+        opened = method.open()
+        batches = RowBatches(
+            drawing=drawing,
+            raw=raw,
+            opened=opened,
+            request=request,
+            kept=kept,
+            judge=self.judge,
+            store=self.store,
+        )
+        told = partial(self._advance, method)
+        if self.shard is not None:
+            batches.draw(self.shard, told)
+            return None
+        parts = list(batches.all(told))
+        facts = {
+            "passes": max(part.passes for part in parts),
+            "seconds": sum(part.seconds for part in parts),
+            "decoding": sum(part.decoding for part in parts),
+            "parameters": sum(p.numel() for p in opened.network.parameters()),
+            "shown": self._shown(opened, seed) if seed == self.seeds[0] else None,
+        }
+        row = {**facts, **self.judged(joined_samples([part.samples for part in parts]))}
+        self.store.keep_row(request, row, whole=not row["missing"])
+        return row
+
+    def judged(self, samples: Samples) -> dict[str, Any]:
+        """The numbers of some samples, as plain data: metrics, what is missing of them, and intervals."""
+        found, intervals = self.judge.judged(samples), {}
+        if self.intervals:
+            intervals = half_sample_intervals(
+                self.judge, samples, found.numbers, count=self.intervals, seed=self.seeds[0]
+            )
+        return {
+            "samples": len(samples),
+            "metrics": dict(found.numbers),
+            "missing": list(found.missing),
+            "intervals": {name: list(edges) for name, edges in intervals.items()},
+            "resamples": self.intervals,
+            "width": 0 if samples.features is None else samples.features.shape[1],
+        }
+
+    def _kept(self, method: Method, seed: int) -> KeptPictures | None:
+        if self.keep is None:
+            return None
+        return KeptPictures.of(self.keep, method.name, seed if len(self.seeds) > 1 else None, self.teacher)
+
+    def _shown(self, opened: Opened, seed: int) -> list[list[int]]:
+        """Tokens for the grid: the same conditions and draws for every method."""
+        raw = self.shown_conditions()
+        drawing = Drawing(
+            teacher=self.teacher,
+            seed=seed,
+            phase="showcase",
+            device=self.device,
+            batch_size=min(self.batch_size, len(raw)),
+            block=len(raw),
+        )
+        with inference(opened.network):
+            tokens: list[list[int]] = drawing.draw(raw, opened.draw, opened.network).tokens.tolist()
+        return tokens
+
+    def shown_conditions(self) -> list[Any]:
+        """The conditions of the grid, equal ones together."""
+        chosen = self.conditions.balanced(self.teacher.conditioning, SHOWN)
+        return sorted(chosen, key=lambda raw: [repr(each) for each in chosen].index(repr(raw)))
+
+    def _advance(self, method: Method, count: int, done: int) -> None:
+        self._done += method.steps * count
+        note = f"{method.name}: {done} of {self.protocol.samples}"
+        self._progress.advance(self._done, {}, note)
+
+
+def _plain(facts: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(facts, default=str))

@@ -1,0 +1,194 @@
+"""The files of a comparison: results as JSON, CSV and Markdown, plots, a grid, one page with all."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from dimo_core.comparison_plots import comparison_plots
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.pictures import Picture
+from dimo_core.protocols import differences
+from dimo_core.report import Report, write_report
+from dimo_core.table import Row, Table
+
+FORMAT = "dimo-comparison/1"
+RESULTS = "results.json"
+
+
+@attrs.frozen(kw_only=True)
+class Comparable:
+    """A result table, and the protocols of its rows.
+
+    Attributes:
+        table: The rows; each names the digest of its protocol.
+        protocols: Facts of each protocol by digest.
+        machine: Where the seconds were measured.
+        cells: The numbers of each row and seed.
+        pictures: Sheets of samples by caption.
+    """
+
+    table: Table
+    protocols: Mapping[str, Mapping[str, Any]]
+    machine: Mapping[str, str]
+    cells: Sequence[Mapping[str, Any]] = ()
+    pictures: Mapping[str, Picture] = attrs.field(factory=dict)
+
+
+def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts: Mapping[str, str]) -> None:
+    """Write all files of a comparison.
+
+    Args:
+        result: What was found.
+        folder: Where.
+        title: Heading of the page.
+        lead: A sentence below it.
+        facts: Short facts for the page, such as the command.
+    """
+    table = result.table
+    data = {
+        "format": FORMAT,
+        "protocols": {key: dict(value) for key, value in result.protocols.items()},
+        "machine": dict(result.machine),
+        "cells": list(result.cells),
+        **table.to_dict(),
+    }
+    folder.write("results.csv", csv_text(table).encode())
+    notes = "".join(f"\n* {note}" for note in table.notes)
+    folder.write("results.md", f"{table.markdown()}\n{notes}\n".encode())
+    curves = comparison_plots(table)
+    for name, png in curves.items():
+        folder.write(f"plots/{name}.png", png)
+    for i, picture in enumerate(result.pictures.values()):
+        folder.write(f"samples/grid{f'-{i + 1}' if i else ''}{picture.suffix}", picture.data)
+    report = Report(
+        title=title,
+        lead=lead,
+        facts={**facts, **result.machine},
+        table=table,
+        pictures=result.pictures,
+        plots=curves,
+    )
+    write_report(folder, report)
+    folder.write_json(RESULTS, data)
+
+
+def csv_text(table: Table) -> str:
+    """A line for each row, numbers in full: for spreadsheets and scripts."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    fixed = ("name", "kind", "series", "steps", "passes", "temperature", "samples", "seeds", "parameters")
+    head = [*fixed, "seconds_an_image", "images_a_second", "protocol"]
+    for metric in table.metrics:
+        head += [metric, f"{metric}_std", f"{metric}_low", f"{metric}_high"]
+    writer.writerow(head)
+    for row in table.rows:
+        sampled = row.kind in ("teacher", "generator") and row.each > 0
+        line: list[Any] = [getattr(row, name) for name in fixed]
+        line += [row.each, 1 / row.each] if sampled else ["", ""]
+        line.append(row.protocol)
+        for metric in table.metrics:
+            low, high = row.intervals.get(metric, ("", ""))
+            line += [row.metrics.get(metric, ""), row.spread.get(metric, ""), low, high]
+        writer.writerow(["" if value is None else value for value in line])
+    return file.getvalue()
+
+
+def read_result(path: str) -> Comparable:
+    """What ``publish`` wrote.
+
+    Args:
+        path: ``results.json``, or its folder; a path or URL.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    folder, name = Folder(path), RESULTS
+    if path.endswith(".json"):
+        parent, _, name = path.rpartition("/")
+        folder = Folder(parent or ".")
+    try:
+        data = folder.read_yaml(name)  # JSON is YAML
+        known = data["format"] == FORMAT
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise UsageError(
+            f"{path!r} holds no results of `dimo compare` or `dimo evaluate`. Give their folders, or the "
+            f"{RESULTS} in them."
+        )
+    pictures = {}
+    for suffix in (".png", ".txt"):
+        if folder.exists("samples", f"grid{suffix}"):
+            pictures[path] = Picture(folder.read("samples", f"grid{suffix}"), suffix)
+    return Comparable(
+        table=Table.from_dict(data),
+        protocols=data["protocols"],
+        machine=data["machine"],
+        cells=data["cells"],
+        pictures=pictures,
+    )
+
+
+def merged(results: Mapping[str, Comparable]) -> Comparable:
+    """Several results in one table, with a warning where they do not compare.
+
+    Args:
+        results: By the name that rows of one name are told apart by.
+    """
+    protocols: dict[str, Mapping[str, Any]] = {}
+    notes: list[str] = []
+    rows: list[Row] = []
+    better: dict[str, Any] = {}
+    shown: dict[str, None] = {}
+    names = [row.name for result in results.values() for row in result.table.rows]
+    for label, result in results.items():
+        protocols |= dict(result.protocols)
+        better |= dict(result.table.better)
+        shown |= dict.fromkeys(result.table.shown)
+        notes += [note for note in result.table.notes if note not in notes]
+        for row in result.table.rows:
+            if any(attrs.evolve(row, seconds=0, decoding=0) == _untimed(other) for other in rows):
+                continue  # the same real data, judged twice
+            known = names.count(row.name) > 1
+            rows.append(attrs.evolve(row, name=f"{row.name} ({label})") if known else row)
+    return Comparable(
+        table=Table(
+            rows=tuple(rows),
+            shown=tuple(shown),
+            better=better,
+            protocol={key: dict(value) for key, value in protocols.items()},
+            notes=(*warnings(protocols, {k: dict(r.machine) for k, r in results.items()}), *notes),
+        ),
+        protocols=protocols,
+        machine=next(iter(results.values())).machine if len(results) == 1 else {},
+        cells=[cell for result in results.values() for cell in result.cells],
+        pictures={label: p for label, result in results.items() for p in result.pictures.values()},
+    )
+
+
+def warnings(
+    protocols: Mapping[str, Mapping[str, Any]], machines: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Why rows do not compare: their numbers, or their seconds.
+
+    Args:
+        protocols: Facts by digest.
+        machines: Where each result was measured.
+    """
+    found = []
+    if len(protocols) > 1:
+        found.append(
+            "Numbers of different protocols do not compare; these rows differ in "
+            f"{'; '.join(differences(protocols))}."
+        )
+    if different := differences(machines):
+        found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
+    return found
+
+
+def _untimed(row: Row) -> Row:
+    return attrs.evolve(row, seconds=0, decoding=0)

@@ -1,0 +1,102 @@
+"""Quality against what it costs: forward passes, seconds, and the sampling temperature."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from dimo_core.plots import COLOURS, QUIET, directed, legend, panels, png, spread, styled
+from dimo_core.table import Row, Table
+
+MOST = 6
+"""The most metrics that are drawn."""
+
+
+def comparison_plots(table: Table) -> dict[str, bytes]:
+    """PNG files by name: every shown metric by passes and by seconds, and by temperature where it varies."""
+    drawn = [row for row in table.rows if row.kind in ("teacher", "generator")]
+    names = [name for name in table.metrics if name in (*table.shown, *table.better)][:MOST]
+    if not drawn or not names:
+        return {}
+    found = {"quality_by_passes": _figure(table, names, drawn, lambda row: row.passes, "forward passes")}
+    if all(row.each > 0 for row in drawn):
+        found["quality_by_seconds"] = _figure(table, names, drawn, lambda row: row.each, "seconds an image")
+    swept = [row for row in drawn if row.temperature is not None]
+    if len({row.temperature for row in swept}) > 1:
+        found["quality_by_temperature"] = _figure(
+            table, names, swept, lambda row: row.temperature or 0.0, "sampling temperature", linear=True
+        )
+    return found
+
+
+def _figure(
+    table: Table,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    x: Callable[[Row], float],
+    below: str,
+    *,
+    linear: bool = False,
+) -> bytes:
+    figure, every = panels(len(names))
+    for axes, name in zip(every, names, strict=True):
+        known = [row for row in rows if math.isfinite(row.metrics.get(name, math.nan))]
+        real = [
+            row.metrics[name]
+            for row in table.rows
+            if row.kind == "real" and math.isfinite(row.metrics.get(name, math.nan))
+        ]
+        _curves(axes, name, known, x)
+        for value in real:
+            axes.axhline(value, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
+        values = [*(row.metrics[name] for row in known), *real]
+        styled(axes, directed(name, table), below, spread(values))
+        if not linear:
+            _logarithmic(axes, [x(row) for row in known])
+    legend(figure, every)
+    return png(figure)
+
+
+def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
+    """One curve a series, with error bars where spreads or intervals are known."""
+    series = dict.fromkeys(row.series or row.name for row in rows)
+    for i, label in enumerate(series):
+        members = sorted((row for row in rows if (row.series or row.name) == label), key=x)
+        values = [row.metrics[name] for row in members]
+        generator = members[0].kind == "generator"
+        colour = COLOURS[i % len(COLOURS)]
+        axes.errorbar(
+            [x(row) for row in members],
+            values,
+            yerr=_bars(name, members),
+            fmt="D-" if generator else "o-",
+            color=colour,
+            markersize=7 if generator else 4.5,
+            linewidth=1.4,
+            elinewidth=1,
+            label=label,
+        )
+
+
+def _bars(name: str, rows: Sequence[Row]) -> list[list[float]] | None:
+    """How far the error bars reach down and up; None where nothing is known."""
+    down, up = [], []
+    for row in rows:
+        low = high = row.metrics[name]
+        if name in row.intervals:
+            low, high = row.intervals[name]
+        elif name in row.spread:
+            low, high = low - row.spread[name], high + row.spread[name]
+        down.append(max(0.0, row.metrics[name] - low))
+        up.append(max(0.0, high - row.metrics[name]))
+    return [down, up] if any(down) or any(up) else None
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    counts = sorted({int(value) for value in values if value == int(value)})
+    whole = len(counts) == len(set(values)) and len(counts) <= 8
+    axes.xaxis.set_major_locator(FixedLocator(counts) if whole else LogLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,0 +1,237 @@
+"""What a comparison compares: the teacher by sampler and number of steps, and one-step generators."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from dimo_core.backbone import Backbone
+from dimo_core.choice import Choice
+from dimo_core.drawing import Draw
+from dimo_core.draws import Draws
+from dimo_core.errors import UsageError
+from dimo_core.guidance import Guidance
+from dimo_core.judge import built
+from dimo_core.model_folder import CARD, generator_folder, load_generator, read_card, strangers
+from dimo_core.plans import EvaluationPlan
+from dimo_core.registry import Registry
+from dimo_core.sampler import Sampled, Sampler
+from dimo_core.table import Kind
+from dimo_core.teacher import Teacher
+from dimo_core.teacher_sampling import TeacherSampling, described
+from dimo_core.tree import Condition
+from dimo_core.weights_file import sha256
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Opened:
+    """A method that is ready to draw.
+
+    Attributes:
+        draw: Draws a batch of tokens.
+        network: What it uses, on the device.
+    """
+
+    draw: Draw
+    network: nn.Module
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Method:
+    """One row of a comparison.
+
+    Attributes:
+        name: As people read it.
+        kind: ``teacher`` or ``generator``.
+        series: What rows of one curve share.
+        steps: Sampling steps.
+        identity: What decides its samples, besides seed and conditions: plain data.
+        open: Reads the weights; rows of one teacher share its network.
+        sampling: Name of the teacher's sampling; empty for none.
+        temperature: Sampling temperature of a generator, where it was chosen.
+    """
+
+    name: str
+    kind: Kind
+    series: str
+    steps: int
+    identity: Mapping[str, Any]
+    open: Callable[[], Opened]
+    sampling: str = ""
+    temperature: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TeacherRows:
+    """Which rows of the teacher are asked for.
+
+    Attributes:
+        samplers: Multi-step samplers; empty for that of the evaluation plan.
+        steps: Step counts of each; empty for those of the plan.
+        samplings: Named samplings of the teacher, besides.
+        guidance: Their guidance; None for that of the plan.
+    """
+
+    samplers: tuple[Choice, ...] = ()
+    steps: tuple[int, ...] = ()
+    samplings: tuple[str, ...] = ()
+    guidance: Choice | None = None
+
+    def ways(
+        self, teacher: Teacher, plan: EvaluationPlan | None, registry: Registry
+    ) -> list[tuple[str, TeacherSampling]]:
+        """Each row with the name of its series; a sampler of the plan's name has the plan's options too.
+
+        Raises:
+            UsageError: for an unknown sampler, guidance or sampling, or wrong options of one.
+        """
+        own = Choice("maskgit") if plan is None else plan.sampler
+        counts = self.steps or ((16, 8, 4, 2, 1) if plan is None else plan.steps)
+        fallback = Choice("constant") if plan is None else plan.guidance
+        guidance: Guidance = built(registry, "guidance", self.guidance or fallback)
+        found = []
+        chosen = self.samplers or (() if self.samplings and not self.steps else (own,))
+        for choice in chosen:
+            given = own.options if choice.name == own.name else {}
+            sampler: Sampler = built(registry, "sampler", Choice(choice.name, {**given, **choice.options}))
+            found += [
+                (_series(choice), TeacherSampling(steps=n, sampler=sampler, guidance=guidance))
+                for n in counts
+            ]
+        for name in self.samplings:
+            way = TeacherSampling.named(teacher, name, registry)
+            found.append((name, way if self.guidance is None else attrs.evolve(way, guidance=guidance)))
+        return found
+
+
+def teacher_methods(
+    teacher: Teacher,
+    ways: Sequence[tuple[str, TeacherSampling]],
+    device: torch.device,
+    facts: Mapping[str, Any],
+) -> list[Method]:
+    """A method for each way of sampling a teacher, in many steps.
+
+    Args:
+        teacher: The teacher.
+        ways: Name of the series, and how it is sampled.
+        device: Where its network goes.
+        facts: The teacher's ``identity``.
+    """
+
+    @cache
+    def network() -> Backbone:
+        return teacher.network().to(device)
+
+    def method(series: str, way: TeacherSampling) -> Method:
+        def draw(c: Condition, draws: Draws) -> Sampled:
+            return way.draw(teacher, network(), c, draws)
+
+        count = f"{way.steps} {'step' if way.steps == 1 else 'steps'}"
+        return Method(
+            name=f"{series}, {count}",
+            kind="teacher",
+            series=series,
+            steps=way.steps,
+            identity={**facts, **way.as_dict()},
+            open=lambda: Opened(draw=draw, network=network()),
+            sampling=way.name,
+        )
+
+    return [method(series, way) for series, way in ways]
+
+
+def generator_methods(
+    paths: Sequence[str],
+    temperatures: Sequence[float],
+    teacher: Teacher,
+    device: torch.device,
+    registry: Registry,
+    facts: Mapping[str, Any],
+) -> list[Method]:
+    """A method for each generator, and each temperature if there are any.
+
+    Args:
+        paths: Generator folders, or run folders.
+        temperatures: Sampling temperatures; empty for each generator's own.
+        teacher: That of all of them.
+        device: Where they go.
+        registry: The plugins that their folders name.
+        facts: The teacher's ``identity``.
+
+    Raises:
+        CheckpointError: when there is no generator in a folder.
+        UsageError: for a generator of another teacher.
+    """
+    folders = [generator_folder(path) for path in paths]
+    found = []
+    provenance = dict(teacher.provenance()) if folders else {}
+    for folder, label in zip(folders, labels([folder.url for folder in folders]), strict=True):
+        card = read_card(folder)
+        if wrong := strangers(card, provenance):
+            raise UsageError(
+                f"generator {folder.url!r} was distilled from another teacher: the SHA-256 of its "
+                f"{', '.join(wrong)} is another. Its teacher is {card['teacher']}: compare it with that one "
+                "(--teacher and its options), and put both results in one table with --merge."
+            )
+        own = {**facts, "generator": sha256(folder.read(CARD))}
+        for temperature in temperatures or (None,):
+            hot = "" if temperature is None else f", T = {temperature:g}"
+            options = {} if temperature is None else {"temperature": temperature}
+            found.append(
+                Method(
+                    name=f"{label}, 1 step{hot}",
+                    kind="generator",
+                    series=label,
+                    steps=1,
+                    identity={**own, **options},
+                    open=_opener(folder.url, teacher, device, registry, options),
+                    temperature=temperature,
+                )
+            )
+    return found
+
+
+def identity(teacher: Teacher) -> dict[str, Any]:
+    """What tells a teacher from every other: its options, and the digests of its parts."""
+    return {"teacher": described(teacher), "parts": dict(teacher.provenance())}
+
+
+def labels(urls: Sequence[str]) -> list[str]:
+    """A short name for each folder: as much of the end of its path as tells it from the others."""
+    parts = [[part for part in url.split("/") if part] or [url] for url in urls]
+    parts = [part[:-1] if len(part) > 1 and part[-1] in ("generator", "best") else part for part in parts]
+    depth = 1
+    while depth < max(map(len, parts), default=0) and len({tuple(p[-depth:]) for p in parts}) < len(parts):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def _opener(
+    url: str,
+    teacher: Teacher,
+    device: torch.device,
+    registry: Registry,
+    options: Mapping[str, Any],
+) -> Callable[[], Opened]:
+    def opened() -> Opened:
+        _, generator = load_generator(url, device, registry=registry, options=options, teacher=teacher)
+        if options and not options.items() <= dict(generator.sampling()).items():
+            raise UsageError(
+                f"{type(generator).__name__} in {url!r} has no sampling temperature. Leave --temperature out."
+            )
+
+        def draw(c: Condition, draws: Draws) -> Sampled:
+            return Sampled(tokens=generator.sample(c, draws), passes=1)
+
+        return Opened(draw=draw, network=generator)
+
+    return opened
+
+
+def _series(choice: Choice) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
+    return f"teacher, {choice.name}" + (f" ({options})" if options else "")
