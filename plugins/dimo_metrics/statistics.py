@@ -89,7 +89,7 @@ def _check(url: str, mu: Array, sigma: Array) -> None:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2)), by torch-fidelity (FID).
+    """``|mu_a - mu_b|^2 + tr(sigma_a + sigma_b - 2 (sigma_a sigma_b)^(1/2))``, by torch-fidelity (FID).
 
     It takes the trace of the root from the eigenvalues of the product, so that covariances without full
     rank do no harm.

@@ -177,6 +177,11 @@ def test_the_inception_score_alone_needs_no_reference() -> None:
     assert {"is": expected} == Fidelity(numbers=("is",)).compute(judged, None, NoTeacher())
 
 
+def test_statistics_are_not_read_for_other_numbers(tmp_path: Path) -> None:
+    metric = Fidelity(numbers=("is",), statistics=str(tmp_path / "nowhere.npz"))
+    assert {"is"} == set(metric.compute(samples(30, seed=0, classes=4), None, NoTeacher()))
+
+
 @pytest.mark.parametrize("numbers", [(), ("fdi",)])
 def test_numbers_that_nobody_knows_are_refused(numbers: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="numbers"):
