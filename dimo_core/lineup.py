@@ -234,4 +234,4 @@ def _opener(
 
 def _series(choice: Choice) -> str:
     options = ", ".join(f"{name}={value}" for name, value in choice.options.items())
-    return f"teacher, {choice.name}" + (f" ({options})" if options else "")
+    return choice.name + (f" ({options})" if options else "")

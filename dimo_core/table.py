@@ -13,6 +13,12 @@ from rich.text import Text
 DECIMALS = ((0.1, 5), (10, 3), (100, 2), (1000, 1), (math.inf, 0))
 """Digits after the point, by the largest magnitude of a column."""
 
+RATES = ("samples/s", "images/s")
+"""Columns that a terminal does without: others say the same."""
+
+ENOUGH = 4
+"""So many metrics are shown rather than spreads, intervals and parameters, where there is no room for all."""
+
 Kind = Literal["teacher", "generator", "images", "real"]
 Better = Literal["larger", "smaller"]
 
@@ -121,11 +127,12 @@ class Table:
         extreme = (max if self.better[metric] == "larger" else min)(values.values())
         return frozenset(i for i, value in values.items() if value == extreme)
 
-    def columns(self, metrics: Sequence[str] = ()) -> list[Column]:
+    def columns(self, metrics: Sequence[str] = (), *, full: bool = True) -> list[Column]:
         """Names, costs, metrics and sample counts as text.
 
         Args:
             metrics: Which metrics; all when empty.
+            full: Whether metrics have their spread and interval beside them.
         """
 
         def cost(title: str, value: Callable[[Row], float], decimals: int | None = None) -> Column:
@@ -145,7 +152,7 @@ class Table:
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
             cost("passes", lambda row: row.passes, 0),
             *costs,
-            *map(self._number, metrics or self.metrics),
+            *(self._number(metric, full) for metric in metrics or self.metrics),
             Column(title="n", cells=tuple(_count(row) for row in self.rows)),
             *sizes,
         ]
@@ -155,9 +162,11 @@ class Table:
         """Whether this is a table of `dimo compare`, in which decoding is counted too."""
         return any(row.parameters for row in self.rows)
 
-    def _number(self, metric: str) -> Column:
+    def _number(self, metric: str, full: bool) -> Column:
         """A metric, with its spread over seeds and its interval where there are any."""
         cells = aligned([row.metrics.get(metric) for row in self.rows])
+        if not full:
+            return Column(title=metric, cells=cells, best=self.best(metric))
         decimals = max(len(cell.partition(".")[2]) for cell in cells)
         full = []
         for cell, row in zip(cells, self.rows, strict=True):
@@ -202,9 +211,7 @@ class Table:
         Args:
             width: Characters a line; that of the terminal when None.
         """
-        chosen = [name for name in self.metrics if name in self.shown] or list(self.metrics)
-        while len(chosen) > 1 and self._width(chosen) > (width or Console().width):
-            chosen.pop()
+        chosen, columns = self._fitting(width or Console().width)
         hidden = ", ".join(name for name in self.metrics if name not in chosen)
         notes = [*self.notes, *([f"not shown: {hidden}"] if hidden else [])]
         caption = Text("\n".join(notes)) if notes else None
@@ -215,7 +222,6 @@ class Table:
             caption=caption,
             caption_justify="left",
         )
-        columns = self._terminal(chosen)
         for i, column in enumerate(columns):
             result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=True)
         for i, row in enumerate(self.rows):
@@ -224,12 +230,19 @@ class Table:
             result.add_row(*cells, style=style)
         return result
 
-    def _terminal(self, metrics: Sequence[str]) -> list[Column]:
-        return [column for column in self.columns(metrics) if column.title not in ("samples/s", "images/s")]
-
-    def _width(self, metrics: Sequence[str]) -> int:
-        """Characters a line of the terminal's table takes, two of them after each column."""
-        return sum(max(map(len, (c.title, *c.cells))) + 2 for c in self._terminal(metrics))
+    def _fitting(self, width: int) -> tuple[list[str], list[Column]]:
+        """Which metrics fit into a terminal, and its columns; intervals and parameters go first."""
+        for full, left_out in ((True, RATES), (False, RATES), (False, (*RATES, "parameters"))):
+            chosen = [name for name in self.metrics if name in self.shown] or list(self.metrics)
+            enough = min(ENOUGH, len(chosen))
+            while True:
+                columns = [c for c in self.columns(chosen, full=full) if c.title not in left_out]
+                if len(chosen) <= 1 or _width(columns) <= width:
+                    break
+                chosen.pop()
+            if len(chosen) >= enough and _width(columns) <= width:
+                break
+        return chosen, columns
 
     def markdown(self) -> str:
         """The table for a README or a model card; best values are bold."""
@@ -245,6 +258,11 @@ class Table:
         return "\n".join(
             f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
         )
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """Characters a line of the terminal's table takes, two of them after each column."""
+    return sum(max(map(len, (c.title, *c.cells))) + 2 for c in columns)
 
 
 def _short(parameters: int) -> str:

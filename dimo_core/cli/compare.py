@@ -167,7 +167,7 @@ def _parser() -> Parser:
     parser = Parser(
         "dimo compare",
         "Draw and judge samples of a teacher, by sampler and number of steps, and of its one-step "
-        "generators, by one protocol: table, CSV, JSON, Markdown, plots, pictures, and one page with all of it.",
+        "generators, by one protocol: table, CSV, JSON, Markdown, plots, pictures, and one page with all.",
         "--teacher NAME chooses the teacher (default: that of the generators, else maskgit) and "
         "--teacher.OPTION VALUE sets its options. NAME of samplers, metrics and guidance may be "
         "'{name: NAME, OPTION: VALUE}'.",

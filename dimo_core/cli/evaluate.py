@@ -76,7 +76,8 @@ def _parser() -> Parser:
         "Draw and judge samples of one generator or teacher, or judge pictures: one row of the table of "
         "`dimo compare`, with the same files.",
         "A teacher by name, and several rows: `dimo compare`. For pictures, --teacher NAME says whose "
-        "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote the pictures.",
+        "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote "
+        "the pictures.",
     )
     add = parser.add_argument
     add("path", metavar="PATH", help="folder of a generator, a run, a teacher, or pictures (path or URL)")
