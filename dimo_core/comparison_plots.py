@@ -47,7 +47,7 @@ def _figure(
             for row in table.rows
             if row.kind == "real" and math.isfinite(row.metrics.get(name, math.nan))
         ]
-        _curves(axes, name, known, x)
+        _curves(axes, name, known, x, joined=linear)
         for value in real:
             axes.axhline(value, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
         values = [*(row.metrics[name] for row in known), *real]
@@ -58,8 +58,10 @@ def _figure(
     return png(figure)
 
 
-def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
-    """One curve a series, with error bars where spreads or intervals are known."""
+def _curves(
+    axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool
+) -> None:
+    """One curve a series (of generators points only, unless ``joined``), with error bars where known."""
     series = dict.fromkeys(row.series or row.name for row in rows)
     for i, label in enumerate(series):
         members = sorted((row for row in rows if (row.series or row.name) == label), key=x)
@@ -70,7 +72,7 @@ def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float
             [x(row) for row in members],
             values,
             yerr=_bars(name, members),
-            fmt="D-" if generator else "o-",
+            fmt=("D-" if joined else "D") if generator else "o-",
             color=colour,
             markersize=7 if generator else 4.5,
             linewidth=1.4,

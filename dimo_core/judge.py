@@ -118,7 +118,7 @@ class Judge:
 
     def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
-        return self.judged(samples).numbers
+        return dict(self.judged(samples).numbers)
 
     def judged(self, samples: Samples) -> "Judged":
         """The same, and which metrics are missing.
@@ -170,7 +170,7 @@ class Judge:
     def fingerprint(self) -> str | None:
         """That of the extractor; None when there is none, or it lacks its weights."""
         try:
-            return self.features and self.features.fingerprint
+            return None if self.features is None else self.features.fingerprint
         except DimoError as error:
             self._without_features(error)
             return None

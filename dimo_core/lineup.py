@@ -183,7 +183,7 @@ def generator_methods(
             options = {} if temperature is None else {"temperature": temperature}
             found.append(
                 Method(
-                    name=f"{label}, 1 step{hot}",
+                    name=f"{label}{hot or ', 1 step'}",
                     kind="generator",
                     series=label,
                     steps=1,

@@ -120,8 +120,9 @@ def _result(table: Table) -> str:
 
 
 def _tiles(table: Table) -> str:
-    """The generator's numbers in large, each beside the teacher's at its most steps."""
-    generator = next((row for row in table.rows if row.kind == "generator"), None)
+    """The generator's numbers in large, each beside the teacher's at its most steps; if there is just one."""
+    generators = [row for row in table.rows if row.kind == "generator"]
+    generator = generators[0] if len(generators) == 1 else None
     teacher = max((row for row in table.rows if row.kind == "teacher"), key=lambda r: r.steps, default=None)
     if generator is None:
         return ""

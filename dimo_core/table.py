@@ -168,15 +168,15 @@ class Table:
         if not full:
             return Column(title=metric, cells=cells, best=self.best(metric))
         decimals = max(len(cell.partition(".")[2]) for cell in cells)
-        full = []
+        longer = []
         for cell, row in zip(cells, self.rows, strict=True):
             if metric in row.spread:
                 cell += f" ±{row.spread[metric]:.{decimals}f}"
             if metric in row.intervals:
                 low, high = row.intervals[metric]
                 cell += f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-            full.append(cell)
-        return Column(title=metric, cells=tuple(full), best=self.best(metric))
+            longer.append(cell)
+        return Column(title=metric, cells=tuple(longer), best=self.best(metric))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``evaluation.json``; numbers that are not finite become null."""
