@@ -107,7 +107,7 @@ class Comparison:
         of = self.begin()
         cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in self.seeds]
         self._progress = Progress(
-            sum(self._cost(method) for method, _, _ in cells), interval=10, unit="sample steps"
+            sum(self._cost(method) for method, _, _ in cells), interval=10.0, unit="sample steps"
         )
         self._done, found = 0, []
         with self._progress:

@@ -1,12 +1,11 @@
 """How far numbers would move with other samples: 95 % intervals over halves of the samples at hand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from dimo_core.draws import permutation
-from dimo_core.judge import Judge
 from dimo_core.metric import Samples
 
 LEVEL = 0.95
@@ -14,7 +13,12 @@ LEVEL = 0.95
 
 
 def half_sample_intervals(
-    judge: Judge, samples: Samples, numbers: Mapping[str, float], *, count: int, seed: int
+    judge: Callable[[Samples], Mapping[str, float]],
+    samples: Samples,
+    numbers: Mapping[str, float],
+    *,
+    count: int,
+    seed: int,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals, metric by metric, without drawing anything anew.
 
@@ -25,7 +29,7 @@ def half_sample_intervals(
     halves are the same for all rows. The reference is not resampled.
 
     Args:
-        judge: Computes the numbers.
+        judge: Computes the numbers of some samples.
         samples: With their features.
         numbers: Those of all samples.
         count: How many halves.

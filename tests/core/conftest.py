@@ -170,6 +170,7 @@ PLUGINS = {
     "features": {"toy": ToyFeatures},
     "sampler": {"toy": ToySampler},
     "guidance": {"constant": Constant},
+    "conditions": {"labels": ToyConditions},
     "metric": {"brightness": Brightness, "variety": Variety, "broken": Broken},
 }
 

@@ -1,0 +1,288 @@
+"""A comparison: rows repeat, can be shared out and interrupted, and use only what belongs to them."""
+
+import gc
+import json
+import weakref
+
+import attrs
+import pytest
+import torch
+
+from dimo_core import drawing as drawing_module
+from dimo_core.choice import Choice
+from dimo_core.comparison import Comparison
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.judge import Judge
+from dimo_core.lineup import Method, Opened
+from dimo_core.protocols import Protocol
+from dimo_core.row_batches import Shard
+from dimo_core.row_store import RowStore
+from dimo_core.sampler import Sampled
+
+SAMPLES, BATCH, BLOCK = 30, 4, 10
+BATCHES = 9  # of 4, 4 and 2 samples in each of three blocks
+
+
+@pytest.fixture
+def world(toy, tmp_path):
+    """Makes comparisons of toy generators, and counts the batches that they draw."""
+
+    class World:
+        plan = attrs.evolve(toy.plan, metrics=(Choice("variety"), Choice("brightness")))
+
+        def __init__(self):
+            self.stop_at = None
+            self.drawn = 0
+
+        def comparison(self, name="out", *, plan=None, changes=None, streamed=False, **options):
+            protocol = Protocol.resolve(
+                plan or self.plan, changes={"samples": SAMPLES, "block": BLOCK, **(changes or {})}
+            )
+            judge = Judge.resolve(toy.Teacher(), protocol.plan(), toy.Registry(), batch_size=8)
+            return Comparison(
+                **{
+                    "teacher": toy.Teacher(),
+                    "protocol": protocol,
+                    "judge": judge,
+                    "conditions": toy.Conditions(),
+                    "store": RowStore(Folder(str(tmp_path / name)), streamed),
+                    "device": torch.device("cpu"),
+                    "batch_size": BATCH,
+                    **options,
+                }
+            )
+
+        def method(self, name="a"):
+            def draw(c, draws):
+                if draws.phase == "evaluation":
+                    if self.drawn == self.stop_at:
+                        raise KeyboardInterrupt
+                    self.drawn += 1
+                return Sampled(tokens=generator.sample(c, draws), passes=1)
+
+            generator = toy.Generator()
+            return Method(
+                name=name,
+                kind="generator",
+                series=name,
+                steps=1,
+                identity={"generator": name},
+                open=lambda: Opened(draw=draw, network=generator),
+            )
+
+    return World()
+
+
+def numbers(found):
+    return [[{k: cell[k] for k in ("metrics", "samples", "passes", "shown")} for cell in row] for row in found]
+
+
+def tokens(store, request, comparison):
+    """The tokens of all finished batches of a row, in order."""
+    raw = comparison.conditions.balanced(comparison.teacher.conditioning, SAMPLES)
+    starts = [b + i for b in range(0, SAMPLES, BLOCK) for i in range(0, BLOCK, BATCH)]
+    ends = [min(s + BATCH, (s // BLOCK + 1) * BLOCK) for s in starts]
+    parts = [store.part(request, s, tuple(raw[s:e])) for s, e in zip(starts, ends, strict=True)]
+    return torch.cat([part.samples.tokens for part in parts])
+
+
+def test_evaluating_twice_gives_the_same_numbers_to_the_last_bit(world):
+    first, second = (world.comparison(name).run([world.method()]) for name in ("one", "two"))
+    assert 2 * BATCHES == world.drawn
+    assert numbers(first) == numbers(second)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shards_give_the_same_tokens_and_numbers_as_one_process(world, count):
+    whole = world.comparison("whole").run([world.method()])
+    for index in reversed(range(1, count + 1)):
+        shard = world.comparison("shared", shard=Shard(index=index, of=count))
+        assert shard.run([world.method()]) is None
+    assert 2 * BATCHES == world.drawn
+    join = world.comparison("shared")
+    request = join._request(join.begin(), world.method(), 0)
+    found = tokens(join.store, request, join)
+    alone = world.comparison("alone", shard=Shard(index=1, of=1))
+    alone.run([world.method()])
+    assert torch.equal(found, tokens(alone.store, request, alone))
+    assert numbers(whole) == numbers(join.run([world.method()]))
+    assert 3 * BATCHES == world.drawn
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_shards_divide_the_batches(count):
+    parts = [list(Shard(index=i, of=count).among(5)) for i in range(1, count + 1)]
+    assert [0, 1, 2, 3, 4] == [place for part in parts for place in part]
+
+
+@pytest.mark.parametrize("stop", [0, 2, BATCHES, BATCHES + 5])
+def test_an_interrupted_comparison_goes_on_where_it_was(world, stop):
+    methods = [world.method("a"), world.method("b")]
+    whole = world.comparison("whole").run(methods)
+    world.drawn, world.stop_at = 0, stop
+    with pytest.raises(KeyboardInterrupt):
+        world.comparison("stopped").run(methods)
+    world.stop_at = None
+    assert numbers(whole) == numbers(world.comparison("stopped").run(methods))
+    assert 2 * BATCHES == world.drawn
+
+
+def test_a_finished_row_is_not_drawn_again_and_leaves_no_batches(world, tmp_path):
+    first = world.comparison().run([world.method()])
+    assert first == world.comparison().run([world.method()])
+    assert BATCHES == world.drawn
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_rows_can_be_added(world):
+    world.comparison().run([world.method("a")])
+    world.comparison().run([world.method("a"), world.method("b")])
+    assert 2 * BATCHES == world.drawn
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 5}, {"changes": {"seeds": (1,), "samples": SAMPLES}, "name": "other"}]
+)
+def test_what_was_drawn_otherwise_is_not_used(world, change):
+    world.comparison().run([world.method()])
+    before, world.drawn = world.drawn, 0
+    world.comparison(**change).run([world.method()])
+    assert before > 0
+    assert world.drawn > 0
+
+
+@pytest.mark.parametrize("harm", [b"", b"not safetensors", None])
+def test_a_damaged_batch_is_drawn_again(world, tmp_path, harm):
+    whole = world.comparison("whole").run([world.method()])
+    world.drawn, world.stop_at = 0, 6
+    with pytest.raises(KeyboardInterrupt):
+        world.comparison().run([world.method()])
+    parts = sorted((tmp_path / "out" / "parts").rglob("*.safetensors"))
+    parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
+    world.stop_at = None
+    assert numbers(whole) == numbers(world.comparison().run([world.method()]))
+    assert BATCHES + 1 == world.drawn
+
+
+def test_a_batch_of_another_request_is_not_used(world, tmp_path):
+    whole = world.comparison("whole").run([world.method("b")])
+    for name in ("a", "b"):
+        world.comparison(shard=Shard(index=1, of=1)).run([world.method(name)])
+    a, b = sorted((tmp_path / "out" / "parts").iterdir())
+    for first, second in zip(sorted(a.iterdir()), sorted(b.iterdir()), strict=True):
+        first.write_bytes(second.read_bytes())
+    world.drawn = 0
+    found = world.comparison().run([world.method("a"), world.method("b")])
+    assert (BATCHES, numbers(whole)[0]) == (world.drawn, numbers(found)[1])
+
+
+def test_a_damaged_row_is_computed_again(world, tmp_path):
+    first = world.comparison().run([world.method()])
+    (row,) = (tmp_path / "out" / "rows").iterdir()
+    row.write_text(row.read_text().replace('"generator": "a"', '"generator": "x"'))
+    assert numbers(first) == numbers(world.comparison().run([world.method()]))
+    assert 2 * BATCHES == world.drawn
+
+
+def test_a_folder_of_another_protocol_is_refused_and_the_difference_is_named(world):
+    world.comparison().run([world.method()])
+    with pytest.raises(UsageError, match=r"they differ in samples \(30 \| 20\); split \(held-out \| other\)\."):
+        world.comparison(changes={"samples": 20, "split": "other"}).run([world.method()])
+
+
+def test_a_row_with_a_missing_metric_is_judged_again_without_being_drawn_again(world, toy):
+    from dimo_core.errors import MissingLibraryError
+
+    broken = world.comparison()
+    metric = broken.judge.metrics["variety"]
+
+    class Missing(type(metric)):
+        def compute(self, samples, reference, teacher):
+            raise MissingLibraryError("no library today")
+
+    broken.judge.metrics = {**broken.judge.metrics, "variety": Missing()}
+    first = broken.run([world.method()])
+    second = world.comparison().run([world.method()])
+    assert (["variety"], [], BATCHES) == (first[0][0]["missing"], second[0][0]["missing"], world.drawn)
+    assert {"variety", "brightness"} == set(second[0][0]["metrics"])
+
+
+def test_nothing_is_written_of_streamed_rows_but_their_numbers(world, tmp_path):
+    world.stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        world.comparison(streamed=True).run([world.method()])
+    assert not (tmp_path / "out" / "parts").exists()
+    world.stop_at = None
+    whole = world.comparison("whole").run([world.method()])
+    assert numbers(whole) == numbers(world.comparison(streamed=True).run([world.method()]))
+
+
+def test_samples_are_kept_and_made_up_for_when_a_batch_was_there_without_them(world, tmp_path):
+    world.comparison("whole", keep=str(tmp_path / "kept")).run([world.method("a, T = 1")])
+    world.stop_at = world.drawn + 3
+    with pytest.raises(KeyboardInterrupt):
+        world.comparison().run([world.method("a, T = 1")])
+    world.stop_at = None
+    world.comparison(keep=str(tmp_path / "late")).run([world.method("a, T = 1")])
+    one, two = (sorted((tmp_path / name / "a-T-=-1").iterdir()) for name in ("kept", "late"))
+    assert SAMPLES == len(one)
+    assert [(p.name, p.read_bytes()) for p in one] == [(p.name, p.read_bytes()) for p in two]
+
+
+def test_seeds_are_drawn_one_by_one(world):
+    (row,) = world.comparison(changes={"seeds": (0, 5)}).run([world.method()])
+    (other,) = world.comparison("five", changes={"seeds": (5,)}).run([world.method()])
+    assert row[0]["metrics"] != row[1]["metrics"]
+    assert other[0]["metrics"] == row[1]["metrics"]
+    assert row[1]["shown"] is None
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_images_are_kept_only_where_a_metric_looks_at_them(world, toy, monkeypatch, needed):
+    alive, most = weakref.WeakSet(), [0]
+    to_uint8 = drawing_module.to_uint8
+
+    def tracked(images):
+        made = to_uint8(images)
+        alive.add(made)
+        gc.collect()
+        most[0] = max(most[0], len(alive))
+        return made
+
+    monkeypatch.setattr(drawing_module, "to_uint8", tracked)
+    comparison = world.comparison()
+    needs = frozenset({"images"}) if needed else frozenset({"features", "tokens"})
+    for metric in comparison.judge.metrics.values():
+        monkeypatch.setattr(type(metric), "needs", needs)
+    comparison.run([world.method()])
+    assert (most[0] >= BATCHES) if needed else (most[0] <= 3)
+
+
+def test_metrics_that_look_at_images_get_them_from_finished_batches_too(world, monkeypatch):
+    comparison = world.comparison()
+    for metric in comparison.judge.metrics.values():
+        monkeypatch.setattr(type(metric), "needs", frozenset({"images"}))
+    world.comparison(shard=Shard(index=1, of=1)).run([world.method()])
+    seen = []
+    judged = comparison.judge.judged
+    monkeypatch.setattr(
+        type(comparison.judge), "judged", lambda self, samples: seen.append(samples) or judged(samples)
+    )
+    comparison.run([world.method()])
+    assert (SAMPLES, 1, 2, 2) == tuple(seen[0].images.shape)
+    assert BATCHES == world.drawn
+
+
+def test_the_floor_is_judged_once(world, monkeypatch):
+    first = world.comparison().floor()
+    assert 30 == first["samples"]
+    monkeypatch.setattr(Judge, "floor", property(lambda self: pytest.fail("judged again")))
+    assert first == world.comparison().floor()
+
+
+def test_rows_are_plain_json(world, tmp_path):
+    found = world.comparison(intervals=10).run([world.method()])
+    (path,) = (tmp_path / "out" / "rows").iterdir()
+    assert json.loads(json.dumps(found[0][0])) == json.loads(path.read_text())["row"]
+    assert {"variety", "brightness"} == set(found[0][0]["intervals"])

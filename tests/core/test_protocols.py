@@ -1,0 +1,114 @@
+"""Protocols: names, files, changes, digests, and differences."""
+
+import attrs
+import pytest
+import yaml
+
+from dimo_core.choice import Choice
+from dimo_core.errors import ConfigError, UnknownNameError, UsageError
+from dimo_core.protocols import NAMED, Protocol, differences, digest
+
+
+@pytest.fixture
+def plan(toy):
+    return toy.plan
+
+
+def test_a_protocol_is_frozen(plan):
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Protocol.resolve(plan).samples = 3
+
+
+def test_the_plan_is_the_default_protocol(plan):
+    protocol = Protocol.resolve(plan)
+    assert ("plan", 30, (0,), "held-out") == (
+        protocol.name,
+        protocol.samples,
+        protocol.seeds,
+        protocol.split,
+    )
+    judged = protocol.plan()
+    same = ("data", "split", "floor_split", "features", "metrics", "samples", "best", "shown")
+    assert [getattr(plan, name) for name in same] == [getattr(judged, name) for name in same]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_protocols_change_what_they_say(plan, name):
+    protocol = Protocol.resolve(plan, name)
+    assert name == protocol.name
+    assert NAMED[name].items() <= attrs.asdict(protocol, recurse=False).items()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"samples": None, "seeds": None}, "quick"),
+        ({"samples": 500}, "quick"),
+        ({"samples": 501}, "quick, changed"),
+        ({"temperatures": [3.0, 5.0]}, "quick, changed"),
+    ],
+)
+def test_a_changed_protocol_says_so(plan, changes, name):
+    assert name == Protocol.resolve(plan, "quick", changes).name
+
+
+def test_a_protocol_survives_its_file(plan, tmp_path):
+    protocol = Protocol.resolve(plan, "quick", {"seeds": (1, 2), "temperatures": (0.5,)})
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(protocol.as_dict()))
+    assert protocol == Protocol.resolve(None, str(tmp_path / "p.yaml"))
+
+
+def test_a_file_overrides_the_plan(plan, tmp_path):
+    (tmp_path / "p.yaml").write_text("{name: mine, samples: 7, metrics: [variety]}")
+    protocol = Protocol.resolve(plan, str(tmp_path / "p.yaml"))
+    assert ("mine", 7, (Choice("variety"),), "held-out") == (
+        protocol.name,
+        protocol.samples,
+        protocol.metrics,
+        protocol.split,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{sample: 7}", "unknown keys: sample. Known: name, samples, seeds"),
+        ("[1]", "must hold a mapping"),
+        ("{a: [}", "cannot read protocol file"),
+        ("{samples: 1}", "must be > 1: 1"),
+        ("{temperatures: [0]}", "must be > 0"),
+    ],
+)
+def test_a_wrong_file_is_explained(plan, tmp_path, text, reason):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=".*") as caught:
+        Protocol.resolve(plan, str(tmp_path / "p.yaml"))
+    assert reason in str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(plan):
+    with pytest.raises(UnknownNameError, match="Did you mean 'quick'"):
+        Protocol.resolve(plan, "quik")
+    with pytest.raises(UsageError, match="no protocol file 'none.yaml'"):
+        Protocol.resolve(plan, "none.yaml")
+
+
+def test_without_plan_and_metrics_there_is_nothing_to_measure():
+    with pytest.raises(UsageError, match=r"brings no evaluation plan. Name metrics with --metrics"):
+        Protocol.resolve(None)
+    assert (Choice("fidelity"),) == Protocol.resolve(None, changes={"metrics": (Choice("fidelity"),)}).metrics
+
+
+def test_the_name_does_not_count_and_everything_else_does(plan):
+    facts = Protocol.resolve(plan).as_dict()
+    assert digest(facts) == digest({**facts, "name": "changed"})
+    for key in facts:
+        if key != "name":
+            assert digest(facts) != digest({**facts, key: "changed"}), key
+
+
+def test_differences_name_the_facts_and_their_values():
+    one = {"name": "a", "samples": 3000, "features": {"name": "x", "size": 1}, "seeds": [0]}
+    two = {"name": "b", "samples": 500, "features": {"name": "x", "size": 2}, "seeds": [0]}
+    assert ["samples (3000 | 500)", "features.size (1 | 2)"] == differences({"1": one, "2": two})
+    assert [] == differences({"1": one, "2": {**one, "name": "c"}})
