@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ def read_result(path: str) -> Comparable:
         parent, _, name = path.rpartition("/")
         folder = Folder(parent or ".")
     try:
-        data = folder.read_yaml(name)  # JSON is YAML
+        data = json.loads(folder.read(name))
         known = data["format"] == FORMAT
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         known = False
@@ -141,20 +142,22 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
     """
     protocols: dict[str, Mapping[str, Any]] = {}
     notes: list[str] = []
-    rows: list[Row] = []
+    kept: list[tuple[str, Row]] = []
     better: dict[str, Any] = {}
     shown: dict[str, None] = {}
-    names = [row.name for result in results.values() for row in result.table.rows]
     for label, result in results.items():
         protocols |= dict(result.protocols)
         better |= dict(result.table.better)
         shown |= dict.fromkeys(result.table.shown)
         notes += [note for note in result.table.notes if note not in notes]
         for row in result.table.rows:
-            if any(attrs.evolve(row, seconds=0, decoding=0) == _untimed(other) for other in rows):
-                continue  # the same real data, judged twice
-            known = names.count(row.name) > 1
-            rows.append(attrs.evolve(row, name=f"{row.name} ({label})") if known else row)
+            if attrs.evolve(row, protocol="") not in [attrs.evolve(r, protocol="") for _, r in kept]:
+                kept.append((label, row))
+    names = [row.name for _, row in kept]
+    rows = [
+        attrs.evolve(row, name=f"{row.name} ({label})") if names.count(row.name) > 1 else row
+        for label, row in kept
+    ]
     return Comparable(
         table=Table(
             rows=tuple(rows),
@@ -188,7 +191,3 @@ def warnings(
     if different := differences(machines):
         found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
     return found
-
-
-def _untimed(row: Row) -> Row:
-    return attrs.evolve(row, seconds=0, decoding=0)

@@ -19,7 +19,9 @@ def comparison_plots(table: Table) -> dict[str, bytes]:
     names = [name for name in table.metrics if name in (*table.shown, *table.better)][:MOST]
     if not drawn or not names:
         return {}
-    found = {"quality_by_passes": _figure(table, names, drawn, lambda row: row.passes, "forward passes")}
+    found = {
+        "quality_by_passes": _figure(table, names, drawn, lambda row: float(row.passes), "forward passes")
+    }
     if all(row.each > 0 for row in drawn):
         found["quality_by_seconds"] = _figure(table, names, drawn, lambda row: row.each, "seconds an image")
     swept = [row for row in drawn if row.temperature is not None]
@@ -58,9 +60,7 @@ def _figure(
     return png(figure)
 
 
-def _curves(
-    axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool
-) -> None:
+def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool) -> None:
     """One curve a series (of generators points only, unless ``joined``), with error bars where known."""
     series = dict.fromkeys(row.series or row.name for row in rows)
     for i, label in enumerate(series):

@@ -97,10 +97,9 @@ class TeacherRows:
         for choice in chosen:
             given = own.options if choice.name == own.name else {}
             sampler: Sampler = built(registry, "sampler", Choice(choice.name, {**given, **choice.options}))
-            found += [
-                (_series(choice), TeacherSampling(steps=n, sampler=sampler, guidance=guidance))
-                for n in counts
-            ]
+            series = choice.name if choice is own else _series(choice)
+            ways = [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
+            found += [(series, way) for way in ways]
         for name in self.samplings:
             way = TeacherSampling.named(teacher, name, registry)
             found.append((name, way if self.guidance is None else attrs.evolve(way, guidance=guidance)))

@@ -1,5 +1,7 @@
 """Protocols: names, files, changes, digests, and differences."""
 
+import re
+
 import attrs
 import pytest
 import yaml
@@ -81,15 +83,14 @@ def test_a_file_overrides_the_plan(plan, tmp_path):
 )
 def test_a_wrong_file_is_explained(plan, tmp_path, text, reason):
     (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=".*") as caught:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
         Protocol.resolve(plan, str(tmp_path / "p.yaml"))
-    assert reason in str(caught.value)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(plan):
     with pytest.raises(UnknownNameError, match="Did you mean 'quick'"):
         Protocol.resolve(plan, "quik")
-    with pytest.raises(UsageError, match="no protocol file 'none.yaml'"):
+    with pytest.raises(UsageError, match=r"no protocol file 'none\.yaml'"):
         Protocol.resolve(plan, "none.yaml")
 
 

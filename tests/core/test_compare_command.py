@@ -1,0 +1,207 @@
+"""``dimo compare`` and ``dimo evaluate`` on the embedded digits, and every way to use them wrongly."""
+
+import json
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from dimo_core.cli import main
+from dimo_core.errors import UsageError
+from dimo_core.folder import Folder
+from dimo_core.model_folder import save_generator
+from dimo_core.one_step import OneStep
+from dimo_core.registry import Registry
+from dimo_core.subjects import find_subject
+
+EMBEDDED = Path(__file__).parents[2] / "teachers" / "dimo_maskgit" / "embedded"
+FEW = ["--samples", "24", "--metrics", "fidelity", "digits", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    yield
+    logger.remove()
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """A generator folder; the generator is the teacher itself."""
+    folder = Folder(str(tmp_path_factory.mktemp("run") / "generator"))
+    teacher = Registry.discover({}).load("teacher", "maskgit")()
+    options = {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1}
+    config = {"teacher": {"name": "maskgit"}, "generator": options}
+    save_generator(folder, OneStep().build(teacher), teacher, config, {"step": 0})
+    return folder.url
+
+
+def results(folder):
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def test_the_papers_table(generator, capsys):
+    arguments = ["--sampling-steps", "2", "1", "--samplers", "maskgit", "theta-trapezoidal"]
+    temperatures = ["--temperature", "0.5", "1"]
+    command = ["compare", *arguments, "--generators", generator, *temperatures, *FEW, "--out", "out"]
+    assert 0 == main(command)
+    label = Path(generator).parent.name
+    expected = [
+        ("maskgit, 2 steps", 2),
+        ("maskgit, 1 step", 1),
+        ("theta-trapezoidal, 2 steps", 4),
+        ("theta-trapezoidal, 1 step", 2),
+        (f"{label}, T = 0.5", 1),
+        (f"{label}, T = 1", 1),
+        ("real data", 0),
+    ]
+    first = results("out")
+    assert expected == [(row["name"], row["passes"]) for row in first["rows"]]
+    assert {"fid", "is", "precision", "recall", "readable"} <= set(first["rows"][0]["metrics"])
+    assert all(row["samples"] == 24 and row["seconds"] > 0 for row in first["rows"][:-1])
+    ((key, protocol),) = first["protocols"].items()
+    assert ("plan, changed", 24, [0.5, 1.0]) == (
+        protocol["name"],
+        protocol["samples"],
+        protocol["temperatures"],
+    )
+    assert all(row["protocol"] == key for row in first["rows"])
+    assert len(protocol["fingerprint"]) == 64
+    assert "24 samples are few for 32 features" in first["notes"][0]
+    page = Path("out/report.html").read_text()
+    assert all(name in page for name, _ in expected)
+    assert (page.count("<img"), page.count("base64,")) == (4, 4)
+    assert "theta-trapezoidal, 1 step" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in Path("out/rows").iterdir()}
+    assert 0 == main(command)
+    assert before == {path: path.read_bytes() for path in Path("out/rows").iterdir()}
+    assert first["rows"] == results("out")["rows"]
+
+
+def test_shards_of_the_command_join_to_the_same_numbers():
+    command = ["compare", "--sampling-steps", "1", *FEW, "--batch-size", "7"]
+    assert 0 == main([*command, "--out", "whole"])
+    for shard in ("2/3", "1/3", "3/3"):
+        assert 0 == main([*command, "--out", "parts", "--shard", shard])
+        assert not Path("parts/results.json").exists()
+    assert 0 == main([*command, "--out", "parts"])
+    one, two = (results(folder)["rows"][0]["metrics"] for folder in ("whole", "parts"))
+    assert one == two
+    assert one["fid"] == pytest.approx(two["fid"], abs=1e-6)
+
+
+def test_one_row_of_a_generator_its_pictures_and_a_teacher(generator):
+    run = str(Path(generator).parent)
+    assert 0 == main(["evaluate", run, *FEW, "--out", "g", "--keep-samples", "kept"])
+    assert 0 == main(["evaluate", "kept", *FEW, "--out", "p"])
+    assert 0 == main(
+        ["evaluate", str(EMBEDDED), *FEW, "--out", "t", "--sampling-steps", "2", "--guidance", "2"]
+    )
+    generated, pictures, teacher = (results(folder)["rows"][0] for folder in "gpt")
+    assert ("generator", "images", "teacher") == (generated["kind"], pictures["kind"], teacher["kind"])
+    assert generated["metrics"]["fid"] == pytest.approx(pictures["metrics"]["fid"], rel=1e-9)
+    assert "readable" not in pictures["metrics"]
+    assert "metric 'digits' is left out: it needs conditions" in " ".join(results("p")["notes"])
+    assert (4, "maskgit, 2 steps") == (teacher["passes"], teacher["name"])
+
+
+def test_results_are_merged_with_a_warning(capsys):
+    for name, samples in (("a", "10"), ("b", "12")):
+        few = ["--samples", samples, "--metrics", "digits", "--device", "cpu"]
+        assert 0 == main(["compare", "--sampling-steps", "1", *few, "--out", name])
+    assert 0 == main(["compare", "--merge", "a", "b/results.json", "--out", "both"])
+    assert (
+        "Numbers of different protocols do not compare; these rows differ in samples (10 | 12)"
+        in " ".join(capsys.readouterr().out.split())
+    )
+    both = results("both")
+    assert (["maskgit, 1 step (a)", "real data", "maskgit, 1 step (b/results.json)"], 2) == (
+        [row["name"] for row in both["rows"]],
+        len(both["protocols"]),
+    )
+
+
+def test_a_generator_of_another_teacher_is_refused(generator, tmp_path, capsys):
+    card = Path(generator) / "generator.yaml"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generator.yaml").write_text(
+        card.read_text().replace("frozen:\n", "frozen:\n  x: " + "f" * 64 + "\n")
+    )
+    assert 2 == main(["compare", "--teacher", "maskgit", "--generators", str(other), *FEW, "--out", "out"])
+    error = capsys.readouterr().err
+    assert "was distilled from another teacher: the SHA-256 of its x is another" in error
+    assert "--merge" in error
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["compare", "--samplers", "maskgi"], "unknown sampler 'maskgi'"),
+        (["compare", "--samplers", "{name: halton, rol: 1}"], "rol"),
+        (["compare", "--samplers", "[a]"], "expected a name, or {name: NAME, OPTION: VALUE}"),
+        (["compare", "--metrics", "fidelty"], "Did you mean 'fidelity'?"),
+        (["compare", "--generators", "nowhere"], "no generator in 'nowhere'"),
+        (["compare", "--samplings", "v2"], "unknown sampling 'v2'"),
+        (["compare", "--teacher", "maskgti"], "unknown teacher 'maskgti'"),
+        (["compare", "--protocol", "papr-5k"], "Did you mean 'paper-5k'?"),
+        (["compare", "--sampling-steps", "0"], "invalid positive value: '0'"),
+        (["compare", "--intervals", "5"], "needs at least 10 resamples"),
+        (["compare", "--shard", "1"], "--shard is written I/N"),
+        (["compare", "--shard", "3/2"], "shards count from 1"),
+        (["compare", "--shard", "1/2", "--stream"], "give one"),
+        (["compare", "--generators-only"], "nothing to compare"),
+        (["compare", "--temperature", "0"], "must be > 0"),
+        (["compare", "--merge", "nowhere"], "holds no results"),
+        (["compare", "--merge", "nowhere", "--samples", "3"], "--samples has no meaning beside it"),
+        (["compare", "--dry-run"], "--dry-run is no option of this command"),
+        (["compare", "--nonsense", "1"], "--nonsense: unknown option"),
+        (["compare", "--device", "tpu"], "device 'tpu' is not available"),
+        (["evaluate", "nowhere"], "nothing to evaluate in 'nowhere'"),
+        (["evaluate"], "required: PATH"),
+        (["evaluate", str(EMBEDDED), "--sampling", "v1.0", "--sampler", "halton"], "says sampler and steps"),
+    ],
+)
+def test_wrong_usage_is_explained_before_anything_is_drawn(arguments, reason, capsys):
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith(f"dimo {arguments[0]}: error: ")
+    assert reason in error
+    assert not Path("runs").exists()
+
+
+def test_options_of_the_teacher_mean_nothing_for_a_generator(generator, capsys):
+    assert 2 == main(["evaluate", generator, "--sampler", "halton"])
+    assert "--sampler says how a teacher is sampled" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dimo_core.comparison.Comparison.run", stop)
+    assert 130 == main(["compare", *FEW, "--out", "out"])
+    assert "The same command with --out out goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_help_lists_the_options(command, capsys):
+    assert 0 == main([command, "--help"])
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--protocol", "--intervals", "--keep-samples", "--shard"))
+
+
+def test_a_teacher_folder_of_unknown_format_asks_for_its_teacher(tmp_path):
+    (tmp_path / "teacher.yaml").write_text("format: dimo-foo/1\n")
+    with pytest.raises(
+        UsageError, match=r"is of the teacher 'foo'\. Name the one that reads it: --teacher NAME"
+    ):
+        find_subject(str(tmp_path), [], Registry.discover({}))
+
+
+def test_a_pretraining_run_leads_to_its_teacher(tmp_path):
+    (tmp_path / "teacher").symlink_to(EMBEDDED)
+    subject = find_subject(str(tmp_path), [], Registry.discover({}))
+    assert ("teacher", f"{tmp_path}/teacher") == (subject.kind, subject.teacher.checkpoint)
