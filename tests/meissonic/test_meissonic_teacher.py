@@ -426,8 +426,10 @@ def test_frozen_are_the_six_tensors_of_embedding_and_head(teacher: Meissonic) ->
         ({"name": "skew", "beta": 3.0}, False),
     ],
 )
-def test_betas_that_diverged_in_the_paper_are_warned_of(divergence: dict[str, Any], warned: bool) -> None:
-    advice = Meissonic().advise({"divergence": divergence})
+def test_betas_that_diverged_in_the_paper_are_warned_of(
+    teacher: Meissonic, divergence: dict[str, Any], warned: bool
+) -> None:
+    advice = teacher.advise({"divergence": divergence})
     assert warned == bool(advice)
     assert all("[-0.1, 0.2]" in text for text in advice)
 
