@@ -5,8 +5,9 @@
     python -m dimo_scenes.make_prompts FOLDER
 
 ``evaluation.jsonl`` holds the held-out prompts, as GenEval writes such; it is part of this package.
-``prompts.tar`` is a webdataset shard with one training caption in each sample (KEY.txt), and ``held_out.txt``
-has one held-out prompt a line, the tags in turn; both are part of the embedded teacher of scenes.
+``prompts-0000.tar`` and so on are webdataset shards with one training caption in each sample (KEY.txt);
+``held_out.txt`` has one held-out prompt a line, the tags in turn. They belong to the embedded teacher of
+scenes.
 """
 
 import json
@@ -21,8 +22,8 @@ from dimo_scenes.combinations import Choices
 from dimo_scenes.drawing import draw_caption, uniforms
 from dimo_scenes.evaluation_prompts import MOST, balanced_captions, chosen_captions
 
-COUNT = 2048
-"""Captions in the shard, all different."""
+SHARDS, COUNT = 4, 2048
+"""Number of shards, and of captions in each; all are different."""
 
 
 def training_prompts(count: int) -> list[str]:
@@ -39,12 +40,9 @@ def training_prompts(count: int) -> list[str]:
 def make_prompts(folder: Path) -> None:
     """Write the files."""
     fixed = {"mtime": 0, "user": "", "group": "", "verbose": 0}
-    with (
-        (folder / "prompts.tar").open("wb") as file,
-        ShardWriter("%d", maxcount=COUNT, opener=lambda _: file, **fixed) as shard,
-    ):
-        for number, text in enumerate(training_prompts(COUNT)):
-            shard.write({"__key__": f"{number:06d}", "txt": text})
+    with ShardWriter(str(folder / "prompts-%04d.tar"), maxcount=COUNT, **fixed) as shards:
+        for number, text in enumerate(training_prompts(SHARDS * COUNT)):
+            shards.write({"__key__": f"{number:06d}", "txt": text})
     lines = [json.dumps(caption.record()) + "\n" for tag in TAGS for caption in chosen_captions(tag)]
     (folder / "evaluation.jsonl").write_text("".join(lines))
     held_out = balanced_captions(MOST * len(TAGS))

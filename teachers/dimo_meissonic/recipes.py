@@ -39,10 +39,10 @@ _FAST: Recipe = {
 }
 
 _SMALL_GENERATOR = {
-    "lr": 5e-4,
+    "lr": 1e-3,
     "warmup": 50,
     "decay": "linear",
-    "lr_end": 0.2,
+    "lr_end": 0.1,
     "beta1": 0.0,
     "beta2": 0.99,
     "clip": 1.0,
@@ -51,14 +51,21 @@ _SMALL_GENERATOR = {
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 _SMALL: Recipe = {
     "teacher": {"name": "meissonic", "timestep": "zero", "text_cache": 32768},
-    "train": {"steps": 2000, "batch_size": 64},
-    "generator": {"name": "one_step", "r_init": 0.6, "sigma_init": 0.1, "train_embeddings": True},
+    "train": {"steps": 2400, "batch_size": 32},
+    "generator": {
+        "name": "one_step",
+        "r_init": 0.6,
+        "sigma_init": 0.1,
+        "train_embeddings": True,
+        "temperature": 0.5,
+    },
     "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
-    "divergence": {"name": "jeffrey", "beta": 0.0},
+    "divergence": {"name": "jeffrey", "beta": 0.2},
     "guidance": {"name": "constant", "scale": 2.0},
     "objective": {
         "name": "dimo",
         "rollout": "shared",
+        "teacher_temperature": 0.8,
         "schedule": "linear",
         "masking": "exact",
         "generator": _SMALL_GENERATOR,

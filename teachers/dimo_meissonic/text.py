@@ -31,7 +31,10 @@ PREFIXES = ("text_model.", "text_projection.")
 """Where the text tower is in the weights of a whole CLIP."""
 
 ROWS = 16
-"""Prompts in a pass on an accelerator."""
+"""Prompts in a pass, on an accelerator and through a small tower."""
+
+SMALL = 10_000_000
+"""Parameters up to which a tower is small: many prompts in a pass then help on a CPU too."""
 
 _TELLING = ("vocab.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -150,7 +153,7 @@ class PromptEncoder:
         device: Where the tower computes.
         remember: How many prompts are remembered at most.
         rows: Prompts in each pass; unused rows are filled up, because matrix products of other shapes round
-            otherwise. None for 1 on a CPU, where more gain little, and ``ROWS`` elsewhere.
+            otherwise. None for ``ROWS``, but 1 for a large tower on a CPU, which gains nothing by more.
     """
 
     def __init__(
@@ -164,7 +167,8 @@ class PromptEncoder:
     ) -> None:
         self.tower, self.tokenizer, self.device = tower.to(device), tokenizer, device
         self.remember = remember
-        self._rows = rows or (1 if device.type == "cpu" else ROWS)
+        large = sum(p.numel() for p in tower.parameters()) > SMALL
+        self._rows = rows or (1 if large and device.type == "cpu" else ROWS)
         self._known: OrderedDict[str, Embedding] = OrderedDict()
 
     @property

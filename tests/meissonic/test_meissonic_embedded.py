@@ -38,7 +38,8 @@ def test_files_are_those_of_the_card_and_small(card: dict[str, Any]) -> None:
     digests = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() for name in card["sha256"]}
     assert card["sha256"] == digests
     inside = {p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*") if p.is_file()}
-    assert {"README.md", CARD, "prompts.tar", "held_out.txt", *digests} == inside
+    shards = {f"prompts-{number:04d}.tar" for number in range(4)}
+    assert {"README.md", CARD, "held_out.txt", *shards, *digests} == inside
     assert sum(p.stat().st_size for p in FOLDER.rglob("*.safetensors")) < 12e6
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.teacher import Meissonic
-from dimo_meissonic.text import PromptEncoder, load_tower, text_config, text_tensors
+from dimo_meissonic.text import ROWS, PromptEncoder, load_tower, text_config, text_tensors
 from dimo_meissonic.timestep import Clock
 from dimo_samplers.maskgit import tokens_per_step
 
@@ -157,7 +157,11 @@ def test_passes_have_one_shape_and_prompts_are_not_passed_twice(tensors: Tensors
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in kept)
 
 
-def test_a_cpu_takes_one_prompt_in_a_pass(tensors: Tensors) -> None:
+def test_a_cpu_takes_one_prompt_in_a_pass_through_a_large_tower(
+    tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ROWS == encoder(tensors, None).rows
+    monkeypatch.setattr("dimo_meissonic.text.SMALL", 1)
     assert 1 == encoder(tensors, None).rows
 
 

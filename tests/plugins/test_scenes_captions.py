@@ -38,7 +38,7 @@ from dimo_scenes.evaluation_prompts import (
     evaluation_captions,
     held_out_captions,
 )
-from dimo_scenes.make_prompts import COUNT, make_prompts
+from dimo_scenes.make_prompts import COUNT, SHARDS, make_prompts
 from dimo_scenes.prompts import ScenePrompts
 
 TEXT = Conditioning(kind="text")
@@ -204,21 +204,27 @@ def test_balanced_prompts_take_the_tags_in_turn_and_begin_anew() -> None:
 TEACHER = files("dimo_meissonic").joinpath("embedded")
 
 
+NAMES = [f"prompts-{number:04d}.tar" for number in range(SHARDS)]
+
+
 def shard_texts() -> list[str]:
-    with TEACHER.joinpath("prompts.tar").open("rb") as file, tarfile.open(fileobj=file) as tar:
-        members = [tar.extractfile(member) for member in tar if member.name.endswith(".txt")]
-        return [member.read().decode() for member in members if member is not None]
+    found = []
+    for name in NAMES:
+        with TEACHER.joinpath(name).open("rb") as file, tarfile.open(fileobj=file) as tar:
+            members = [tar.extractfile(member) for member in tar if member.name.endswith(".txt")]
+            found += [member.read().decode() for member in members if member is not None]
+    return found
 
 
-def test_the_shard_holds_different_training_captions() -> None:
+def test_the_shards_hold_different_training_captions() -> None:
     texts = shard_texts()
-    assert COUNT == len(texts) == len(set(texts))
+    assert SHARDS * COUNT == len(texts) == len(set(texts))
     assert all(text == parse(text).text for text in texts)
 
 
 def test_the_script_makes_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
     make_prompts(tmp_path)
-    homes = {"evaluation.jsonl": files("dimo_scenes"), "prompts.tar": TEACHER, "held_out.txt": TEACHER}
+    homes = dict.fromkeys([*NAMES, "held_out.txt"], TEACHER) | {"evaluation.jsonl": files("dimo_scenes")}
     for name, home in homes.items():
         assert home.joinpath(name).read_bytes() == (tmp_path / name).read_bytes(), name
 
