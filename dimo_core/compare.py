@@ -88,6 +88,8 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     protocol = Protocol.resolve(plan, options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         built(registry, "metric", choice)  # a metric that was asked for by name is not just left out
+    if options.rows is not None or options.generators:
+        teacher.check()
     used = teacher.on(device)
     methods: list[Method] = []
     if options.rows is not None:
@@ -152,6 +154,11 @@ def _check(options: Comparing) -> None:
     if options.shard is not None and not 1 <= options.shard.index <= options.shard.of:
         raise UsageError(
             f"--shard {options.shard.index}/{options.shard.of}: shards count from 1 to their number"
+        )
+    if options.changes.get("temperatures") and not options.generators:
+        raise UsageError(
+            "--temperature is for generators, and none is compared. That of a sampler is an option of it: "
+            "'{name: maskgit, temperature: 0.8}'"
         )
     if options.rows is None and not options.generators and options.images is None:
         raise UsageError("nothing to compare: name a teacher's rows, or --generators")

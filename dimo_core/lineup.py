@@ -202,7 +202,9 @@ def identity(teacher: Teacher) -> dict[str, Any]:
 def labels(urls: Sequence[str]) -> list[str]:
     """A short name for each folder: as much of the end of its path as tells it from the others."""
     parts = [[part for part in url.split("/") if part] or [url] for url in urls]
-    parts = [part[:-1] if len(part) > 1 and part[-1] in ("generator", "best") else part for part in parts]
+    for part in parts:
+        while len(part) > 1 and part[-1] in ("generator", "checkpoints", "best"):
+            part.pop()
     depth = 1
     while depth < max(map(len, parts), default=0) and len({tuple(p[-depth:]) for p in parts}) < len(parts):
         depth += 1

@@ -92,7 +92,7 @@ class Protocol:
         Args:
             plan: The teacher's; None when it has none.
             name: One of ``NAMED``, or the path or URL of a YAML file that holds fields of this class.
-            changes: Fields that override both.
+            changes: Fields that override both; a metric without options has those of the plan.
 
         Raises:
             UsageError: for an unknown name, or when nothing says what to measure.
@@ -102,6 +102,10 @@ class Protocol:
         asked = dict(_of_file(name) if re.search(r"\.(ya?ml|json)$", name) else _of_name(name))
         values = base | {"name": name} | asked
         changed = {key: value for key, value in (changes or {}).items() if value is not None}
+        if "metrics" in changed and plan is not None:
+            own = {choice.name: choice for choice in plan.metrics}
+            named = _choices(changed["metrics"])
+            changed["metrics"] = tuple(m if m.options else own.get(m.name, m) for m in named)
         if unknown := sorted({*asked, *changed} - {field.name for field in attrs.fields(cls)}):
             known = ", ".join(field.name for field in attrs.fields(cls))
             raise ConfigError(f"protocol {name!r} has unknown keys: {', '.join(unknown)}. Known: {known}")

@@ -153,7 +153,7 @@ def test_a_generator_of_another_teacher_is_refused(generator, tmp_path, capsys):
         (["compare", "--shard", "3/2"], "shards count from 1"),
         (["compare", "--shard", "1/2", "--stream"], "give one"),
         (["compare", "--generators-only"], "nothing to compare"),
-        (["compare", "--temperature", "0"], "must be > 0"),
+        (["compare", "--temperature", "3"], "--temperature is for generators, and none is compared"),
         (["compare", "--merge", "nowhere"], "holds no results"),
         (["compare", "--merge", "nowhere", "--samples", "3"], "--samples has no meaning beside it"),
         (["compare", "--dry-run"], "--dry-run is no option of this command"),

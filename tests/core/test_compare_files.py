@@ -162,7 +162,7 @@ def test_csv_has_the_metric_names_once():
         (["runs/a/generator", "runs/b/generator"], ["a", "b"]),
         (["x/run/generator", "y/run/generator"], ["x/run", "y/run"]),
         (["generator"], ["generator"]),
-        (["s3://bucket/run/checkpoints/best"], ["checkpoints"]),
+        (["s3://bucket/run/checkpoints/best"], ["run"]),
         ([], []),
     ],
 )

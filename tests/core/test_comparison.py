@@ -75,7 +75,9 @@ def world(toy, tmp_path):
 
 
 def numbers(found):
-    return [[{k: cell[k] for k in ("metrics", "samples", "passes", "shown")} for cell in row] for row in found]
+    return [
+        [{k: cell[k] for k in ("metrics", "samples", "passes", "shown")} for cell in row] for row in found
+    ]
 
 
 def tokens(store, request, comparison):
@@ -187,7 +189,9 @@ def test_a_damaged_row_is_computed_again(world, tmp_path):
 
 def test_a_folder_of_another_protocol_is_refused_and_the_difference_is_named(world):
     world.comparison().run([world.method()])
-    with pytest.raises(UsageError, match=r"they differ in samples \(30 \| 20\); split \(held-out \| other\)\."):
+    with pytest.raises(
+        UsageError, match=r"they differ in samples \(30 \| 20\); split \(held-out \| other\)\."
+    ):
         world.comparison(changes={"samples": 20, "split": "other"}).run([world.method()])
 
 

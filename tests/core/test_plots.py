@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dimo_core.plots import _series, _smooth, spread, plots, quality
+from dimo_core.plots import _series, _smooth, plots, quality, spread
 from dimo_core.table import Row, Table
 
 

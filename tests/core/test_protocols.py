@@ -113,3 +113,16 @@ def test_differences_name_the_facts_and_their_values():
     two = {"name": "b", "samples": 500, "features": {"name": "x", "size": 2}, "seeds": [0]}
     assert ["samples (3000 | 500)", "features.size (1 | 2)"] == differences({"1": one, "2": two})
     assert [] == differences({"1": one, "2": {**one, "name": "c"}})
+
+
+def test_metrics_that_are_named_have_the_options_of_the_plan(plan):
+    own = attrs.evolve(plan, metrics=(Choice("fid", {"statistics": "a.npz"}), Choice("other")))
+    named = Protocol.resolve(own, changes={"metrics": (Choice("fid"), Choice("new"))}).metrics
+    assert (Choice("fid", {"statistics": "a.npz"}), Choice("new")) == named
+    other = Choice("fid", {"statistics": "b.npz"})
+    assert (other,) == Protocol.resolve(own, changes={"metrics": (other,)}).metrics
+
+
+def test_temperatures_are_positive(plan):
+    with pytest.raises(ConfigError, match="must be > 0"):
+        Protocol.resolve(plan, changes={"temperatures": (0.0,)})
