@@ -1,0 +1,142 @@
+"""The judge: references that are streamed, extractors that cannot be used, metrics and what they need."""
+
+import attrs
+import pytest
+import torch
+
+from dimo_core.choice import Choice
+from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.evaluation import size_notes
+from dimo_core.judge import Judge
+from dimo_core.metric import Metric, Samples, joined_samples
+from dimo_core.sources import Data, Picture, PictureStream
+from dimo_core.table import Row
+
+
+class Stream(PictureStream):
+    classes, max_broken = ("even", "odd"), 0.2
+
+    def __init__(self, pictures):
+        self.pictures, self.shards = pictures, ("a", "b")
+
+    def read(self, shard):
+        half = len(self.pictures) // 2
+        yield from self.pictures[:half] if shard == "a" else self.pictures[half:]
+
+
+@attrs.frozen(kw_only=True)
+class Streamed(Data):
+    pictures: tuple = ()
+
+    @property
+    def streams(self):
+        return True
+
+    def splits(self):
+        return ("held-out",)
+
+    def load(self, split):
+        raise AssertionError("streamed data are not loaded")
+
+    def open(self, split):
+        return Stream(self.pictures)
+
+
+def pictures(count, broken=0):
+    whole = tuple(
+        Picture(key=str(i), label=i % 2, image=torch.full((1, 2, 2), i, dtype=torch.uint8))
+        for i in range(count)
+    )
+    return whole + tuple(Picture(key=f"broken{i}", error="cut off") for i in range(broken))
+
+
+@pytest.fixture
+def judge(toy):
+    def make(data=None, **plan):
+        made = Judge.resolve(toy.Teacher(), attrs.evolve(toy.plan, **plan), toy.Registry(), batch_size=4)
+        if data is not None:
+            made.data = data
+        return made
+
+    return make
+
+
+def test_a_streamed_reference_is_read_in_batches_and_its_images_are_not_kept(judge, monkeypatch):
+    judged = judge(Streamed(pictures=pictures(10, broken=1)))
+    monkeypatch.setattr(Judge, "keeps_images", False)
+    sizes = []
+    extract = type(judged.features).extract
+    monkeypatch.setattr(
+        type(judged.features), "extract", lambda self, x: sizes.append(len(x)) or extract(self, x)
+    )
+    reference = judged.reference
+    assert [4, 4, 2] == sizes
+    assert (None, (10, 4)) == (reference.images, tuple(reference.features.shape))
+    assert list(range(10)) == reference.features[:, 0].tolist()
+    assert tuple(i % 2 for i in range(10)) == reference.conditions
+
+
+@pytest.mark.parametrize(("count", "broken"), [(10, 11), (0, 3)])
+def test_a_reference_that_is_mostly_broken_is_an_error(judge, count, broken):
+    with pytest.raises(UsageError, match=rf"{broken} of {count + broken} reference images .* \(cut off\)"):
+        judge(Streamed(pictures=pictures(count, broken))).reference  # noqa: B018
+
+
+def test_an_extractor_without_weights_is_noted_and_other_metrics_are_computed(judge, monkeypatch):
+    judged = judge(metrics=(Choice("variety"), Choice("brightness")))
+
+    def missing(self, images):
+        raise CheckpointError("no weights here")
+
+    @attrs.frozen(kw_only=True)
+    class NeedsFeatures(Metric):
+        def compute(self, samples, reference, teacher):
+            if samples.features is None:
+                raise UsageError("no features")
+            return {"x": 1.0}
+
+    monkeypatch.setattr(type(judged.features), "extract", missing)
+    judged.metrics = {"variety": judged.metrics["variety"], "needy": NeedsFeatures()}
+    tokens = torch.zeros(3, 4, dtype=torch.long)
+    samples = Samples(conditions=(0, 1, 0), tokens=tokens, images=torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
+    found = judged.judged(judged.reduced(samples))
+    assert ({"variety"}, ("brightness", "needy")) == (set(found.numbers), found.missing)
+    assert ["no features: no weights here", "metric 'needy' is missing: no features"] == judged.notes
+    assert judged.fingerprint is None
+
+
+def test_metrics_that_need_conditions_are_left_out_where_they_are_unknown(judge, monkeypatch):
+    judged = judge(metrics=(Choice("variety"), Choice("brightness")))
+    monkeypatch.setattr(type(judged.metrics["brightness"]), "needs", frozenset({"features"}))
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    found = judged.judged(Samples(conditions=(None,) * 3, images=images))
+    assert {"brightness"} == set(found.numbers)
+    assert "metric 'variety' is left out: it needs conditions" in judged.notes[0]
+
+
+def test_samples_are_taken_and_joined():
+    whole = Samples(
+        conditions=("a", "b", "c", "d"), tokens=torch.arange(8).view(4, 2), features=torch.randn(4, 3)
+    )
+    parts = [whole.take([0]), whole.take([1, 2, 3])]
+    again = joined_samples(parts)
+    assert (whole.conditions, None) == (again.conditions, again.images)
+    assert torch.equal(whole.tokens, again.tokens)
+    assert torch.equal(whole.features, again.features)
+
+
+@pytest.mark.parametrize(
+    ("counts", "width", "expected"),
+    [
+        ((50, 50), 64, ["50 samples are few for 64 features"]),
+        ((100, 100), 64, ["100 samples for 64 features"]),
+        ((1280, 1280), 64, []),
+        ((1280, 2000), 64, ["Rows differ in n"]),
+        ((100, 200), 64, ["Rows differ in n", "100 samples for 64 features"]),
+        ((3, 3), 0, []),
+    ],
+)
+def test_small_samples_are_warned_of(counts, width, expected):
+    rows = [Row(name="x", kind="teacher", samples=count, metrics={}) for count in counts]
+    notes = size_notes(width, rows, "--samples")
+    assert expected == [next(start for start in expected if note.startswith(start)) for note in notes], notes
