@@ -196,7 +196,10 @@ class Comparison:
     def judged(self, samples: Samples) -> dict[str, Any]:
         """The numbers of some samples, as plain data: metrics, what is missing of them, and intervals."""
         found, intervals = self.judge.judged(samples), {}
-        if self.intervals:
+        width = 0 if samples.features is None else samples.features.shape[1]
+        if self.intervals and len(samples) // 2 <= width:
+            self.judge.note(f"no intervals: half of {len(samples)} samples are too few for {width} features")
+        elif self.intervals:
             intervals = half_sample_intervals(
                 self.judge, samples, found.numbers, count=self.intervals, seed=self.seeds[0]
             )
@@ -206,7 +209,7 @@ class Comparison:
             "missing": list(found.missing),
             "intervals": {name: list(edges) for name, edges in intervals.items()},
             "resamples": self.intervals,
-            "width": 0 if samples.features is None else samples.features.shape[1],
+            "width": width,
         }
 
     def _kept(self, method: Method, seed: int) -> KeptPictures | None:

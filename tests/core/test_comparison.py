@@ -290,3 +290,10 @@ def test_rows_are_plain_json(world, tmp_path):
     (path,) = (tmp_path / "out" / "rows").iterdir()
     assert json.loads(json.dumps(found[0][0])) == json.loads(path.read_text())["row"]
     assert {"variety", "brightness"} == set(found[0][0]["intervals"])
+
+
+def test_intervals_of_too_few_samples_are_not_made_up(world):
+    comparison = world.comparison(intervals=10, changes={"samples": 8})
+    found = comparison.run([world.method()])
+    assert {} == found[0][0]["intervals"]
+    assert ["no intervals: half of 8 samples are too few for 4 features"] == comparison.judge.notes
