@@ -37,6 +37,17 @@ def training_prompts(count: int) -> list[str]:
     return [*islice(found, count)]
 
 
+def held_out_prompts() -> list[str]:
+    """``MOST`` of each tag: all tags in each turn, which begins one tag later than the one before.
+
+    So a few prompts evenly spread over all of them are of several tags.
+    """
+    texts = [caption.text for caption in balanced_captions(MOST * len(TAGS))]
+    turns = [texts[i : i + len(TAGS)] for i in range(0, len(texts), len(TAGS))]
+    shifted = ((turn, i % len(TAGS)) for i, turn in enumerate(turns))
+    return [text for turn, shift in shifted for text in (*turn[shift:], *turn[:shift])]
+
+
 def make_prompts(folder: Path) -> None:
     """Write the files."""
     fixed = {"mtime": 0, "user": "", "group": "", "verbose": 0}
@@ -45,8 +56,7 @@ def make_prompts(folder: Path) -> None:
             shards.write({"__key__": f"{number:06d}", "txt": text})
     lines = [json.dumps(caption.record()) + "\n" for tag in TAGS for caption in chosen_captions(tag)]
     (folder / "evaluation.jsonl").write_text("".join(lines))
-    held_out = balanced_captions(MOST * len(TAGS))
-    (folder / "held_out.txt").write_text("".join(f"{caption.text}\n" for caption in held_out))
+    (folder / "held_out.txt").write_text("".join(f"{text}\n" for text in held_out_prompts()))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ def test_a_run_without_options_streams_training_prompts_and_is_judged_by_held_ou
     stream = job.conditions.open(TEXT, seed=0)
     assert not any(unseen(parse(text)) for text in stream.read(0, 64))
     shown = [parse(text) for text in job.conditions.balanced(TEXT, 480)]
-    assert list(TAGS) * 96 == [caption.tag for caption in shown]
+    turns = [shown[i : i + 5] for i in range(0, 480, 5)]
+    assert all(sorted(TAGS) == sorted(caption.tag for caption in turn) for turn in turns)
+    few = job.conditions.balanced(TEXT, 8)
+    assert set(TAGS) == {parse(text).tag for text in few}
     assert all(len(unseen(caption)) == 1 for caption in shown)
 
 
