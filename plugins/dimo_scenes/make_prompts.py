@@ -12,7 +12,6 @@ scenes.
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 from webdataset import ShardWriter
@@ -23,18 +22,15 @@ from dimo_scenes.drawing import draw_caption, uniforms
 from dimo_scenes.evaluation_prompts import MOST, balanced_captions, chosen_captions
 
 SHARDS, COUNT = 4, 2048
-"""Number of shards, and of captions in each; all are different."""
+"""Number of shards, and of captions in each."""
 
 
 def training_prompts(count: int) -> list[str]:
-    """The first so many different captions of the training stream of seed 0."""
-    found: dict[str, None] = {}
-    start = 0
-    while len(found) < count:
-        for u in uniforms("prompts", 0, start, count).tolist():
-            found[draw_caption(u, Choices()).text] = None
-        start += count
-    return [*islice(found, count)]
+    """The first captions of the training stream of seed 0.
+
+    They repeat: there are 30 captions of one digit without a colour, and as many as of two digits are wanted.
+    """
+    return [draw_caption(u, Choices()).text for u in uniforms("prompts", 0, 0, count).tolist()]
 
 
 def held_out_prompts() -> list[str]:

@@ -216,10 +216,13 @@ def shard_texts() -> list[str]:
     return found
 
 
-def test_the_shards_hold_different_training_captions() -> None:
-    texts = shard_texts()
-    assert SHARDS * COUNT == len(texts) == len(set(texts))
-    assert all(text == parse(text).text for text in texts)
+def test_the_shards_hold_training_captions_and_each_tag_as_training_does() -> None:
+    captions = [parse(text) for text in shard_texts()]
+    assert SHARDS * COUNT == len(captions)
+    assert not any(unseen(caption) for caption in captions)
+    shares = {tag: sum(caption.tag == tag for caption in captions) / len(captions) for tag in TAGS}
+    expected = {tag: (2 if tag == "position" else 1) / 6 for tag in TAGS}
+    assert expected == pytest.approx(shares, abs=0.02)
 
 
 def test_the_script_makes_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
