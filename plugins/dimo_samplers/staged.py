@@ -43,17 +43,18 @@ class Stage:
     law: Law
 
 
-def ratios(steps: int, schedule: Schedule, delta: float = 0.0) -> list[float]:
+def ratios(steps: int, schedule: Schedule, delta: float = 0.0, power: float = 1.0) -> list[float]:
     """The mask ratios between which the steps go, from 1 to 0.
 
     Args:
         steps: Number of steps S.
-        schedule: r(t), of which r(1 - i / S) are taken.
+        schedule: r(t), of which r((1 - i / S)^power) are taken.
         delta: Where the last step begins; the others share what lies between 1 and it. At 0 the last step is
             like the others.
+        power: Above 1 the steps narrow towards the end.
     """
     between = steps if delta == 0 else steps - 1
-    r = mask_ratio(torch.linspace(1, 0, between + 1, dtype=torch.float64), schedule)
+    r = mask_ratio(torch.linspace(1, 0, between + 1, dtype=torch.float64) ** power, schedule)
     grid: list[float] = (delta + (1 - delta) * r).tolist()
     return [*grid[:steps], 0.0]
 

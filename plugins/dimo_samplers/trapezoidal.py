@@ -28,18 +28,22 @@ class ThetaTrapezoidalSampler(StagedSampler):
         theta: Where within the step the second pass is made; the authors recommend 0.3 to 0.5.
         delta: Mask ratio at which the last step begins; at 0 it is like the others. The authors' code for
             MaskGIT stops at 0.01.
-        schedule: The mask ratio r(t) at the times t = 1 - i / steps between which the steps go: linear t,
-            square t^2, cosine cos((1 - t) pi / 2), arccos arccos(1 - t) 2 / pi.
+        power: Above 1 steps narrow towards the end, where the rates 1 / t change fastest; at 1, as in the
+            paper, the error of complete tokens is h^2 log(1 / h).
+        schedule: The mask ratio r(t) at the times t = (1 - i / steps)^power between which the steps go:
+            linear t, square t^2, cosine cos((1 - t) pi / 2), arccos arccos(1 - t) 2 / pi.
         temperature: Divides the logits.
     """
 
     theta: float = attrs.field(default=0.5, validator=[v.gt(0), v.lt(1)])
     delta: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
+    power: float = attrs.field(default=1.25, validator=v.ge(1))
 
     def plan(self, steps: int) -> list[tuple[Stage, ...]]:
         """Two stages a step, with the guidance of their own times."""
         plan = []
-        for i, (before, after) in enumerate(pairwise(ratios(steps, self.schedule, self.delta))):
+        grid = ratios(steps, self.schedule, self.delta, self.power)
+        for i, (before, after) in enumerate(pairwise(grid)):
             middle = before - self.theta * (before - after)
             begins = [i / (steps - 1), min(1.0, (i + self.theta) / (steps - 1))] if steps > 1 else [1.0, 1.0]
             laws = (self._first(before, after), self._second(before, after))

@@ -228,7 +228,7 @@ class Recorder(Guidance):
         (TauLeapingSampler(schedule="square"), [(1, 0), (4 / 9, 0.5), (1 / 9, 1)]),
         (TauLeapingSampler(delta=0.2), [(1, 0), (0.6, 0.5), (0.2, 1)]),
         (
-            ThetaTrapezoidalSampler(theta=0.25),
+            ThetaTrapezoidalSampler(theta=0.25, power=1.0),
             [(1, 0), (11 / 12, 0.125), (2 / 3, 0.5), (7 / 12, 0.625), (1 / 3, 1), (0.25, 1)],
         ),
     ],

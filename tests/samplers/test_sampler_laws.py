@@ -121,7 +121,7 @@ def at_delta(sampler: StagedSampler, p: Float[Tensor, "V V"], counts: Sequence[i
 
 def test_theta_trapezoidal_is_of_second_order_and_equals_the_reference_errors() -> None:
     """1.3e-3, 3.4e-4 and 8.7e-5 are those of an independent computation with weakly dependent tokens."""
-    error = at_delta(ThetaTrapezoidalSampler(), WEAK, (32, 64, 128))
+    error = at_delta(ThetaTrapezoidalSampler(power=1.0), WEAK, (32, 64, 128))
     assert pytest.approx([1.3e-3, 3.4e-4, 8.7e-5], rel=0.03) == error
     assert min(falls(error)) >= 3.5
 
@@ -132,13 +132,27 @@ def test_tau_leaping_is_of_first_order() -> None:
 
 
 @pytest.mark.parametrize("theta", [1 / 3, 0.5])
-def test_the_order_holds_for_complete_tokens_where_steps_narrow_towards_the_end(theta: float) -> None:
+def test_the_order_holds_for_complete_tokens_as_steps_narrow_towards_the_end(theta: float) -> None:
     """On evenly spaced ratios the error of complete tokens is h^2 log(1 / h): 3.4 and 3.5."""
-    square = ThetaTrapezoidalSampler(theta=theta, schedule="square")
-    assert min(falls(errors(square, WEAK, (32, 64, 128)))) >= 3.5
-    assert min(falls(errors(ThetaTrapezoidalSampler(theta=theta), WEAK, (32, 64, 128)))) >= 3.3
-    tau = falls(errors(TauLeapingSampler(schedule="square"), WEAK, (32, 64, 128)))
+    default, even = ThetaTrapezoidalSampler(theta=theta), ThetaTrapezoidalSampler(theta=theta, power=1.0)
+    error, evenly = (errors(sampler, WEAK, (32, 64, 128)) for sampler in (default, even))
+    assert min(falls(error)) >= 3.5
+    assert max(falls(evenly)) < 3.5
+    assert all(a < b for a, b in zip(error, evenly, strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "square"])
+def test_tau_leaping_is_of_first_order_for_complete_tokens(schedule: Any) -> None:
+    tau = falls(errors(TauLeapingSampler(schedule=schedule), WEAK, (32, 64, 128)))
     assert all(1.8 <= fall <= 2.2 for fall in tau)
+
+
+@pytest.mark.parametrize("steps", [2, 8, 64])
+def test_with_strong_dependence_the_narrowing_costs_little(steps: int) -> None:
+    (default,), (even,) = (
+        errors(ThetaTrapezoidalSampler(power=power), STRONG, [steps]) for power in (1.25, 1.0)
+    )
+    assert default < 1.05 * even
 
 
 @pytest.mark.parametrize("steps", [4, 32, 128])
