@@ -17,7 +17,7 @@ from dimo_core.kept_pictures import KeptPictures
 from dimo_core.lineup import Method, Opened
 from dimo_core.metric import Samples, joined_samples
 from dimo_core.progress import Progress
-from dimo_core.protocols import Protocol, differences, digest
+from dimo_core.protocols import Protocol, completes, differences, digest
 from dimo_core.row_batches import RowBatches, Shard
 from dimo_core.row_store import RowStore
 from dimo_core.sources import Conditions
@@ -63,37 +63,50 @@ class Comparison:
     shard: Shard | None = None
     _progress: Progress = attrs.field(init=False)
     _done: int = attrs.field(init=False, default=0)
+    _facts: dict[str, Any] | None = attrs.field(init=False, default=None)
 
     def facts(self) -> dict[str, Any]:
-        """The protocol with what it refers to: extractor and reference data."""
-        data = self.judge.data
-        return {
-            **self.protocol.as_dict(),
-            "fingerprint": self.judge.fingerprint,
-            "reference": None if data is None else dict(data.identity()),
-        }
+        """The protocol with what it refers to: extractor, reference data, files of metrics, prompts."""
+        if self._facts is None:
+            data, raw = self.judge.data, self._raw()
+            files, labelled = self.judge.files, all(isinstance(each, int) for each in raw)
+            self._facts = {
+                **self.protocol.as_dict(),
+                "fingerprint": self.judge.fingerprint,
+                "reference": None if data is None else dict(data.identity()),
+                **({"files": files} if files else {}),
+                **({} if labelled else {"prompts": digest({"raw": raw})}),
+            }
+        return self._facts
 
     def begin(self) -> str:
-        """Write the protocol into the folder, or compare it with the one that is there; returns its digest.
+        """Write the protocol into the folder, or compare it with the one that is there.
+
+        Where weights were missing then and are there now, it goes on: rows without them are judged again.
+
+        Returns:
+            The digest under which the folder was begun.
 
         Raises:
             UsageError: when the folder holds numbers of another protocol.
         """
-        folder, facts = self.store.folder, self.facts()
-        mine = digest(facts)
+        folder, facts = self.store.folder, _plain(self.facts())
+        mine = began = digest(facts)
         if folder.exists(PROTOCOL):
             before = folder.read_yaml(PROTOCOL)
-            if before["digest"] != mine:
-                different = differences({before["digest"]: before["facts"], mine: _plain(facts)})
+            began = before.get("began", before["digest"])
+            if before["digest"] == mine:
+                return str(began)
+            if not completes(facts, before["facts"]):
+                different = differences({before["digest"]: before["facts"], mine: facts})
                 raise UsageError(
                     f"{folder.url!r} holds numbers of another protocol; they differ in "
                     f"{'; '.join(different)}. Choose another --out; `dimo compare --merge` puts results in "
                     "one table."
                 )
-        else:
-            folder.write_json(PROTOCOL, {"digest": mine, "facts": _plain(facts)})
-            folder.write_yaml("protocol.yaml", self.protocol.as_dict())
-        return mine
+        folder.write_json(PROTOCOL, {"digest": mine, "began": began, "facts": facts})
+        folder.write_yaml("protocol.yaml", self.protocol.as_dict())
+        return str(began)
 
     def run(self, methods: Sequence[Method]) -> list[list[dict[str, Any]]] | None:
         """The numbers of each method, a mapping for each seed; None when this is a shard.
@@ -106,6 +119,9 @@ class Comparison:
         """
         of = self.begin()
         cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in self.seeds]
+        for method, seed, request in cells:
+            if (kept := self._kept(method, seed)) is not None:
+                kept.claim(self._drawn_by(request))
         self._progress = Progress(
             sum(self._cost(method) for method, _, _ in cells), interval=10.0, unit="sample steps"
         )
@@ -123,7 +139,7 @@ class Comparison:
         """The numbers of another real part; None when the protocol has none."""
         if self.judge.data is None or not self.protocol.floor_split:
             return None
-        request = {"protocol": digest(self.facts()), "real": self.protocol.floor_split}
+        request = {"protocol": self.begin(), "real": self.protocol.floor_split}
         if (row := self.store.row(request)) is not None and self._complete(row):
             return row
         assert self.judge.floor is not None
@@ -145,6 +161,16 @@ class Comparison:
             **method.identity,
         }
 
+    def _drawn_by(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides a row's samples, however they are judged."""
+        protocol = {"samples": self.protocol.samples, "block": self.protocol.block}
+        conditions = digest({"raw": self._raw()})
+        return {**{k: v for k, v in request.items() if k != "protocol"}, **protocol, "conditions": conditions}
+
+    def _raw(self) -> list[Any]:
+        """The condition of each sample."""
+        return list(self.conditions.balanced(self.teacher.conditioning, self.protocol.samples))
+
     def _cost(self, method: Method) -> int:
         return method.steps * self.protocol.samples
 
@@ -161,7 +187,7 @@ class Comparison:
             batch_size=self.batch_size,
             block=self.protocol.block,
         )
-        raw = self.conditions.balanced(self.teacher.conditioning, self.protocol.samples)
+        raw = self._raw()
         kept = self._kept(method, seed)
         row = self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(0, len(raw))):

@@ -10,6 +10,7 @@ import attrs
 
 from dimo_core.comparison_plots import comparison_plots
 from dimo_core.errors import UsageError
+from dimo_core.evaluation import COUNTS_DIFFER
 from dimo_core.folder import Folder
 from dimo_core.pictures import Picture
 from dimo_core.protocols import differences
@@ -158,13 +159,18 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
         attrs.evolve(row, name=f"{row.name} ({label})") if names.count(row.name) > 1 else row
         for label, row in kept
     ]
+    differ = len({row.samples for row in rows if row.kind != "real"}) > 1
     return Comparable(
         table=Table(
             rows=tuple(rows),
             shown=tuple(shown),
             better=better,
             protocol={key: dict(value) for key, value in protocols.items()},
-            notes=(*warnings(protocols, {k: dict(r.machine) for k, r in results.items()}), *notes),
+            notes=(
+                *warnings(protocols, {k: dict(r.machine) for k, r in results.items()}),
+                *([COUNTS_DIFFER] if differ and COUNTS_DIFFER not in notes else []),
+                *notes,
+            ),
         ),
         protocols=protocols,
         machine=next(iter(results.values())).machine if len(results) == 1 else {},

@@ -1,5 +1,6 @@
 """From the numbers of each row and seed to the table, with warnings and pictures."""
 
+import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,11 @@ def _row(method: Method, found: Sequence[Mapping[str, Any]], of: str) -> Row:
         decoding=sum(each["decoding"] for each in found),
         parameters=first["parameters"],
         metrics={name: statistics.fmean(each) for name, each in values.items()},
-        spread={name: statistics.stdev(each) for name, each in values.items() if len(each) > 1},
+        spread={
+            name: statistics.stdev(each)
+            for name, each in values.items()
+            if len(each) > 1 and all(map(math.isfinite, each))
+        },
         intervals=_edges(first) if len(found) == 1 else {},
         protocol=of,
     )

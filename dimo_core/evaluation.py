@@ -25,6 +25,8 @@ from dimo_core.tree import Condition
 ENOUGH = 20
 """Samples for each feature from which on a distance is hardly larger for being measured on few of them."""
 
+COUNTS_DIFFER = "Rows differ in n: distances such as FID grow when there are fewer samples."
+
 Progress = Callable[[str, int, int], None]
 """Receives the name of a row, how many of its samples are drawn, and how many will be."""
 
@@ -171,7 +173,7 @@ class Evaluator:
             shown=plan.shown,
             better=self.judge.better,
             protocol=self.protocol(generator),
-            notes=(*self._size_notes(rows), *self.judge.notes),
+            notes=(*size_notes(self.judge.width, rows, "--eval.samples"), *self.judge.notes),
         )
 
     def protocol(self, generator: Generator | None) -> dict[str, Any]:
@@ -223,11 +225,6 @@ class Evaluator:
             metrics=self.judge(joined_samples(parts)),
         )
 
-    def _size_notes(self, rows: list[Row]) -> list[str]:
-        reference = self.judge.reference
-        features = None if reference is None else reference.features
-        return size_notes(0 if features is None else features.shape[1], rows, "--eval.samples")
-
 
 def size_notes(width: int, rows: Sequence[Row], option: str) -> list[str]:
     """Warnings about sample counts: distances between distributions are too large for few samples.
@@ -243,9 +240,7 @@ def size_notes(width: int, rows: Sequence[Row], option: str) -> list[str]:
             f"{fewest} samples are few for {width} features: distances such as FID come out far too large. "
             f"Raise {option}."
         ]
-    notes = []
-    if len({row.samples for row in rows}) > 1:
-        notes.append("Rows differ in n: distances such as FID grow when there are fewer samples.")
+    notes = [COUNTS_DIFFER] if len({row.samples for row in rows}) > 1 else []
     if fewest < ENOUGH * width:
         notes.append(
             f"{fewest} samples for {width} features: distances such as FID come out too large, so compare "

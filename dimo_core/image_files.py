@@ -55,13 +55,16 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
         conditions = raw_conditions(conditioning, [str(r["condition"]) for r in records], len(records))
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
+    first = None
     for i in range(0, len(files), size):
         images = [_read(filesystem, path) for path in files[i : i + size]]
         for path, image in zip(files[i : i + size], images, strict=True):
-            if image.shape != images[0].shape:
+            first = image.shape if first is None else first
+            if image.shape != first:
                 raise UsageError(
-                    f"pictures of different sizes: {path} is {list(image.shape)}, others are "
-                    f"{list(images[0].shape)}. Scale them to one size."
+                    f"pictures of different sizes: {path} is {list(image.shape)} (channels, height, width), "
+                    f"others are {list(first)}. Bring all to one size, and gray ones among coloured ones to "
+                    "three channels."
                 )
         yield Samples(conditions=tuple(conditions[i : i + size]), images=torch.stack(images))
 

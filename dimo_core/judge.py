@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +63,7 @@ class Judge:
         data: The reference data.
         batch_size: Images of which features are extracted at a time.
         notes: What is missing and how to mend it, each said once.
+        width: Features that the extractor gave; 0 before it was asked.
     """
 
     teacher: Teacher
@@ -71,6 +73,7 @@ class Judge:
     data: Data | None = None
     batch_size: int = 500
     notes: list[str] = attrs.field(factory=list)
+    width: int = 0
 
     @classmethod
     def resolve(cls, teacher: Teacher, plan: EvaluationPlan, registry: Loader, *, batch_size: int) -> "Judge":
@@ -164,7 +167,28 @@ class Judge:
             "features": plan.features and plan.features.as_dict(),
             "fingerprint": self.fingerprint,
             "metrics": [choice.as_dict() for choice in plan.metrics],
+            **({"files": files} if (files := self.files) else {}),
         }
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The fingerprints of metrics that read files; without those whose files are missing so far."""
+        found = {}
+        for name, metric in self.metrics.items():
+            with suppress(DimoError):  # said by ``judged``, with the metric that is missing
+                if (fingerprint := metric.fingerprint) is not None:
+                    found[name] = fingerprint
+        return found
+
+    def check(self) -> None:
+        """Warn of missing weights and files while there is time to fetch them; nothing is given up yet."""
+        for part in (self.features, *self.metrics.values()):
+            try:
+                _ = None if part is None else part.fingerprint
+            except DimoError as error:
+                logger.warning(
+                    "numbers will be missing unless this is mended before they are due: {}", error
+                )
 
     @property
     def fingerprint(self) -> str | None:
@@ -226,6 +250,7 @@ class Judge:
         except DimoError as error:
             self._without_features(error)
             return samples
+        self.width = pairs[0][0].shape[1]
         logits = [logits.cpu() for _, logits in pairs if logits is not None]
         return attrs.evolve(
             samples,

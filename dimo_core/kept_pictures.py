@@ -1,10 +1,14 @@
 """Samples of an evaluation that are kept: pictures by number, or lines, in a folder for each row."""
 
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 from dimo_core.drawing import DrawnBatch
+from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
 from dimo_core.pictures import image_png
 from dimo_core.teacher import Teacher
@@ -15,11 +19,13 @@ class KeptPictures:
     """The folder of one row and seed.
 
     Attributes:
-        folder: Where.
+        home: Where its folder lies, and the record of whose samples are in it.
+        stem: Name of its folder.
         teacher: Makes lines of what decodes to no pictures.
     """
 
-    folder: Folder
+    home: Folder
+    stem: str
     teacher: Teacher
 
     @classmethod
@@ -33,7 +39,33 @@ class KeptPictures:
             teacher: The teacher.
         """
         stem = re.sub(r"[^\w.=-]+", "-", name).strip("-")
-        return cls(folder=Folder(url).sub(stem, *([] if seed is None else [f"seed-{seed}"])), teacher=teacher)
+        if seed is None:
+            return cls(home=Folder(url), stem=stem, teacher=teacher)
+        return cls(home=Folder(url).sub(stem), stem=f"seed-{seed}", teacher=teacher)
+
+    @property
+    def folder(self) -> Folder:
+        """Where the samples are."""
+        return self.home.sub(self.stem)
+
+    def claim(self, facts: Mapping[str, Any]) -> None:
+        """Make this the folder of one row, and of nothing else.
+
+        Args:
+            facts: What decides its samples.
+
+        Raises:
+            UsageError: when others are in it: they would be mixed, or taken for these.
+        """
+        record, wanted = f"{self.stem}.json", json.loads(json.dumps(facts, default=str))
+        if self.home.exists(record) and self.home.read_yaml(record) == wanted:
+            return
+        if self.home.exists(record) or self.folder.names():
+            raise UsageError(
+                f"{self.folder.url} holds samples that were drawn otherwise, and would be mixed with those "
+                "of this row. Choose another --keep-samples, or remove the old ones."
+            )
+        self.home.write_json(record, wanted)
 
     def there(self, start: int, count: int) -> bool:
         """Whether the samples from ``start`` on are kept."""

@@ -79,6 +79,15 @@ class Metric(ABC):
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {}
     needs: ClassVar[frozenset[str]] = frozenset({"conditions", "tokens", "images", "features"})
 
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash of the files that options name; None for none. Numbers of different ones do not compare.
+
+        Raises:
+            CheckpointError: when they are missing.
+        """
+        return None
+
     @abstractmethod
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
         """The numbers by name, such as ``{"fid": 12.3}``.

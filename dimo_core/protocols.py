@@ -20,6 +20,9 @@ BLOCK = 500
 CHANGED = ", changed"
 """Ends the name of a protocol of which options were overridden."""
 
+HASHES = ("fingerprint", "files", "prompts")
+"""Facts of a protocol that are hashes of what its options refer to."""
+
 OF_PLAN = ("data", "split", "floor_split", "features", "metrics", "conditions", "samples", "best", "shown")
 """What a protocol takes from the teacher's evaluation plan."""
 
@@ -41,6 +44,11 @@ def _choices(value: Any) -> tuple[Choice, ...]:
 
 def _choice(value: Any) -> Choice | None:
     return value if value is None or isinstance(value, Choice) else Choice.from_dict(value)
+
+
+def _distinct(_instance: object, field: "attrs.Attribute[Any]", value: tuple[Any, ...]) -> None:
+    if len(set(value)) < len(value):
+        raise ValueError(f"'{field.name}' must differ from one another, got {list(value)}")
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -69,7 +77,9 @@ class Protocol:
 
     name: str
     samples: int = attrs.field(default=2000, validator=v.gt(1))
-    seeds: tuple[int, ...] = attrs.field(default=(0,), converter=_several, validator=v.min_len(1))
+    seeds: tuple[int, ...] = attrs.field(
+        default=(0,), converter=_several, validator=[v.min_len(1), _distinct]
+    )
     conditions: Choice = attrs.field(default=Choice("labels"), converter=_choice)
     data: Choice | None = attrs.field(default=None, converter=_choice)
     split: str = ""
@@ -142,6 +152,18 @@ def digest(facts: Mapping[str, Any]) -> str:
     """A short hash of a protocol's facts; its name does not count."""
     counted = {name: value for name, value in facts.items() if name != "name"}
     return sha256(json.dumps(counted, sort_keys=True, default=str).encode())[:16]
+
+
+def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether protocols differ only in hashes of what ``before`` did not know, such as missing weights.
+
+    Args:
+        now: Facts, as plain data.
+        before: Others.
+    """
+    new, old = dict(_flat(now)), dict(_flat(before))
+    changed = [name for name in {*new, *old} if new.get(name) != old.get(name)]
+    return all(name.partition(".")[0] in HASHES and old.get(name) is None for name in changed)
 
 
 def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:

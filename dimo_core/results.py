@@ -59,6 +59,7 @@ class Results:
                 device=engine.device,
                 sampler=job.sampler,
             )
+            self.evaluator.judge.check()
 
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""

@@ -98,20 +98,28 @@ class RowBatches:
             yield part
 
     def _found(self, start: int) -> Part | None:
-        """A finished batch; where metrics look at images, or these are to be kept, they are decoded anew."""
+        """A finished batch; its images are decoded anew where something wants them.
+
+        That is a metric, the folder of kept samples, or an extractor that had no weights when it was drawn.
+        """
         block = self.drawing.block
         end = min(start + self.drawing.batch_size, (start // block + 1) * block, len(self.raw))
         part = self.store.part(self.request, start, tuple(self.raw[start:end]))
         if part is None or part.samples.tokens is None:
             return None
         wanted = self.kept is not None and not self.kept.there(start, end - start)
-        if not (wanted or self.judge.keeps_images):
+        decodes = "decode" in self.drawing.teacher.capabilities
+        lacking = decodes and self.judge.features is not None and part.samples.features is None
+        if not (wanted or lacking or self.judge.keeps_images):
             return part
         tokens = part.samples.tokens
         bare = DrawnBatch(start=start, tokens=tokens, images=None, passes=part.passes, seconds=part.seconds)
         batch = self.drawing.decoded(self.raw, bare)
         if wanted and self.kept is not None:
             self.kept.keep(batch)
+        if lacking:
+            part = attrs.evolve(part, samples=self._reduced(batch))
+            self.store.keep_part(self.request, start, part)
         images = batch.images if self.judge.keeps_images else None
         return attrs.evolve(part, samples=attrs.evolve(part.samples, images=images))
 

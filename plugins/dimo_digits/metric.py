@@ -39,6 +39,8 @@ class DigitMetrics(Metric):
         "entropy": "larger",
     }
 
+    needs: ClassVar[frozenset[str]] = frozenset({"conditions", "images", "features"})
+
     threshold: float = attrs.field(default=READABLE, validator=[v.gt(0), v.lt(1)])
 
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:

@@ -11,10 +11,12 @@ from attrs import validators as v
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dimo_core.cache import file_sha256
 from dimo_core.device import find_device
 from dimo_core.errors import UsageError
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
+from dimo_metrics.clip_files import clip_files
 from dimo_metrics.clip_model import Clip
 
 NAME = "clip-score"
@@ -82,6 +84,16 @@ class ClipScore(Metric):
             cosines = self._clip.cosines(images, [prompt for prompt, _ in batch])
             known.update(zip(batch, cosines.clamp_min(0).tolist(), strict=True))
         return 100 * torch.tensor([known[key] for key in keys])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files of ``model``.
+
+        Raises:
+            CheckpointError: when they are missing.
+        """
+        digests = [f"{name} {file_sha256(path)}" for name, path in sorted(clip_files(self.model).items())]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @cached_property
     def _known(self) -> dict[Key, float]:

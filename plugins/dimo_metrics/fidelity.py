@@ -10,6 +10,7 @@ from jaxtyping import Float
 from loguru import logger
 from torch import Tensor
 
+from dimo_core.cache import file_sha256, local_copy
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
 from dimo_metrics.extractor import PackedFeatures, register_extractor
@@ -95,6 +96,15 @@ class Fidelity(Metric):
         if self.statistics is not None and real is None:
             logger.info("metric 'fidelity' has statistics and no reference: only fid and is are computed")
         return {name: found[name] for name in NAMES.values() if name in found}
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of ``statistics``; None without them.
+
+        Raises:
+            CheckpointError: when there is no such file.
+        """
+        return None if self.statistics is None else file_sha256(local_copy(self.statistics))
 
     @cached_property
     def _published(self) -> Statistics:

@@ -52,6 +52,8 @@ class Composition(Metric):
         ("overall", *TAGS, "readable"), "larger"
     )
 
+    needs: ClassVar[frozenset[str]] = frozenset({"conditions", "images"})
+
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
         """``overall``, each tag that occurs, and ``readable``; the reference is not needed.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.choice import Choice
-from dimo_core.errors import MissingLibraryError, UnknownNameError
+from dimo_core.errors import MissingLibraryError, UnknownNameError, UsageError
 from dimo_core.generator import Generator
 from dimo_core.guidance import Constant
 from dimo_core.metric import FeatureExtractor, Metric
@@ -144,6 +144,8 @@ class Brightness(Metric):
     better = MappingProxyType({"brightness": "smaller"})
 
     def compute(self, samples, reference, teacher):
+        if samples.features is None or reference.features is None:
+            raise UsageError("brightness needs features")
         return {"brightness": abs(samples.features.mean() - reference.features.mean()).item()}
 
 

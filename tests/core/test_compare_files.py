@@ -12,10 +12,12 @@ from PIL import Image
 
 from dimo_core.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.comparison_plots import comparison_plots
+from dimo_core.comparison_table import _row as rows_of
 from dimo_core.errors import SourceError, UsageError
+from dimo_core.evaluation import COUNTS_DIFFER
 from dimo_core.folder import Folder
 from dimo_core.image_files import picture_batches, picture_files
-from dimo_core.lineup import labels
+from dimo_core.lineup import Method, labels
 from dimo_core.pictures import Picture, png
 from dimo_core.table import Row, Table
 from dimo_core.teacher import Conditioning
@@ -139,6 +141,22 @@ def test_merging_different_protocols_warns_and_names_the_difference():
     assert {"one", "two"} == set(found.protocols)
 
 
+def test_merging_rows_of_different_counts_warns_where_their_tables_could_not():
+    found = merged({"a": result(row("a", "images", samples=50)), "b": result(row("b", samples=20))})
+    assert COUNTS_DIFFER == found.table.notes[0]
+    assert COUNTS_DIFFER not in merged({"a": result(), "b": result(row("b"))}).table.notes
+
+
+def test_a_metric_that_one_seed_lacks_has_no_spread():
+    method = Method(
+        name="g", kind="generator", series="g", steps=1, identity={}, open=lambda: pytest.fail("opened")
+    )
+    cell = {"samples": 5, "passes": 1, "seconds": 1.0, "decoding": 0.0, "parameters": 1, "intervals": {}}
+    found = rows_of(method, [{**cell, "metrics": {"x": 1.0, "y": 2.0}}, {**cell, "metrics": {"x": 2.0}}], "p")
+    assert {"x"} == set(found.spread)
+    assert math.isnan(found.metrics["y"])
+
+
 def test_one_protocol_and_one_machine_warn_of_nothing():
     assert [] == warnings({"one": {"samples": 1}}, {"a": {"device": "cpu"}, "b": {"device": "cpu"}})
 
@@ -208,8 +226,9 @@ def test_pictures_that_cannot_be_judged_are_explained(pictures, tmp_path):
     with pytest.raises(UsageError, match="no pictures in"):
         list(picture_batches(str(tmp_path), LABELS, 4))
     url = pictures((2, 2), (2, 4))
-    with pytest.raises(UsageError, match=r"pictures of different sizes: .*001\.png"):
-        list(picture_batches(url, LABELS, 4))
+    for size in (4, 1):
+        with pytest.raises(UsageError, match=r"pictures of different sizes: .*001\.png is \[1, 2, 4\]"):
+            list(picture_batches(url, LABELS, size))
     (tmp_path / "000.png").write_bytes(b"no picture")
     with pytest.raises(SourceError, match=r"cannot read the picture .*000\.png"):
         list(picture_batches(url, LABELS, 4))

@@ -11,11 +11,11 @@ import torch
 from dimo_core import drawing as drawing_module
 from dimo_core.choice import Choice
 from dimo_core.comparison import Comparison
-from dimo_core.errors import UsageError
+from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
 from dimo_core.folder import Folder
 from dimo_core.judge import Judge
 from dimo_core.lineup import Method, Opened
-from dimo_core.protocols import Protocol
+from dimo_core.protocols import Protocol, digest
 from dimo_core.row_batches import Shard
 from dimo_core.row_store import RowStore
 from dimo_core.sampler import Sampled
@@ -196,8 +196,6 @@ def test_a_folder_of_another_protocol_is_refused_and_the_difference_is_named(wor
 
 
 def test_a_row_with_a_missing_metric_is_judged_again_without_being_drawn_again(world, toy):
-    from dimo_core.errors import MissingLibraryError
-
     broken = world.comparison()
     metric = broken.judge.metrics["variety"]
 
@@ -232,6 +230,83 @@ def test_samples_are_kept_and_made_up_for_when_a_batch_was_there_without_them(wo
     one, two = (sorted((tmp_path / name / "a-T-=-1").iterdir()) for name in ("kept", "late"))
     assert SAMPLES == len(one)
     assert [(p.name, p.read_bytes()) for p in one] == [(p.name, p.read_bytes()) for p in two]
+
+
+@pytest.mark.parametrize("change", [{"seeds": (1,)}, {"samples": 20}])
+def test_samples_of_different_rows_are_not_mixed_in_one_folder(world, tmp_path, change):
+    kept = str(tmp_path / "kept")
+    world.comparison("one", keep=kept).run([world.method()])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "a").iterdir()}
+    drawn = world.drawn
+    with pytest.raises(UsageError, match="holds samples that were drawn otherwise"):
+        world.comparison("two", keep=kept, changes=change).run([world.method()])
+    assert drawn == world.drawn
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "kept" / "a").iterdir()}
+    world.comparison("three", keep=kept, changes={"metrics": ["variety"]}).run([world.method()])
+
+
+@pytest.mark.parametrize("stop", [4, None])
+def test_weights_that_arrive_later_complete_what_was_drawn_without_them(world, monkeypatch, stop):
+    whole = world.comparison("whole").run([world.method()])
+    world.drawn, world.stop_at = 0, stop
+    features = type(world.comparison("x").judge.features)
+
+    def missing(self, *_):
+        raise CheckpointError("no weights here")
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(features, "fingerprint", property(missing))
+        lacking.setattr(features, "extract", missing)
+        without = world.comparison()
+        if stop is None:
+            assert ["brightness"] == without.run([world.method()])[0][0]["missing"]
+            assert without.floor()["missing"] == ["brightness"]
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                without.run([world.method()])
+    world.stop_at = None
+    found = world.comparison()
+    assert numbers(whole) == numbers(found.run([world.method()]))
+    assert (BATCHES, "abc123") == (world.drawn, found.facts()["fingerprint"])
+    assert not found.floor()["missing"]
+    with monkeypatch.context() as other:
+        other.setattr(features, "fingerprint", "def456")
+        with pytest.raises(UsageError, match=r"they differ in fingerprint \(abc123 \| def456\)"):
+            world.comparison().run([world.method()])
+
+
+def test_a_library_that_arrives_later_completes_what_was_drawn_without_it(world, monkeypatch):
+    whole = world.comparison("whole").run([world.method()])
+    world.drawn = 0
+
+    def missing(self, images):
+        raise MissingLibraryError("no library today")
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(type(world.comparison("x").judge.features), "extract", missing)
+        for metric in world.comparison("x").judge.metrics.values():
+            lacking.setattr(type(metric), "needs", frozenset({"features", "tokens"}))
+        assert ["brightness"] == world.comparison().run([world.method()])[0][0]["missing"]
+    for metric in world.comparison("x").judge.metrics.values():
+        monkeypatch.setattr(type(metric), "needs", frozenset({"features", "tokens"}))
+    assert numbers(whole) == numbers(world.comparison().run([world.method()]))
+    assert BATCHES == world.drawn
+
+
+def test_other_prompts_or_files_of_metrics_are_another_protocol(world, toy, monkeypatch):
+    before = world.comparison().begin()
+    monkeypatch.setattr(
+        toy.Conditions, "balanced", lambda self, conditioning, count: [f"a {i % 2}" for i in range(count)]
+    )
+    prompts = world.comparison("prompts").facts()
+    assert before != digest(prompts)
+    metric = type(world.comparison("x").judge.metrics["variety"])
+    monkeypatch.setattr(metric, "fingerprint", "1" * 64)
+    one = world.comparison("files").begin()
+    monkeypatch.setattr(metric, "fingerprint", "2" * 64)
+    assert one != digest(world.comparison("x").facts())
+    with pytest.raises(UsageError, match=r"they differ in files\.variety \(1+ \| 2+\)"):
+        world.comparison("files").begin()
 
 
 def test_seeds_are_drawn_one_by_one(world):

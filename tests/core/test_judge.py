@@ -3,6 +3,7 @@
 import attrs
 import pytest
 import torch
+from loguru import logger
 
 from dimo_core.choice import Choice
 from dimo_core.errors import CheckpointError, UsageError
@@ -103,6 +104,22 @@ def test_an_extractor_without_weights_is_noted_and_other_metrics_are_computed(ju
     assert ({"variety"}, ("brightness", "needy")) == (set(found.numbers), found.missing)
     assert ["no features: no weights here", "metric 'needy' is missing: no features"] == judged.notes
     assert judged.fingerprint is None
+
+
+def test_missing_weights_are_said_before_they_are_needed_and_not_given_up(judge, monkeypatch):
+    judged = judge(metrics=(Choice("variety"),))
+
+    def missing(self):
+        raise CheckpointError("no weights here")
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(type(judged.features), "fingerprint", property(missing))
+        said = []
+        sink = logger.add(said.append, format="{message}")
+        judged.check()
+        logger.remove(sink)
+    assert "no weights here" in "".join(said)
+    assert "abc123" == judged.fingerprint
 
 
 def test_metrics_that_need_conditions_are_left_out_where_they_are_unknown(judge, monkeypatch):

@@ -54,6 +54,11 @@ def test_a_changed_protocol_says_so(plan, changes, name):
     assert name == Protocol.resolve(plan, "quick", changes).name
 
 
+def test_a_seed_that_is_given_twice_is_no_second_seed(plan):
+    with pytest.raises(ConfigError, match=r"'seeds' must differ from one another, got \[0, 0\]"):
+        Protocol.resolve(plan, changes={"seeds": (0, 0)})
+
+
 def test_a_protocol_survives_its_file(plan, tmp_path):
     protocol = Protocol.resolve(plan, "quick", {"seeds": (1, 2), "temperatures": (0.5,)})
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(protocol.as_dict()))
