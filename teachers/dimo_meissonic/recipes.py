@@ -39,8 +39,8 @@ _FAST: Recipe = {
 }
 
 _SMALL_GENERATOR = {
-    "lr": 1e-3,
-    "warmup": 50,
+    "lr": 5e-4,
+    "warmup": 200,
     "decay": "linear",
     "lr_end": 0.1,
     "beta1": 0.0,
@@ -48,16 +48,16 @@ _SMALL_GENERATOR = {
     "clip": 1.0,
     "ema": 0.999,
 }
-_SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
+_SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "warmup": 50, "ema": 0.0}
 _SMALL: Recipe = {
     "teacher": {"name": "meissonic", "timestep": "zero", "text_cache": 32768},
-    "train": {"steps": 2400, "batch_size": 32},
+    "train": {"steps": 1600, "batch_size": 32},
     "generator": {
         "name": "one_step",
-        "r_init": 0.6,
+        "r_init": 0.7,
         "sigma_init": 0.1,
         "train_embeddings": True,
-        "temperature": 0.5,
+        "temperature": 0.3,
     },
     "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
     "divergence": {"name": "jeffrey", "beta": 0.2},
