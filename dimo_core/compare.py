@@ -88,16 +88,16 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     protocol = Protocol.resolve(plan, options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         built(registry, "metric", choice)  # a metric that was asked for by name is not just left out
-    if options.rows is not None or options.generators:
+    facts: Mapping[str, Any] = {}
+    if options.rows is not None or options.generators:  # pictures are judged without the teacher's weights
         teacher.check()
+        facts = identity(teacher)
     used = teacher.on(device)
     methods: list[Method] = []
     if options.rows is not None:
         ways = options.rows.ways(teacher, plan, registry)
-        methods += teacher_methods(used, ways, device, identity(teacher))
-    methods += generator_methods(
-        options.generators, protocol.temperatures, used, device, registry, identity(teacher)
-    )
+        methods += teacher_methods(used, ways, device, facts)
+    methods += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
     comparison = Comparison(
         teacher=used,

@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from dimo_core.drawing import Drawing
-from dimo_core.errors import UsageError
+from dimo_core.errors import DimoError, UsageError
 from dimo_core.inference import inference
 from dimo_core.intervals import half_sample_intervals
 from dimo_core.judge import Judge
@@ -68,14 +68,13 @@ class Comparison:
     def facts(self) -> dict[str, Any]:
         """The protocol with what it refers to: extractor, reference data, files of metrics, prompts."""
         if self._facts is None:
-            data, raw = self.judge.data, self._raw()
-            files, labelled = self.judge.files, all(isinstance(each, int) for each in raw)
+            data, files, prompts = self.judge.data, self.judge.files, self._prompts()
             self._facts = {
                 **self.protocol.as_dict(),
                 "fingerprint": self.judge.fingerprint,
                 "reference": None if data is None else dict(data.identity()),
                 **({"files": files} if files else {}),
-                **({} if labelled else {"prompts": digest({"raw": raw})}),
+                **({"prompts": prompts} if prompts else {}),
             }
         return self._facts
 
@@ -166,6 +165,14 @@ class Comparison:
         protocol = {"samples": self.protocol.samples, "block": self.protocol.block}
         conditions = digest({"raw": self._raw()})
         return {**{k: v for k, v in request.items() if k != "protocol"}, **protocol, "conditions": conditions}
+
+    def _prompts(self) -> str | None:
+        """A hash of conditions that are no labels: their file may change; None for labels, or without any."""
+        try:
+            raw = self._raw()
+        except DimoError:  # said when rows are drawn; pictures are judged without
+            return None
+        return None if all(isinstance(each, int) for each in raw) else digest({"raw": raw})
 
     def _raw(self) -> list[Any]:
         """The condition of each sample."""

@@ -37,7 +37,7 @@ class ThetaTrapezoidalSampler(StagedSampler):
 
     theta: float = attrs.field(default=0.5, validator=[v.gt(0), v.lt(1)])
     delta: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
-    power: float = attrs.field(default=1.25, validator=v.ge(1))
+    power: float = attrs.field(default=1.1, validator=v.ge(1))
 
     def plan(self, steps: int) -> list[tuple[Stage, ...]]:
         """Two stages a step, with the guidance of their own times."""

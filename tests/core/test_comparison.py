@@ -293,6 +293,15 @@ def test_a_library_that_arrives_later_completes_what_was_drawn_without_it(world,
     assert BATCHES == world.drawn
 
 
+def test_pictures_are_judged_where_nothing_can_be_drawn(world, toy, monkeypatch):
+    def refused(self, conditioning, count):
+        raise UsageError("no prompts")
+
+    monkeypatch.setattr(toy.Conditions, "balanced", refused)
+    assert [] == world.comparison().run([])
+    assert "prompts" not in world.comparison().facts()
+
+
 def test_other_prompts_or_files_of_metrics_are_another_protocol(world, toy, monkeypatch):
     before = world.comparison().begin()
     monkeypatch.setattr(

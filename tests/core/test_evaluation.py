@@ -180,6 +180,12 @@ def test_few_samples_are_noted(evaluator, toy):
     )
 
 
+def test_few_samples_are_noted_where_there_is_no_reference_to_count_features_of(evaluator, toy):
+    plan = attrs.evolve(toy.plan, data=None, floor_split="", metrics=(Choice("variety"),))
+    table = evaluator(plan, samples=3).table(toy.Generator(), toy.Backbone())
+    assert "3 samples are few for 4 features" in table.notes[0]
+
+
 def test_rows_of_unequal_size_are_noted(evaluator, toy):
     table = evaluator(samples=20).table(toy.Generator(), toy.Backbone())
     assert "Rows differ in n: distances such as FID grow when there are fewer samples." == table.notes[0]

@@ -138,6 +138,15 @@ def test_the_score_is_a_hundred_times_the_cosine_and_never_negative(
     assert len(judged) == zeros  # each pair counts in one of the two
 
 
+def test_the_fingerprint_is_of_the_files_and_not_of_their_place(published: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(published, copy)
+    first = ClipScore(model=str(published)).fingerprint
+    assert first == ClipScore(model=str(copy)).fingerprint
+    (copy / "preprocessor_config.json").write_text("{}")
+    assert first != ClipScore(model=str(copy)).fingerprint
+
+
 def test_samples_that_were_judged_before_are_not_looked_at_again(
     published: Path, judged: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,19 @@ def published(path: Path, **more: np.ndarray) -> tuple[Path, np.ndarray]:
     return path, real
 
 
+def test_the_fingerprint_is_of_the_file_and_not_of_its_path(tmp_path: Path) -> None:
+    path, _ = published(tmp_path / "stats.npz")
+    other = tmp_path / "copy.npz"
+    other.write_bytes(path.read_bytes())
+    first = Fidelity(statistics=str(path)).fingerprint
+    assert first == Fidelity(statistics=str(other)).fingerprint
+    published(other, arr_0=np.zeros(3))
+    assert first != Fidelity(statistics=str(other)).fingerprint
+    assert Fidelity().fingerprint is None
+    with pytest.raises(CheckpointError, match="no file"):
+        _ = Fidelity(statistics=str(tmp_path / "gone.npz")).fingerprint
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_fid_from_statistics_is_that_of_the_formula(tmp_path: Path, dtype: Any) -> None:
     path, real = published(tmp_path / "stats.npz")

@@ -150,9 +150,10 @@ def test_tau_leaping_is_of_first_order_for_complete_tokens(schedule: Any) -> Non
 @pytest.mark.parametrize("steps", [2, 8, 64])
 def test_with_strong_dependence_the_narrowing_costs_little(steps: int) -> None:
     (default,), (even,) = (
-        errors(ThetaTrapezoidalSampler(power=power), STRONG, [steps]) for power in (1.25, 1.0)
+        errors(sampler, STRONG, [steps])
+        for sampler in (ThetaTrapezoidalSampler(), ThetaTrapezoidalSampler(power=1.0))
     )
-    assert default < 1.05 * even
+    assert default < 1.02 * even
 
 
 @pytest.mark.parametrize("steps", [4, 32, 128])
