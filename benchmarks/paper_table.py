@@ -197,8 +197,9 @@ def write_ablations(
             numbers = " | ".join(f"{row.metrics[m]:.3f}" if m in row.metrics else "-" for m in SHOWN)
             lines.append(f"| {row.name} | | | {numbers} |")
     for (factor, value), rows in judged.items():
-        mark = " (base)" if merged(FACTORS[factor][value]) == merged({}) else ""
-        lost = len(list(home.glob(f"{factor}-{value}/*/{DIVERGED}")))
+        base = merged(FACTORS[factor][value]) == merged({})
+        mark, stem = (" (base)", "base") if base else ("", f"{factor}-{value}")
+        lost = len(list(home.glob(f"{stem}/*/{DIVERGED}")))
         count = f"{len(rows)}{f', {lost} diverged' if lost else ''}"
         numbers = " | ".join(spread(rows, m) for m in SHOWN)
         if not rows:

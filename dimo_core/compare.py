@@ -59,7 +59,7 @@ class Comparing:
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     device: str = "auto"
     batch_size: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
-    intervals: int = attrs.field(default=0, validator=v.ge(0))
+    intervals: int = 0
     keep: str | None = None
     stream: bool = False
     shard: Shard | None = None
@@ -145,7 +145,7 @@ def merge(paths: Sequence[str], out: str) -> Table:
 
 
 def _check(options: Comparing) -> None:
-    if 0 < options.intervals < FEW:
+    if options.intervals and options.intervals < FEW:
         raise UsageError(
             f"--intervals {options.intervals}: a 95 % interval needs at least {FEW} resamples, better 100"
         )

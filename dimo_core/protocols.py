@@ -39,11 +39,19 @@ benchmark and of its ablations, the same number for each class."""
 
 def _choices(value: Any) -> tuple[Choice, ...]:
     listed = value if isinstance(value, list | tuple) else [value]
-    return tuple(item if isinstance(item, Choice) else Choice.from_dict(item) for item in listed)
+    return tuple(map(_named, listed))
 
 
 def _choice(value: Any) -> Choice | None:
-    return value if value is None or isinstance(value, Choice) else Choice.from_dict(value)
+    return None if value is None else _named(value)
+
+
+def _named(value: Any) -> Choice:
+    if isinstance(value, Choice):
+        return value
+    if isinstance(value, str) or (isinstance(value, Mapping) and "name" in value):
+        return Choice.from_dict(value)
+    raise ValueError(f"expected a name, or a mapping with 'name' and options, got {value!r}")
 
 
 def _distinct(_instance: object, field: "attrs.Attribute[Any]", value: tuple[Any, ...]) -> None:
@@ -76,9 +84,11 @@ class Protocol:
     """
 
     name: str
-    samples: int = attrs.field(default=2000, validator=v.gt(1))
+    samples: int = attrs.field(default=2000, validator=[v.instance_of(int), v.gt(1)])
     seeds: tuple[int, ...] = attrs.field(
-        default=(0,), converter=_several, validator=[v.min_len(1), _distinct]
+        default=(0,),
+        converter=_several,
+        validator=[v.min_len(1), v.deep_iterable(v.instance_of(int)), _distinct],
     )
     conditions: Choice = attrs.field(default=Choice("labels"), converter=_choice)
     data: Choice | None = attrs.field(default=None, converter=_choice)
@@ -91,7 +101,7 @@ class Protocol:
     temperatures: tuple[float, ...] = attrs.field(
         default=(), converter=_several, validator=v.deep_iterable(v.gt(0))
     )
-    block: int = attrs.field(default=BLOCK, validator=v.gt(0))
+    block: int = attrs.field(default=BLOCK, validator=[v.instance_of(int), v.gt(0)])
 
     @classmethod
     def resolve(

@@ -149,6 +149,7 @@ def test_a_generator_of_another_teacher_is_refused(generator, tmp_path, capsys):
         (["compare", "--protocol", "papr-5k"], "Did you mean 'paper-5k'?"),
         (["compare", "--sampling-steps", "0"], "invalid positive value: '0'"),
         (["compare", "--intervals", "5"], "needs at least 10 resamples"),
+        (["compare", "--intervals", "-1"], "needs at least 10 resamples"),
         (["compare", "--shard", "1"], "--shard is written I/N"),
         (["compare", "--shard", "3/2"], "shards count from 1"),
         (["compare", "--shard", "1/2", "--stream"], "give one"),

@@ -54,6 +54,23 @@ def test_a_changed_protocol_says_so(plan, changes, name):
     assert name == Protocol.resolve(plan, "quick", changes).name
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data: {path: y}", "expected a name, or a mapping with 'name' and options, got {'path': 'y'}"),
+        ("metrics: [{nam: fid}]", "expected a name, or a mapping"),
+        ("metrics: [null]", "expected a name, or a mapping"),
+        ("samples: 1e4", "'samples' must be <class 'int'>"),
+        ("seeds: [a]", "'seeds' must be <class 'int'>"),
+        ("block: 2.5", "'block' must be <class 'int'>"),
+    ],
+)
+def test_wrong_values_of_a_file_are_explained(plan, tmp_path, text, said):
+    (tmp_path / "p.yaml").write_text(f"{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Protocol.resolve(plan, str(tmp_path / "p.yaml"))
+
+
 def test_a_seed_that_is_given_twice_is_no_second_seed(plan):
     with pytest.raises(ConfigError, match=r"'seeds' must differ from one another, got \[0, 0\]"):
         Protocol.resolve(plan, changes={"seeds": (0, 0)})
