@@ -16,11 +16,8 @@ from dimo_core.teacher import Preview
 
 PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
 GAP, MARGIN, TEXT = 4, 14, 15
-SMALLEST, WIDEST, LABEL = (
-    40,
-    1800,
-    220,
-)  # pixels: least side of a cell; most for a row of cells, and for a label
+SMALLEST, WIDEST, LABEL = 40, 1800, 360
+"""Pixels: least side of a cell; most for a row of cells, and for a label."""
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from dimo_core.teacher import Conditioning, EvaluationPlan, Recipe, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 DATA = Path(__file__).parent / "data"
+
+settings.register_profile("dimo", deadline=None)  # that a machine is busy is no fault of the code
+settings.load_profile("dimo")
 
 
 class TinyBackbone(Backbone):
