@@ -186,9 +186,7 @@ class Judge:
             try:
                 _ = None if part is None else part.fingerprint
             except DimoError as error:
-                logger.warning(
-                    "numbers will be missing unless this is mended before they are due: {}", error
-                )
+                logger.warning("numbers will be missing unless this is mended before they are due: {}", error)
 
     @property
     def fingerprint(self) -> str | None:
