@@ -87,7 +87,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     device, plan = find_device(options.device), teacher.evaluation()
     protocol = Protocol.resolve(plan, options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
-        built(registry, "metric", choice)  # a metric that was asked for by name is not just left out
+        _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
     facts: Mapping[str, Any] = {}
     if options.rows is not None or options.generators:  # pictures are judged without the teacher's weights
         teacher.check()
@@ -99,10 +99,12 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         methods += teacher_methods(used, ways, device, facts)
     methods += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
+    judge = Judge.resolve(used, protocol.plan(), registry, batch_size=size)
+    judge.require()
     comparison = Comparison(
         teacher=used,
         protocol=protocol,
-        judge=Judge.resolve(used, protocol.plan(), registry, batch_size=size),
+        judge=judge,
         conditions=built(registry, "conditions", protocol.conditions),
         store=RowStore(Folder(options.out), options.stream),
         device=device,

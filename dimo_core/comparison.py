@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 
+from dimo_core.device import described
 from dimo_core.drawing import Drawing
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.inference import inference
@@ -16,11 +17,12 @@ from dimo_core.judge import Judge
 from dimo_core.kept_pictures import KeptPictures
 from dimo_core.lineup import Method, Opened
 from dimo_core.metric import Samples, joined_samples
+from dimo_core.model_folder import versions
 from dimo_core.progress import Progress
 from dimo_core.protocols import Protocol, completes, differences, digest
 from dimo_core.row_batches import RowBatches, Shard
 from dimo_core.row_store import RowStore
-from dimo_core.sources import Conditions
+from dimo_core.sources import Conditions, Data
 from dimo_core.teacher import Teacher
 
 SHOWN = 10
@@ -72,7 +74,7 @@ class Comparison:
             self._facts = {
                 **self.protocol.as_dict(),
                 "fingerprint": self.judge.fingerprint,
-                "reference": None if data is None else dict(data.identity()),
+                "reference": None if data is None else {**data.identity(), **self._listing(data)},
                 **({"files": files} if files else {}),
                 **({"prompts": prompts} if prompts else {}),
             }
@@ -151,6 +153,11 @@ class Comparison:
         """The seeds of each row."""
         return self.protocol.seeds
 
+    @property
+    def machine(self) -> dict[str, str]:
+        """What seconds depend on."""
+        return {"device": described(self.device), **versions()}
+
     def _request(self, of: str, method: Method, seed: int) -> dict[str, Any]:
         return {
             "protocol": of,
@@ -173,6 +180,11 @@ class Comparison:
         except DimoError:  # said when rows are drawn; pictures are judged without
             return None
         return None if all(isinstance(each, int) for each in raw) else digest({"raw": raw})
+
+    def _listing(self, data: Data) -> dict[str, str]:
+        """A hash of the names of streamed files: pictures may come or go."""
+        splits = [each for each in (self.protocol.split, self.protocol.floor_split) if data.streams and each]
+        return {"files": digest({each: list(data.open(each).shards) for each in splits})} if splits else {}
 
     def _raw(self) -> list[Any]:
         """The condition of each sample."""
@@ -220,6 +232,7 @@ class Comparison:
             "seconds": sum(part.seconds for part in parts),
             "decoding": sum(part.decoding for part in parts),
             "parameters": sum(p.numel() for p in opened.network.parameters()),
+            "machine": self.machine,
             "shown": self._shown(opened, seed) if seed == self.seeds[0] else None,
         }
         row = {**facts, **self.judged(joined_samples([part.samples for part in parts]))}

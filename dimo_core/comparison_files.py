@@ -194,6 +194,15 @@ def warnings(
             "Numbers of different protocols do not compare; these rows differ in "
             f"{'; '.join(differences(protocols))}."
         )
+    return [*found, *machine_notes(machines)]
+
+
+def machine_notes(machines: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Why seconds do not compare, if they do not.
+
+    Args:
+        machines: Where each row or result was measured.
+    """
     if different := differences(machines):
-        found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
-    return found
+        return [f"Seconds do not compare; they were measured with {'; '.join(different)}."]
+    return []

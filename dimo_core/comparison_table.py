@@ -1,20 +1,19 @@
 """From the numbers of each row and seed to the table, with warnings and pictures."""
 
 import math
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
 from dimo_core.comparison import Comparison
-from dimo_core.comparison_files import Comparable
+from dimo_core.comparison_files import Comparable, machine_notes
 from dimo_core.evaluation import size_notes
 from dimo_core.image_files import picture_batches
 from dimo_core.lineup import Method
 from dimo_core.metric import joined_samples
-from dimo_core.model_folder import versions
 from dimo_core.pictures import Picture, over_time
 from dimo_core.protocols import digest
 from dimo_core.table import Kind, Row, Table
@@ -50,12 +49,16 @@ def result_of(
         shown=protocol.shown,
         better=judge.better,
         protocol={"digest": of, **facts},
-        notes=(*size_notes(max(widths, default=0), rows, "--samples"), *judge.notes),
+        notes=(
+            *size_notes(max(widths, default=0), rows, "--samples"),
+            *machine_notes({f"{i}": each["machine"] for i, each in enumerate(chain(*cells))}),
+            *judge.notes,
+        ),
     )
     return Comparable(
         table=table,
         protocols={of: facts},
-        machine=_machine(comparison.device),
+        machine=comparison.machine,
         cells=[
             {"row": method.name, "seed": seed, **{k: v for k, v in found.items() if k != "shown"}}
             for method, each in zip(methods, cells, strict=True)
@@ -128,9 +131,3 @@ def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> di
         previews = {name: teacher.preview(torch.tensor(tokens), c) for name, tokens in shown.items()}
     names = [teacher.describe(each) for each in raw]
     return {f"The same conditions and draws: {', '.join(names)}": over_time(previews, names, len(raw))}
-
-
-def _machine(device: torch.device) -> dict[str, str]:
-    """What seconds depend on."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": f"{device} ({named}, {torch.get_num_threads()} threads)", **versions()}

@@ -1,5 +1,7 @@
 """Which device a run computes on."""
 
+import platform
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -34,6 +36,12 @@ def find_device(name: str = "auto") -> torch.device:
             f"Choose one of them, or 'auto' for the first."
         )
     return torch.device(name)
+
+
+def described(device: torch.device) -> str:
+    """A device with what the speed of it depends on."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device} ({named}, {torch.get_num_threads()} threads)"
 
 
 def transfer(tensor: Shaped[Tensor, "*shape"], device: torch.device | str) -> Shaped[Tensor, "*shape"]:

@@ -188,6 +188,19 @@ class Judge:
             except DimoError as error:
                 logger.warning("numbers will be missing unless this is mended before they are due: {}", error)
 
+    def require(self) -> None:
+        """Make sure that there are features, where numbers are all that is wanted.
+
+        Raises:
+            CheckpointError: when the extractor lacks its weights and a metric needs it.
+        """
+        if self.features is None or not any("features" in metric.needs for metric in self.metrics.values()):
+            return
+        try:
+            _ = self.features.fingerprint
+        except DimoError as error:
+            raise type(error)(f"{error} Metrics that need no features are chosen with --metrics.") from error
+
     @property
     def fingerprint(self) -> str | None:
         """That of the extractor; None when there is none, or it lacks its weights."""

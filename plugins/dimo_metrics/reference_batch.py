@@ -2,13 +2,13 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 import torch
 
-from dimo_core.cache import local_copy
+from dimo_core.cache import file_sha256, local_copy
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.sources import Data, Examples
 
@@ -32,6 +32,14 @@ class ReferenceBatch(Data):
     def splits(self) -> Sequence[str]:
         """``all``: there is one part."""
         return (SPLIT,)
+
+    def identity(self) -> Mapping[str, str]:
+        """The file's SHA-256, wherever it lies.
+
+        Raises:
+            CheckpointError: when there is no such file.
+        """
+        return {"class": type(self).__qualname__, "sha256": file_sha256(local_copy(self.path))}
 
     def load(self, split: str) -> Examples:
         """All images, as one class without a name.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from loguru import logger
+from PIL import Image
 
 from dimo_core.cli import main
 from dimo_core.errors import UsageError
@@ -206,3 +207,51 @@ def test_a_pretraining_run_leads_to_its_teacher(tmp_path):
     (tmp_path / "teacher").symlink_to(EMBEDDED)
     subject = find_subject(str(tmp_path), [], Registry.discover({}))
     assert ("teacher", f"{tmp_path}/teacher") == (subject.kind, subject.teacher.checkpoint)
+
+
+def test_missing_inception_weights_stop_the_command_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    Path("inception.yaml").write_text("features: inception\nsamples: 24\n")
+    command = ["compare", "--sampling-steps", "1", "--protocol", "inception.yaml", "--out", "out"]
+    assert main(command) in (1, 2)
+    error = capsys.readouterr().err
+    assert "pt_inception-2015-12-05-6726825d.pth" in error
+    assert "Metrics that need no features are chosen with --metrics" in error
+    assert not Path("out").exists()
+
+
+def test_a_metric_that_was_asked_for_by_name_must_have_its_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    asked = ["--metrics", "{name: clip-score, model: nowhere/clip}"]
+    assert main(["compare", "--sampling-steps", "1", "--samples", "24", *asked, "--out", "out"]) in (1, 2)
+    assert "nowhere/clip" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, capsys):
+    def picture(name, shade):
+        (tmp_path / "real" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade).save(tmp_path / "real" / "a" / name)
+
+    for i in range(12):
+        picture(f"{i}.png", 20 * i)
+    data = f"data: {{name: image-folder, path: {tmp_path / 'real'}, held_out: 0, size: 8, channels: 1}}"
+    Path("mine.yaml").write_text(f"{data}\nsplit: train\nfloor_split: ''\nsamples: 12\nmetrics: [fidelity]\n")
+    command = ["compare", "--sampling-steps", "1", "--protocol", "mine.yaml", "--out", "out"]
+    assert main(command) == 0
+    assert main(command) == 0
+    picture("12.png", 250)
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "they differ in reference.files" in capsys.readouterr().err
+
+
+def test_rows_that_were_measured_elsewhere_are_told(capsys):
+    command = ["compare", "--samplers", "maskgit", *FEW, "--out", "out", "--sampling-steps", "1"]
+    assert main(command) == 0
+    assert not any("Seconds do not compare" in note for note in results("out")["notes"])
+    for row in Path("out/rows").iterdir():
+        row.write_text(row.read_text().replace('"cpu (', '"cuda:0 (Some, '))
+    assert main([*command, "2"]) == 0
+    (told,) = (note for note in results("out")["notes"] if "Seconds do not compare" in note)
+    assert "cuda:0 (Some" in told

@@ -1,5 +1,6 @@
 """FID from published statistics, and the images of reference batches."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,10 @@ def test_a_reference_batch_gives_its_images_with_channels_first(tmp_path: Path) 
     examples = data.load(*data.splits())
     assert torch.equal(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()), examples.images)
     assert [0] * 5 == examples.conditions()
+    shutil.copy(tmp_path / "adm.npz", tmp_path / "moved.npz")
+    assert data.identity() == ReferenceBatch(path=str(tmp_path / "moved.npz")).identity()
+    published(tmp_path / "adm.npz", arr_0=pictures[:4])
+    assert data.identity() != ReferenceBatch(path=str(tmp_path / "moved.npz")).identity()
 
 
 @pytest.mark.parametrize(
