@@ -55,6 +55,7 @@ _SMALL: Recipe = {
     "generator": {
         "name": "one_step",
         "r_init": 0.7,
+        "sampling_r_init": 0.8,
         "sigma_init": 0.1,
         "train_embeddings": True,
         "temperature": 0.3,

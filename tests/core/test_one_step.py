@@ -87,6 +87,19 @@ def test_training_draws_at_temperature_one_whatever_sampling_uses(tiny_teacher: 
     assert torch.equal(plain.rollout(C, DRAWS).x_theta, plain.sample(C, DRAWS))
 
 
+def test_sampling_may_start_from_other_tokens_and_noise_than_training(tiny_teacher: Any) -> None:
+    trained = built(tiny_teacher, r_init=0.25, sigma_init=0.4)
+    other = built(tiny_teacher, r_init=0.75, sigma_init=0.1)
+    g = built(tiny_teacher, r_init=0.25, sigma_init=0.4, sampling_r_init=0.75, sampling_sigma_init=0.1)
+    assert torch.equal(trained.rollout(C, DRAWS).x_theta, g.rollout(C, DRAWS).x_theta)
+    assert torch.equal(trained.rollout(C, DRAWS).hidden, g.rollout(C, DRAWS).hidden)
+    assert torch.equal(other.sample(C, DRAWS), g.sample(C, DRAWS))
+    seen: list[Any] = []
+    g.backbone.register_forward_pre_hook(lambda _m, _a, kwargs: seen.append(kwargs), with_kwargs=True)
+    g.sample(C, DRAWS)
+    assert [0.75] * 3 == seen[0]["mask_ratio"].tolist()
+
+
 def test_top_one_samples_are_the_likeliest_codes(tiny_teacher: Any) -> None:
     g = built(tiny_teacher, top_k=1)
     expected = g.head(g(g.initial_tokens(DRAWS), C, DRAWS)).argmax(-1)
@@ -100,8 +113,9 @@ def test_samples_do_not_depend_on_the_batch(tiny_teacher: Any) -> None:
 
 
 def test_sampling_options_rebuild_a_generator_that_samples_alike(tiny_teacher: Any) -> None:
-    g = built(tiny_teacher, r_init=0.25, sigma_init=0.4, temperature=0.7, top_k=3, top_p=0.9)
-    assert {"r_init", "sigma_init", "temperature", "top_k", "top_p"} == set(g.sampling())
+    start = {"r_init": 0.25, "sigma_init": 0.4, "sampling_r_init": 0.5, "sampling_sigma_init": 0.2}
+    g = built(tiny_teacher, **start, temperature=0.7, top_k=3, top_p=0.9)
+    assert {*start, "temperature", "top_k", "top_p"} == set(g.sampling())
     again = OneStep(**g.sampling()).build(tiny_teacher).eval()
     assert torch.equal(g.sample(C, DRAWS), again.sample(C, DRAWS))
 
