@@ -1,21 +1,20 @@
 """The judge: metrics, the reference they compare with, and the features they look at."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
-from jaxtyping import UInt8
 from loguru import logger
-from torch import Tensor
 
 from dimo_core.choice import Choice
 from dimo_core.config_fields import build
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
+from dimo_core.real_data import real_batches
 from dimo_core.sources import Data
 from dimo_core.table import Better
 from dimo_core.teacher import EvaluationPlan, Teacher
@@ -64,6 +63,7 @@ class Judge:
         batch_size: Images of which features are extracted at a time.
         notes: What is missing and how to mend it, each said once.
         width: Features that the extractor gave; 0 before it was asked.
+        blind: Metrics that lack what they would observe with; they are not asked again.
     """
 
     teacher: Teacher
@@ -74,6 +74,7 @@ class Judge:
     batch_size: int = 500
     notes: list[str] = attrs.field(factory=list)
     width: int = 0
+    blind: set[str] = attrs.field(factory=set)
 
     @classmethod
     def resolve(cls, teacher: Teacher, plan: EvaluationPlan, registry: Loader, *, batch_size: int) -> "Judge":
@@ -102,12 +103,12 @@ class Judge:
     @cached_property
     def reference(self) -> Samples | None:
         """The real samples that metrics compare with, features included; read once."""
-        return self._real(self.plan.split)
+        return self._real(self.plan.split, self._bare)
 
     @cached_property
     def floor(self) -> Samples | None:
         """The other real part that is judged like a model's samples; None when the plan has none."""
-        return self._real(self.plan.floor_split)
+        return self._real(self.plan.floor_split, self.reduced)
 
     @property
     def keeps_images(self) -> bool:
@@ -115,9 +116,15 @@ class Judge:
         return any("images" in metric.needs for metric in self.metrics.values())
 
     def reduced(self, batch: Samples) -> Samples:
-        """A batch with its features and without images that no metric looks at: what need be kept of it."""
-        batch = self._with_features(batch)
+        """A batch as it need be kept: with features and observations, without images that no metric needs."""
+        batch = self._observed(self._with_features(batch))
         return batch if self.keeps_images else attrs.evolve(batch, images=None)
+
+    def lacks(self, samples: Samples) -> bool:
+        """Whether images would add features or observations that these samples do not have."""
+        if self.features is not None and samples.features is None:
+            return True
+        return bool(self._unseen(samples) - self.blind)
 
     def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
@@ -128,12 +135,18 @@ class Judge:
 
         Metrics that need conditions are left out where a condition is None, which means unknown.
         """
-        samples = self._with_features(samples)
+        samples = self._observed(self._with_features(samples))
         numbers: dict[str, float] = {}
         missing = [choice.name for choice in self.plan.metrics if choice.name not in self.metrics]
+        unseen = self._unseen(samples)
         for name, metric in self.metrics.items():
             if None in samples.conditions and "conditions" in metric.needs:
                 self.note(f"metric {name!r} is left out: it needs conditions, and these are not known")
+                continue
+            if name in unseen:
+                if not any(note.startswith(f"metric {name!r} is missing") for note in self.notes):
+                    self.note(f"metric {name!r} is missing: it looks at images, and these samples have none")
+                missing.append(name)
                 continue
             try:
                 numbers |= metric.compute(samples, self.reference, self.teacher)
@@ -216,38 +229,10 @@ class Judge:
             self.notes.append(text)
             logger.warning(text)
 
-    def _real(self, split: str) -> Samples | None:
+    def _real(self, split: str, kept: Callable[[Samples], Samples]) -> Samples | None:
         if self.data is None or not split:
             return None
-        return joined_samples([self.reduced(batch) for batch in self._batches(self.data, split)])
-
-    def _batches(self, data: Data, split: str) -> Iterator[Samples]:
-        """A part of the data in batches; where data are streamed, one batch at a time is in memory."""
-        if not data.streams:
-            examples = data.load(split)
-            conditions, size = examples.conditions(), self.batch_size
-            for i in range(0, len(examples), size):
-                yield Samples(
-                    conditions=tuple(conditions[i : i + size]), images=examples.images[i : i + size]
-                )
-            return
-        stream, waiting, broken, total = data.open(split), [], [], 0
-        for picture in (picture for shard in stream.shards for picture in stream.read(shard)):
-            total += 1
-            if picture.image is None:
-                broken.append(f"{picture.key} ({picture.error})")
-                continue
-            waiting.append((picture.label, picture.image))
-            if len(waiting) == self.batch_size:
-                yield _stacked(waiting)
-                waiting = []
-        if waiting:
-            yield _stacked(waiting)
-        if len(broken) > stream.allowed(total) or len(broken) == total:
-            raise UsageError(
-                f"{len(broken)} of {total} reference images of split {split!r} cannot be read: "
-                f"{'; '.join(broken[:3]) or 'there are none'}. Mend or remove them."
-            )
+        return joined_samples([kept(batch) for batch in real_batches(self.data, split, self.batch_size)])
 
     def _with_features(self, samples: Samples) -> Samples:
         """The samples with features and logits, where there are images and an extractor."""
@@ -269,12 +254,38 @@ class Judge:
             logits=torch.cat(logits) if logits else None,
         )
 
+    def _bare(self, batch: Samples) -> Samples:
+        """A batch of the reference: metrics observe only what is judged."""
+        batch = self._with_features(batch)
+        return batch if self.keeps_images else attrs.evolve(batch, images=None)
+
+    def _observed(self, samples: Samples) -> Samples:
+        """The samples with what metrics remember of their images."""
+        if samples.images is None:
+            return samples
+        seen = dict(samples.observed)
+        for name in sorted(self._unseen(samples) - self.blind):
+            try:
+                with torch.no_grad():
+                    rows = self.metrics[name].observe(samples, self.teacher)
+            except DimoError as error:
+                self.note(f"metric {name!r} is missing: {error}")
+                self.blind |= set() if isinstance(error, UsageError) else {name}
+                continue
+            seen |= {key: each.cpu() for key, each in rows.items()}
+        return attrs.evolve(samples, observed=seen)
+
+    def _unseen(self, samples: Samples) -> set[str]:
+        """Metrics that have yet to observe these samples, and know enough of them."""
+        unknown = None in samples.conditions
+        return {
+            name
+            for name, metric in self.metrics.items()
+            if not metric.observes <= samples.observed.keys()
+            and not (unknown and "conditions" in metric.needs)
+        }
+
     def _without_features(self, error: DimoError) -> None:
         """Go on without an extractor that cannot be used; metrics that need none are still computed."""
         self.note(f"no features: {error}")
         self.features = None
-
-
-def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
-    labels, images = zip(*pictures, strict=True)
-    return Samples(conditions=labels, images=torch.stack(images))

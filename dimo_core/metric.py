@@ -23,6 +23,7 @@ class Samples:
         images: ``uint8 [N, C, H, W]``; None where tokens are no images.
         features: ``[N, F]`` of the chosen extractor; None when there is none.
         logits: ``[N, K]`` class logits of the extractor; None when it has none.
+        observed: What metrics remember of each sample, by ``Metric.observes``: ``[N, ...]``.
     """
 
     conditions: tuple[Any, ...]
@@ -30,6 +31,7 @@ class Samples:
     images: UInt8[Tensor, "N C H W"] | None = None
     features: Float[Tensor, "N F"] | None = None
     logits: Float[Tensor, "N K"] | None = None
+    observed: Mapping[str, Tensor] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -37,8 +39,11 @@ class Samples:
 
     def take(self, rows: Sequence[int]) -> "Samples":
         """Some of the samples, by number."""
-        chosen = {name: part[torch.tensor(rows)] for name, part in self._tensors().items()}
-        return attrs.evolve(self, conditions=tuple(self.conditions[i] for i in rows), **chosen)
+        number = torch.tensor(rows)
+        chosen = {name: part[number] for name, part in self._tensors().items()}
+        observed = {name: part[number] for name, part in self.observed.items()}
+        conditions = tuple(self.conditions[i] for i in rows)
+        return attrs.evolve(self, conditions=conditions, observed=observed, **chosen)
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {name: getattr(self, name) for name in ("tokens", "images", "features", "logits")}
@@ -46,9 +51,12 @@ class Samples:
 
 
 def joined_samples(batches: Sequence[Samples]) -> Samples:
-    """Batches in their order as one; what the first one lacks is left out."""
+    """Batches in their order as one; what the first one lacks, or one did not observe, is left out."""
     parts = {name: torch.cat([getattr(b, name) for b in batches]) for name in batches[0]._tensors()}
-    return Samples(conditions=tuple(c for batch in batches for c in batch.conditions), **parts)
+    seen = [name for name in batches[0].observed if all(name in batch.observed for batch in batches)]
+    observed = {name: torch.cat([batch.observed[name] for batch in batches]) for name in seen}
+    conditions = tuple(c for batch in batches for c in batch.conditions)
+    return Samples(conditions=conditions, observed=observed, **parts)
 
 
 class FeatureExtractor(ABC):
@@ -71,13 +79,16 @@ class Metric(ABC):
 
     Attributes:
         better: Which direction is good, by name of the number; tables mark the best value of these.
-        needs: Which fields of ``Samples`` are read: ``conditions``, ``tokens``, ``images``, ``features`` (and
-            logits). Images that no metric needs are not kept, so that their number is not limited by memory;
-            samples of unknown conditions are judged by metrics that need none.
+        needs: Which fields of ``Samples`` ``compute`` reads: ``conditions``, ``tokens``, ``images``,
+            ``features`` (and logits). Images that no metric needs are not kept, so that their number is not
+            limited by memory; samples of unknown conditions are judged by metrics that need none.
+        observes: What ``observe`` gives: names that no other metric uses.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {}
     needs: ClassVar[frozenset[str]] = frozenset({"conditions", "tokens", "images", "features"})
+
+    observes: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def fingerprint(self) -> str | None:
@@ -87,6 +98,21 @@ class Metric(ABC):
             CheckpointError: when they are missing.
         """
         return None
+
+    def observe(self, samples: Samples, teacher: Teacher) -> Mapping[str, Tensor]:
+        """What ``compute`` later finds in ``Samples.observed`` in place of images: a row for each sample.
+
+        Called for each batch as it is drawn, with its images; a row may depend on its sample alone.
+        Samples without conditions are not observed by a metric that needs them.
+
+        Args:
+            samples: A batch with images.
+            teacher: As in ``compute``.
+
+        Raises:
+            DimoError: when it cannot be done; the metric is then missing.
+        """
+        return {}
 
     @abstractmethod
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:

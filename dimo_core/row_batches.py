@@ -100,7 +100,7 @@ class RowBatches:
     def _found(self, start: int) -> Part | None:
         """A finished batch; its images are decoded anew where something wants them.
 
-        That is a metric, the folder of kept samples, or an extractor that had no weights when it was drawn.
+        That is a metric, the folder of kept samples, or what had no weights when it was drawn.
         """
         block = self.drawing.block
         end = min(start + self.drawing.batch_size, (start // block + 1) * block, len(self.raw))
@@ -109,7 +109,7 @@ class RowBatches:
             return None
         wanted = self.kept is not None and not self.kept.there(start, end - start)
         decodes = "decode" in self.drawing.teacher.capabilities
-        lacking = decodes and self.judge.features is not None and part.samples.features is None
+        lacking = decodes and self.judge.lacks(part.samples)
         if not (wanted or lacking or self.judge.keeps_images):
             return part
         tokens = part.samples.tokens

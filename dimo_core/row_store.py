@@ -20,6 +20,7 @@ from dimo_core.metric import Samples
 from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 
 ROWS, PARTS = "rows", "parts"
+OBSERVED = "observed."
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -101,7 +102,9 @@ class RowStore:
             facts = json.loads(bytes(found.pop("facts").tolist()))
             if facts["request"] != key or any(len(rows) != len(conditions) for rows in found.values()):
                 raise CheckpointError(f"{self.folder.path(name)} belongs to another request")
-            samples = Samples(conditions=conditions, **found)
+            observed = {name: found.pop(name) for name in list(found) if name.startswith(OBSERVED)}
+            observed = {name.removeprefix(OBSERVED): rows for name, rows in observed.items()}
+            samples = Samples(conditions=conditions, observed=observed, **found)
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
             logger.warning("a finished batch cannot be used, and is drawn again: {}", error)
             return None
@@ -122,6 +125,7 @@ class RowStore:
         }
         tensors = {"tokens": s.tokens, "features": s.features, "logits": s.logits}
         data = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        data |= {f"{OBSERVED}{name}": rows for name, rows in s.observed.items()}
         data["facts"] = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
         self.folder.write(_part(key, start), encode_tensors(data), durable=False)
 

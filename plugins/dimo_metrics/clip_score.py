@@ -1,14 +1,14 @@
 """How well images fit their prompts: ``ClipScore``."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import attrs
 import torch
 from attrs import validators as v
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.cache import file_sha256
@@ -20,9 +20,6 @@ from dimo_metrics.clip_files import clip_files
 from dimo_metrics.clip_model import Clip
 
 NAME = "clip-score"
-
-Key = tuple[str, bytes]
-"""A prompt, and the digest of an image."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -41,29 +38,21 @@ class ClipScore(Metric):
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {NAME: "larger"}
 
-    needs: ClassVar[frozenset[str]] = frozenset({"conditions", "images"})
+    needs: ClassVar[frozenset[str]] = frozenset({"conditions"})
+
+    observes: ClassVar[frozenset[str]] = frozenset({NAME})
 
     model: str = "openai/clip-vit-base-patch32"
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     device: str = "auto"
 
-    def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
-        """``clip-score``; the reference is not needed.
+    def observe(self, samples: Samples, teacher: Teacher) -> Mapping[str, Float[Tensor, " N"]]:
+        """The score of every sample, in [0, 100]: their mean is the metric.
 
         Raises:
             CheckpointError: when the CLIP is missing, or its files do not fit one another.
             MissingLibraryError: when transformers cannot be loaded.
             UsageError: when samples have no images, or conditions that are no prompts.
-        """
-        return {NAME: self.each(samples).double().mean().item()}
-
-    def each(self, samples: Samples) -> Float[Tensor, " N"]:
-        """The score of every sample, in [0, 100]: their mean is the metric.
-
-        Raises:
-            CheckpointError: as ``compute``.
-            MissingLibraryError: as ``compute``.
-            UsageError: as ``compute``.
         """
         if samples.images is None or not len(samples) or samples.images.shape[1] not in (1, 3):
             raise UsageError(
@@ -75,15 +64,24 @@ class ClipScore(Metric):
                 f"metric {NAME!r} compares images with prompts, and the condition {others[0]!r} is none."
                 " Choose other metrics for this teacher, such as 'fidelity'."
             )
-        known, keys = self._known, _keys(samples.images, samples.conditions)
-        new = list(dict.fromkeys(key for key in keys if key not in known))
-        rows = {key: i for i, key in enumerate(keys)}
-        for start in range(0, len(new), self.batch_size):
-            batch = new[start : start + self.batch_size]
-            images = samples.images[torch.tensor([rows[key] for key in batch])]
-            cosines = self._clip.cosines(images, [prompt for prompt, _ in batch])
-            known.update(zip(batch, cosines.clamp_min(0).tolist(), strict=True))
-        return 100 * torch.tensor([known[key] for key in keys])
+        parts = [
+            self._clip.cosines(
+                samples.images[i : i + self.batch_size], samples.conditions[i : i + self.batch_size]
+            )
+            for i in range(0, len(samples), self.batch_size)
+        ]
+        return {NAME: 100 * torch.cat(parts).clamp_min(0)}
+
+    def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
+        """``clip-score``; the reference is not needed.
+
+        Raises:
+            DimoError: as ``observe``, of samples that were not observed.
+        """
+        scores = samples.observed.get(NAME)
+        if scores is None:
+            scores = self.observe(samples, teacher)[NAME]
+        return {NAME: scores.double().mean().item()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,15 +94,5 @@ class ClipScore(Metric):
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @cached_property
-    def _known(self) -> dict[Key, float]:
-        """Of what was judged before: intervals judge the same samples many times."""
-        return {}
-
-    @cached_property
     def _clip(self) -> Clip:
         return Clip.load(self.model, find_device(self.device))
-
-
-def _keys(images: UInt8[Tensor, "N C H W"], prompts: Sequence[str]) -> list[Key]:
-    rows = images.cpu().contiguous().flatten(1).numpy()
-    return [(p, hashlib.sha256(row).digest()) for p, row in zip(prompts, rows, strict=True)]

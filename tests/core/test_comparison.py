@@ -293,6 +293,37 @@ def test_a_library_that_arrives_later_completes_what_was_drawn_without_it(world,
     assert BATCHES == world.drawn
 
 
+@pytest.mark.parametrize("stop", [4, None])
+def test_what_metrics_observe_is_kept_with_the_batches(world, monkeypatch, stop):
+    looks = []
+    for metric in world.comparison("x").judge.metrics.values():
+        if "brightness" in metric.better:
+            kind = type(metric)
+
+    def observe(self, samples, teacher):
+        looks.append(len(samples))
+        return {"shade": samples.images.float().mean((1, 2, 3))}
+
+    monkeypatch.setattr(kind, "needs", frozenset())
+    monkeypatch.setattr(kind, "observes", frozenset({"shade"}))
+    monkeypatch.setattr(kind, "observe", observe)
+    monkeypatch.setattr(
+        kind, "compute", lambda _s, x, _r, _t: {"brightness": x.observed["shade"].mean().item()}
+    )
+    whole = world.comparison("whole").run([world.method()])
+    assert SAMPLES == sum(looks)
+    looks.clear()
+    world.drawn, world.stop_at = 0, stop
+    if stop is None:
+        assert world.comparison(shard=Shard(index=1, of=1)).run([world.method()]) is None
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            world.comparison().run([world.method()])
+    world.stop_at = None
+    assert numbers(whole) == numbers(world.comparison().run([world.method()]))
+    assert SAMPLES == sum(looks)
+
+
 def test_pictures_are_judged_where_nothing_can_be_drawn(world, toy, monkeypatch):
     def refused(self, conditioning, count):
         raise UsageError("no prompts")

@@ -122,6 +122,65 @@ def test_missing_weights_are_said_before_they_are_needed_and_not_given_up(judge,
     assert "abc123" == judged.fingerprint
 
 
+@attrs.frozen(kw_only=True)
+class Shade(Metric):
+    """The mean of what it observed, and how often it looked."""
+
+    needs = frozenset({"conditions"})
+    observes = frozenset({"shade"})
+    looks: list = attrs.field(factory=list)
+    error: Exception | None = None
+
+    def observe(self, samples, teacher):
+        if self.error is not None:
+            raise self.error
+        self.looks.append(len(samples))
+        return {"shade": samples.images.float().mean((1, 2, 3))}
+
+    def compute(self, samples, reference, teacher):
+        assert samples.images is None
+        return {"shade": samples.observed["shade"].mean().item()}
+
+
+def shades(judged, metric, conditions=(0, 1), images=True):
+    """Two batches as they are drawn, joined."""
+    judged.metrics, judged.plan = {"shade": metric}, attrs.evolve(judged.plan, metrics=(Choice("shade"),))
+    pixels = [torch.full((2, 1, 2, 2), value, dtype=torch.uint8) if images else None for value in (10, 30)]
+    batches = [Samples(conditions=conditions, tokens=torch.zeros(2, 4).long(), images=p) for p in pixels]
+    return joined_samples([judged.reduced(batch) for batch in batches])
+
+
+def test_a_metric_observes_each_batch_once_and_no_image_is_kept(judge):
+    judged, metric = judge(data=Streamed(pictures=pictures(10))), Shade()
+    samples = shades(judged, metric)
+    assert samples.images is None
+    assert {"shade": 20.0} == judged(samples)
+    assert {"shade": 10.0} == judged(samples.take([0, 1]))
+    assert [2, 2] == metric.looks  # and never at the reference, which is not judged
+    assert not judged.lacks(samples)
+    assert [] == judged.notes
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(CheckpointError("no weights here"), False), (UsageError("not these"), True)]
+)
+def test_a_metric_that_cannot_observe_is_missing_and_the_reason_is_said_once(judge, error, again):
+    judged = judge()
+    samples = shades(judged, Shade(error=error))
+    assert ({}, ("shade",)) == (judged.judged(samples).numbers, judged.judged(samples).missing)
+    assert [f"metric 'shade' is missing: {error}"] == judged.notes
+    assert again == judged.lacks(samples)
+
+
+def test_samples_without_images_or_conditions_are_not_observed(judge):
+    judged = judge()
+    assert ("shade",) == judged.judged(shades(judged, Shade(), images=False)).missing
+    assert ["metric 'shade' is missing: it looks at images, and these samples have none"] == judged.notes
+    judged = judge()
+    assert () == judged.judged(shades(judged, Shade(), conditions=(0, None))).missing
+    assert ["metric 'shade' is left out: it needs conditions, and these are not known"] == judged.notes
+
+
 def test_metrics_that_need_conditions_are_left_out_where_they_are_unknown(judge, monkeypatch):
     judged = judge(metrics=(Choice("variety"), Choice("brightness")))
     monkeypatch.setattr(type(judged.metrics["brightness"]), "needs", frozenset({"features"}))

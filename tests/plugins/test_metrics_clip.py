@@ -17,7 +17,7 @@ from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
 from dimo_core.metric import Samples
 from dimo_core.teacher import Teacher
 from dimo_core.testing import check_options
-from dimo_metrics.clip_model import Clip, Preprocessing
+from dimo_metrics.clip_model import Preprocessing
 from dimo_metrics.clip_score import ClipScore
 
 PROMPTS = ("a red cat", "the hat", "one two three four five six seven eight nine ten", "x")
@@ -73,6 +73,10 @@ def judged() -> Samples:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 48, 37), dtype=torch.uint8, generator=generator)
     return Samples(conditions=PROMPTS, images=images)
+
+
+def scores(metric: ClipScore, samples: Samples) -> torch.Tensor:
+    return metric.observe(samples, NoTeacher())["clip-score"]
 
 
 def model_of(folder: Path) -> Any:
@@ -131,7 +135,7 @@ def test_the_score_is_a_hundred_times_the_cosine_and_never_negative(
     for folder in (published, opposite):
         expected = [100 * max(cosine, 0) for cosine in cosines(folder, judged)]
         metric = ClipScore(model=str(folder), batch_size=3, device="cpu")
-        assert expected == pytest.approx(metric.each(judged).tolist(), abs=1e-4)
+        assert expected == pytest.approx(scores(metric, judged).tolist(), abs=1e-4)
         numbers = metric.compute(judged, None, NoTeacher())
         assert {"clip-score": pytest.approx(sum(expected) / 4, abs=1e-4)} == numbers
         zeros += expected.count(0)
@@ -147,21 +151,13 @@ def test_the_fingerprint_is_of_the_files_and_not_of_their_place(published: Path,
     assert first != ClipScore(model=str(copy)).fingerprint
 
 
-def test_samples_that_were_judged_before_are_not_looked_at_again(
-    published: Path, judged: Samples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_observed_is_not_looked_at_again(published: Path, judged: Samples) -> None:
     metric = ClipScore(model=str(published), device="cpu")
-    expected = metric.each(judged)
-    passes = []
-    own = Clip.cosines
-    monkeypatch.setattr(
-        Clip, "cosines", lambda self, images, texts: passes.append(len(texts)) or own(self, images, texts)
-    )
-    assert torch.equal(expected[[2, 0, 2]], metric.each(judged.take([2, 0, 2])))
-    assert [] == passes
-    swapped = attrs.evolve(judged.take([1, 1]), conditions=(PROMPTS[1], PROMPTS[0]))
-    assert expected[1] == metric.each(swapped)[0]
-    assert [1] == passes
+    observed = metric.observe(judged, NoTeacher())
+    assert metric.observes == observed.keys()
+    bare = attrs.evolve(judged, images=None, observed=observed)
+    assert metric.compute(judged, None, NoTeacher()) == metric.compute(bare, None, NoTeacher())
+    assert metric.compute(bare.take([2]), None, NoTeacher())["clip-score"] == observed["clip-score"][2]
 
 
 @pytest.mark.parametrize("shape", [(48, 37), (20, 33), (32, 32), (256, 256), (31, 100)])
@@ -210,15 +206,15 @@ def test_published_files_of_every_kind_give_the_same_score(
 ) -> None:
     folder = Path(shutil.copytree(published, tmp_path / "clip"))
     change(folder)
-    expected = ClipScore(model=str(published), device="cpu").each(judged)
-    assert torch.equal(expected, ClipScore(model=str(folder), device="cpu").each(judged))
+    expected = scores(ClipScore(model=str(published), device="cpu"), judged)
+    assert torch.equal(expected, scores(ClipScore(model=str(folder), device="cpu"), judged))
 
 
 def test_a_clip_is_read_from_a_url_through_the_cache(published: Path, judged: Samples) -> None:
     fs = fsspec.filesystem("memory")
     fs.put(str(published), "/clips/tiny", recursive=True)
-    expected = ClipScore(model=str(published), device="cpu").each(judged)
-    assert torch.equal(expected, ClipScore(model="memory://clips/tiny", device="cpu").each(judged))
+    expected = scores(ClipScore(model=str(published), device="cpu"), judged)
+    assert torch.equal(expected, scores(ClipScore(model="memory://clips/tiny", device="cpu"), judged))
 
 
 def test_a_name_of_the_hub_is_looked_up_in_its_cache_only(
@@ -233,10 +229,10 @@ def test_a_name_of_the_hub_is_looked_up_in_its_cache_only(
     monkeypatch.setattr(
         hub, "try_to_load_from_cache", lambda repo, name: own(repo, name, cache_dir=str(tmp_path))
     )
-    expected = ClipScore(model=str(published), device="cpu").each(judged)
-    assert torch.equal(expected, ClipScore(model="owner/tiny", device="cpu").each(judged))
+    expected = scores(ClipScore(model=str(published), device="cpu"), judged)
+    assert torch.equal(expected, scores(ClipScore(model="owner/tiny", device="cpu"), judged))
     with pytest.raises(CheckpointError, match=r"no CLIP 'owner/other'.*Hugging Face cache"):
-        ClipScore(model="owner/other").each(judged)
+        scores(ClipScore(model="owner/other"), judged)
 
 
 @pytest.mark.parametrize(
@@ -254,14 +250,14 @@ def test_a_missing_file_is_named_with_what_to_do(
     folder = Path(shutil.copytree(published, tmp_path / "clip"))
     (folder / missing).unlink()
     with pytest.raises(CheckpointError, match=f"{named}.* missing.*option 'model'.*hf://"):
-        ClipScore(model=str(folder)).each(judged)
+        scores(ClipScore(model=str(folder)), judged)
 
 
 def test_a_pickled_program_is_not_run(published: Path, tmp_path: Path, judged: Samples) -> None:
     folder = Path(shutil.copytree(published, tmp_path / "clip"))
     torch.save({"logit_scale": torch.tensor(1.0), "trap": Trap()}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
-        ClipScore(model=str(folder)).each(judged)
+        scores(ClipScore(model=str(folder)), judged)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +276,7 @@ def test_a_damaged_file_is_named(
     folder = Path(shutil.copytree(published, tmp_path / "clip"))
     (folder / name).write_text(content)
     with pytest.raises(CheckpointError, match=message):
-        ClipScore(model=str(folder)).each(judged)
+        scores(ClipScore(model=str(folder)), judged)
 
 
 def test_weights_of_another_size_are_listed(published: Path, tmp_path: Path, judged: Samples) -> None:
@@ -289,7 +285,7 @@ def test_weights_of_another_size_are_listed(published: Path, tmp_path: Path, jud
     del weights["logit_scale"]
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="missing: logit_scale"):
-        ClipScore(model=str(folder)).each(judged)
+        scores(ClipScore(model=str(folder)), judged)
 
 
 def test_a_missing_transformers_is_named_with_the_extra(
@@ -297,14 +293,14 @@ def test_a_missing_transformers_is_named_with_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers.models.clip.modeling_clip", None)
     with pytest.raises(MissingLibraryError, match=r"transformers.*pip install --upgrade \"dimo\[clip\]\""):
-        ClipScore(model=str(published)).each(judged)
+        scores(ClipScore(model=str(published)), judged)
 
 
 def test_samples_without_images_or_prompts_are_refused(judged: Samples) -> None:
     with pytest.raises(UsageError, match="looks at images"):
-        ClipScore().each(attrs.evolve(judged, images=None))
+        scores(ClipScore(), attrs.evolve(judged, images=None))
     with pytest.raises(UsageError, match="the condition 3 is none"):
-        ClipScore().each(attrs.evolve(judged, conditions=("a cat", 3, "a", "b")))
+        scores(ClipScore(), attrs.evolve(judged, conditions=("a cat", 3, "a", "b")))
 
 
 def test_a_broken_torchvision_does_not_take_the_score_away(published: Path, tmp_path: Path) -> None:
@@ -317,8 +313,8 @@ sys.path.insert(0, {str(tmp_path)!r})
 from dimo_metrics.clip_score import ClipScore
 from dimo_core.metric import Samples
 samples = Samples(conditions=("a",), images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-score = ClipScore(model={str(published)!r}, device="cpu").each(samples)
-print(0 <= score.item() <= 100)
+score = ClipScore(model={str(published)!r}, device="cpu").compute(samples, None, None)
+print(0 <= score["clip-score"] <= 100)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (0, "True") == (done.returncode, done.stdout.strip()), done.stderr

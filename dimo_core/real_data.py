@@ -1,0 +1,52 @@
+"""Real pictures that samples are compared with, in batches."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from dimo_core.errors import UsageError
+from dimo_core.metric import Samples
+from dimo_core.sources import Data
+
+
+def real_batches(data: Data, split: str, size: int) -> Iterator[Samples]:
+    """A part of the data in batches; where data are streamed, one batch at a time is in memory.
+
+    Args:
+        data: The data.
+        split: Which part.
+        size: Images in a batch.
+
+    Raises:
+        UsageError: for an unknown part, or when too many of its images cannot be read.
+    """
+    if not data.streams:
+        examples = data.load(split)
+        conditions = examples.conditions()
+        for i in range(0, len(examples), size):
+            yield Samples(conditions=tuple(conditions[i : i + size]), images=examples.images[i : i + size])
+        return
+    stream, waiting, broken, total = data.open(split), [], [], 0
+    for picture in (picture for shard in stream.shards for picture in stream.read(shard)):
+        total += 1
+        if picture.image is None:
+            broken.append(f"{picture.key} ({picture.error})")
+            continue
+        waiting.append((picture.label, picture.image))
+        if len(waiting) == size:
+            yield _stacked(waiting)
+            waiting = []
+    if waiting:
+        yield _stacked(waiting)
+    if len(broken) > stream.allowed(total) or len(broken) == total:
+        raise UsageError(
+            f"{len(broken)} of {total} reference images of split {split!r} cannot be read: "
+            f"{'; '.join(broken[:3]) or 'there are none'}. Mend or remove them."
+        )
+
+
+def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
+    labels, images = zip(*pictures, strict=True)
+    return Samples(conditions=labels, images=torch.stack(images))
