@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 import torch
@@ -10,18 +10,16 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, row_parts
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tree import Condition
 
-ELEMENTS = 2**24
-"""Logits that are in memory at a time, at most; 64 MiB in fp32."""
-
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
 Counts = Literal["share", "cumulative", "amused"]
+Order = Literal["confidence", "random"]
 
 
 def share(r: Float[Tensor, " n"], schedule: Schedule) -> Float[Tensor, " n"]:
@@ -89,9 +87,9 @@ class MaskGitSampler(Sampler):
         temperature: Divides the logits.
     """
 
-    schedule: Schedule = "arccos"
-    counts: Counts = "cumulative"
-    order: Literal["confidence", "random"] = "confidence"
+    schedule: Schedule = attrs.field(default="arccos", validator=v.in_(get_args(Schedule)))
+    counts: Counts = attrs.field(default="cumulative", validator=v.in_(get_args(Counts)))
+    order: Order = attrs.field(default="confidence", validator=v.in_(get_args(Order)))
     gumbel: float = attrs.field(default=4.5, validator=v.ge(0))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
 
@@ -138,12 +136,11 @@ class MaskGitSampler(Sampler):
         The head runs for some rows at a time, so that logits of all sites are never in memory together.
         """
         rows = undecided.flatten().nonzero().squeeze(1)
-        u = draws.uniform("drawn", undecided.shape[1]).flatten()[rows]
-        size = max(1, ELEMENTS // columns)
+        u = draws.uniform("drawn", undecided.shape[1]).flatten()
         drawn, log_p = [], []
-        for some, part in zip(rows.split(size), u.split(size), strict=True):
+        for some in row_parts(rows, columns):
             z = logits(some) / self.temperature
-            drawn.append(categorical(z, part))
+            drawn.append(categorical(z, u[some]))
             log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))
         tokens = torch.zeros_like(undecided, dtype=torch.long).flatten()
         score = torch.full(tokens.shape, -torch.inf, dtype=log_p[0].dtype, device=tokens.device)

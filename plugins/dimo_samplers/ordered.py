@@ -9,14 +9,14 @@ from attrs import validators as v
 from jaxtyping import Int
 from torch import Tensor
 
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, row_parts
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 from dimo_core.tree import Condition
-from dimo_samplers.maskgit import ELEMENTS, Schedule, share, tokens_per_step
+from dimo_samplers.maskgit import Schedule, share, tokens_per_step
 
 Counts = Literal["share", "cumulative", "amused", "halton"]
 
@@ -91,7 +91,7 @@ class OrderedSampler(Sampler):
             logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
             u = attrs.evolve(draws, phase=f"{draws.phase}/{i}").uniform("drawn", space.length).flatten()
             x = x.flatten()
-            for some in rows[:, done : done + count].flatten().split(max(1, ELEMENTS // space.columns)):
+            for some in row_parts(rows[:, done : done + count].flatten(), space.columns):
                 x = x.scatter(0, some, categorical(logits(some) / self.temperature, u[some]))
             x, done = x.view(draws.count, -1), done + count
             trajectory += [x] if keep_trajectory else []

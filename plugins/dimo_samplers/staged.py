@@ -10,7 +10,7 @@ from attrs import validators as v
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone, Rows
+from dimo_core.backbone import Backbone, Rows, row_parts
 from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.process import Schedule, mask_ratio
@@ -19,7 +19,6 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_core.tree import Condition
 from dimo_samplers.kernel import Kernel
-from dimo_samplers.maskgit import ELEMENTS
 
 Evaluation = Callable[[Rows], Float[Tensor, "K V"]]
 """One pass of the network: logits of the rows asked for."""
@@ -142,7 +141,7 @@ class StagedSampler(Sampler):
         """Tokens, and what is undecided, after a stage; the head runs for some rows at a time."""
         u, w = (draws.uniform(stream, x.shape[1]).flatten() for stream in ("jump", "drawn"))
         tokens, masked = x.flatten().clone(), undecided.flatten().clone()
-        for some in rows.split(max(1, ELEMENTS // columns)):
+        for some in row_parts(rows, columns):
             kernel = self.kernel(stage, [logits(some) for logits in seen])
             jump, code = kernel.draw(u[some], w[some])
             tokens[some] = torch.where(jump, code, tokens[some])

@@ -236,5 +236,11 @@ def test_logits_in_parts_draw_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -
         return MaskGitSampler().sample(teacher, network, c, **options).tokens
 
     whole = sampled()
-    monkeypatch.setattr("dimo_samplers.maskgit.ELEMENTS", 5 * teacher.tokens.columns)
+    monkeypatch.setattr("dimo_core.backbone.ELEMENTS", 5 * teacher.tokens.columns)
     assert torch.equal(whole, sampled())
+
+
+@pytest.mark.parametrize("wrong", [{"order": "confident"}, {"schedule": "cosin"}, {"counts": "shares"}])
+def test_a_misspelt_option_is_refused_and_not_taken_for_another(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="must be in"):
+        MaskGitSampler(**wrong)  # type: ignore[arg-type]
