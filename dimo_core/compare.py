@@ -8,7 +8,7 @@ from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.comparison import Comparison
+from dimo_core.comparison import PROTOCOL, Comparison
 from dimo_core.comparison_files import merged, publish, read_result
 from dimo_core.comparison_table import result_of
 from dimo_core.device import find_device
@@ -115,6 +115,12 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     )
     folder = Folder(options.out)
     folder.claim()
+    others = [name for name in folder.names() if name != "run.log"]
+    if others and not folder.exists(PROTOCOL):
+        raise UsageError(
+            f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose another "
+            "--out."
+        )
     try:
         with log_file(folder):
             return _run(comparison, methods, options)

@@ -11,6 +11,7 @@ import torch
 from dimo_core.device import described
 from dimo_core.drawing import Drawing
 from dimo_core.errors import DimoError, UsageError
+from dimo_core.finite import check_finite
 from dimo_core.inference import inference
 from dimo_core.intervals import half_sample_intervals
 from dimo_core.judge import Judge
@@ -20,9 +21,10 @@ from dimo_core.metric import Samples, joined_samples
 from dimo_core.model_folder import versions
 from dimo_core.progress import Progress
 from dimo_core.protocols import Protocol, completes, differences, digest
+from dimo_core.real_data import real_identity
 from dimo_core.row_batches import RowBatches, Shard
 from dimo_core.row_store import RowStore
-from dimo_core.sources import Conditions, Data
+from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
 
 SHOWN = 10
@@ -71,10 +73,11 @@ class Comparison:
         """The protocol with what it refers to: extractor, reference data, files of metrics, prompts."""
         if self._facts is None:
             data, files, prompts = self.judge.data, self.judge.files, self._prompts()
+            splits = (self.protocol.split, self.protocol.floor_split)
             self._facts = {
                 **self.protocol.as_dict(),
                 "fingerprint": self.judge.fingerprint,
-                "reference": None if data is None else {**data.identity(), **self._listing(data)},
+                "reference": None if data is None else real_identity(data, splits),
                 **({"files": files} if files else {}),
                 **({"prompts": prompts} if prompts else {}),
             }
@@ -181,11 +184,6 @@ class Comparison:
             return None
         return None if all(isinstance(each, int) for each in raw) else digest({"raw": raw})
 
-    def _listing(self, data: Data) -> dict[str, str]:
-        """A hash of the names of streamed files: pictures may come or go."""
-        splits = [each for each in (self.protocol.split, self.protocol.floor_split) if data.streams and each]
-        return {"files": digest({each: list(data.open(each).shards) for each in splits})} if splits else {}
-
     def _raw(self) -> list[Any]:
         """The condition of each sample."""
         return list(self.conditions.balanced(self.teacher.conditioning, self.protocol.samples))
@@ -194,6 +192,8 @@ class Comparison:
         return method.steps * self.protocol.samples
 
     def _complete(self, row: Mapping[str, Any]) -> bool:
+        if "passes" in row and "machines" not in row:  # rows of older versions do not say where
+            return False
         return not row["missing"] and (not self.intervals or row["resamples"] == self.intervals)
 
     def _cell(self, method: Method, seed: int, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -213,6 +213,7 @@ class Comparison:
             self._advance(method, len(raw), len(raw))
             return row
         opened = method.open()
+        check_finite(method.name, opened.network)
         batches = RowBatches(
             drawing=drawing,
             raw=raw,
@@ -221,6 +222,7 @@ class Comparison:
             kept=kept,
             judge=self.judge,
             store=self.store,
+            machine=self.machine,
         )
         told = partial(self._advance, method)
         if self.shard is not None:
@@ -232,7 +234,9 @@ class Comparison:
             "seconds": sum(part.seconds for part in parts),
             "decoding": sum(part.decoding for part in parts),
             "parameters": sum(p.numel() for p in opened.network.parameters()),
-            "machine": self.machine,
+            "machines": [
+                dict(pairs) for pairs in dict.fromkeys(tuple(part.machine.items()) for part in parts)
+            ],
             "shown": self._shown(opened, seed) if seed == self.seeds[0] else None,
         }
         row = {**facts, **self.judged(joined_samples([part.samples for part in parts]))}
@@ -243,9 +247,7 @@ class Comparison:
         """The numbers of some samples, as plain data: metrics, what is missing of them, and intervals."""
         found, intervals = self.judge.judged(samples), {}
         width = 0 if samples.features is None else samples.features.shape[1]
-        if self.intervals and len(samples) // 2 <= width:
-            self.judge.note(f"no intervals: half of {len(samples)} samples are too few for {width} features")
-        elif self.intervals:
+        if self.intervals and len(samples) // 2 > width:
             intervals = half_sample_intervals(
                 self.judge, samples, found.numbers, count=self.intervals, seed=self.seeds[0]
             )
@@ -255,6 +257,7 @@ class Comparison:
             "missing": list(found.missing),
             "intervals": {name: list(edges) for name, edges in intervals.items()},
             "resamples": self.intervals,
+            "reference": len(self.judge.reference or ()),
             "width": width,
         }
 

@@ -15,7 +15,7 @@ from dimo_core.folder import Folder
 from dimo_core.pictures import Picture
 from dimo_core.protocols import differences
 from dimo_core.report import Report, write_report
-from dimo_core.table import Row, Table
+from dimo_core.table import Row, Table, finite
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
@@ -55,7 +55,7 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
         "format": FORMAT,
         "protocols": {key: dict(value) for key, value in result.protocols.items()},
         "machine": dict(result.machine),
-        "cells": list(result.cells),
+        "cells": [finite(cell) for cell in result.cells],
         **table.to_dict(),
     }
     folder.write("results.csv", csv_text(table).encode())
@@ -168,6 +168,7 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
             protocol={key: dict(value) for key, value in protocols.items()},
             notes=(
                 *warnings(protocols, {k: dict(r.machine) for k, r in results.items()}),
+                *_drawn_otherwise([row for _, row in kept]),
                 *([COUNTS_DIFFER] if differ and COUNTS_DIFFER not in notes else []),
                 *notes,
             ),
@@ -177,6 +178,16 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
         cells=[cell for result in results.values() for cell in result.cells],
         pictures={label: p for label, result in results.items() for p in result.pictures.values()},
     )
+
+
+def _drawn_otherwise(rows: Sequence[Row]) -> list[str]:
+    """Where rows of one name were sampled in different ways, such as with another guidance."""
+    notes = []
+    for name in dict.fromkeys(row.name for row in rows):
+        ways = {f"{i}": row.drawn for i, row in enumerate(rows) if row.name == name}
+        if different := differences(ways):
+            notes.append(f"Rows named {name!r} were drawn otherwise; they differ in {'; '.join(different)}.")
+    return notes
 
 
 def warnings(
@@ -194,15 +205,15 @@ def warnings(
             "Numbers of different protocols do not compare; these rows differ in "
             f"{'; '.join(differences(protocols))}."
         )
-    return [*found, *machine_notes(machines)]
+    return [*found, *machine_notes(list(machines.values()))]
 
 
-def machine_notes(machines: Mapping[str, Mapping[str, str]]) -> list[str]:
+def machine_notes(machines: Sequence[Mapping[str, str]]) -> list[str]:
     """Why seconds do not compare, if they do not.
 
     Args:
         machines: Where each row or result was measured.
     """
-    if different := differences(machines):
+    if different := differences({f"{i}": machine for i, machine in enumerate(machines)}):
         return [f"Seconds do not compare; they were measured with {'; '.join(different)}."]
     return []

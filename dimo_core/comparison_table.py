@@ -36,13 +36,14 @@ def result_of(
     protocol, facts = comparison.protocol, comparison.facts()
     of = digest(facts)
     rows = [_row(method, found, of) for method, found in zip(methods, cells, strict=True)]
-    widths = [found["width"] for cell in cells for found in cell]
+    every: list[Mapping[str, Any]] = list(chain(*cells))
     if images is not None:
         found = _images(comparison, images)
         rows.append(_only(found, images, of, "images"))
-        widths.append(found["width"])
+        every.append(found)
     if (floor := comparison.floor()) is not None:
         rows.append(_only(floor, "real data", of, "real"))
+    widest = max((each["width"] for each in every), default=0)
     judge = comparison.judge
     table = Table(
         rows=tuple(rows),
@@ -50,8 +51,9 @@ def result_of(
         better=judge.better,
         protocol={"digest": of, **facts},
         notes=(
-            *size_notes(max(widths, default=0), rows, "--samples"),
-            *machine_notes({f"{i}": each["machine"] for i, each in enumerate(chain(*cells))}),
+            *size_notes(widest, rows, "--samples", min((each["reference"] for each in every), default=0)),
+            *machine_notes([machine for each in chain(*cells) for machine in each["machines"]]),
+            *(_unsure(every) if comparison.intervals else []),
             *judge.notes,
         ),
     )
@@ -60,7 +62,12 @@ def result_of(
         protocols={of: facts},
         machine=comparison.machine,
         cells=[
-            {"row": method.name, "seed": seed, **{k: v for k, v in found.items() if k != "shown"}}
+            {
+                "row": method.name,
+                "seed": seed,
+                "identity": dict(method.identity),
+                **{k: v for k, v in found.items() if k != "shown"},
+            }
             for method, each in zip(methods, cells, strict=True)
             for seed, found in zip(protocol.seeds, each, strict=True)
         ],
@@ -92,9 +99,19 @@ def _row(method: Method, found: Sequence[Mapping[str, Any]], of: str) -> Row:
             for name, each in values.items()
             if len(each) > 1 and all(map(math.isfinite, each))
         },
-        intervals=_edges(first) if len(found) == 1 else {},
+        intervals=_pooled(found),
         protocol=of,
+        drawn=method.drawn,
     )
+
+
+def _unsure(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why rows have no intervals although they were asked for."""
+    few = [each for each in every if each["samples"] // 2 <= each["width"]]
+    if not few:
+        return []
+    least = min(few, key=lambda each: int(each["samples"]))
+    return [f"no intervals: half of {least['samples']} samples are too few for {least['width']} features"]
 
 
 def _only(found: Mapping[str, Any], name: str, of: str, kind: Kind) -> Row:
@@ -107,6 +124,20 @@ def _only(found: Mapping[str, Any], name: str, of: str, kind: Kind) -> Row:
         intervals=_edges(found),
         protocol=of,
     )
+
+
+def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Intervals of the mean over seeds: they shrink with the root of their number."""
+    every = [_edges(each) for each in found]
+    intervals = {}
+    for name in every[0]:
+        if all(name in edges for edges in every):
+            values = [each["metrics"][name] for each in found]
+            root, mean = math.sqrt(len(found)), statistics.fmean(values)
+            below = statistics.fmean(v - edges[name][0] for v, edges in zip(values, every, strict=True))
+            above = statistics.fmean(edges[name][1] - v for v, edges in zip(values, every, strict=True))
+            intervals[name] = (mean - below / root, mean + above / root)
+    return intervals
 
 
 def _edges(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

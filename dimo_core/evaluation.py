@@ -226,21 +226,28 @@ class Evaluator:
         )
 
 
-def size_notes(width: int, rows: Sequence[Row], option: str) -> list[str]:
+def size_notes(width: int, rows: Sequence[Row], option: str, reference: int = 0) -> list[str]:
     """Warnings about sample counts: distances between distributions are too large for few samples.
 
     Args:
         width: Features in which distances are measured; 0 for none.
         rows: The rows.
         option: What raises the number of samples.
+        reference: Real samples that they are compared with; 0 for none, or if nobody knows.
     """
-    fewest = min(row.samples for row in rows)
+    drawn = {row.samples for row in rows if row.kind != "real"}
+    if not drawn or not width:
+        return []
+    fewest, few = min(drawn), []
+    if 0 < reference <= width:
+        few = [f"{reference} real samples are few for {width} features: distances come out far too large."]
     if fewest <= width:
         return [
+            *few,
             f"{fewest} samples are few for {width} features: distances such as FID come out far too large. "
-            f"Raise {option}."
+            f"Raise {option}.",
         ]
-    notes = [COUNTS_DIFFER] if len({row.samples for row in rows}) > 1 else []
+    notes = [*few, *([COUNTS_DIFFER] if len(drawn) > 1 else [])]
     if fewest < ENOUGH * width:
         notes.append(
             f"{fewest} samples for {width} features: distances such as FID come out too large, so compare "

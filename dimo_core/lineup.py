@@ -52,6 +52,7 @@ class Method:
         open: Reads the weights; rows of one teacher share its network.
         sampling: Name of the teacher's sampling; empty for none.
         temperature: Sampling temperature of a generator, where it was chosen.
+        drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Method:
     open: Callable[[], Opened]
     sampling: str = ""
     temperature: float | None = None
+    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -138,6 +140,7 @@ def teacher_methods(
             identity={**facts, **way.as_dict()},
             open=lambda: Opened(draw=draw, network=network()),
             sampling=way.name,
+            drawn=way.as_dict(),
         )
 
     return [method(series, way) for series, way in ways]
@@ -189,6 +192,7 @@ def generator_methods(
                     identity={**own, **options},
                     open=_opener(folder.url, teacher, device, registry, options),
                     temperature=temperature,
+                    drawn={**card["generator"], **options},
                 )
             )
     return found

@@ -1,6 +1,7 @@
-"""Real pictures that samples are compared with, in batches."""
+"""Real pictures that samples are compared with: in batches, and which they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from dimo_core.errors import UsageError
 from dimo_core.metric import Samples
+from dimo_core.protocols import digest
 from dimo_core.sources import Data
 
 
@@ -45,6 +47,20 @@ def real_batches(data: Data, split: str, size: int) -> Iterator[Samples]:
             f"{len(broken)} of {total} reference images of split {split!r} cannot be read: "
             f"{'; '.join(broken[:3]) or 'there are none'}. Mend or remove them."
         )
+
+
+def real_identity(data: Data, splits: Sequence[str]) -> dict[str, Any]:
+    """What decides the real pictures: the options of the data, and a hash of names and states of its files.
+
+    Args:
+        data: The data.
+        splits: The parts that are used; empty names are none.
+
+    Raises:
+        UsageError: for an unknown part, or files that are not there.
+    """
+    files = {each: list(data.open(each).versions()) for each in splits if each and data.streams}
+    return {**data.identity(), **({"files": digest(files)} if files else {})}
 
 
 def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:

@@ -46,6 +46,7 @@ class RowBatches:
         kept: Where the samples themselves are kept; None for nowhere.
         judge: Says what need be remembered of a batch.
         store: The finished batches.
+        machine: What seconds depend on here.
     """
 
     drawing: Drawing
@@ -55,6 +56,7 @@ class RowBatches:
     kept: KeptPictures | None
     judge: Judge
     store: RowStore
+    machine: Mapping[str, str] = attrs.field(factory=dict)
 
     def all(self, told: Told) -> Iterator[Part]:
         """All batches in order."""
@@ -92,6 +94,7 @@ class RowBatches:
                 passes=batch.passes,
                 seconds=batch.seconds,
                 decoding=batch.decoding,
+                machine=self.machine,
             )
             self.store.keep_part(self.request, batch.start, part)
             told(len(batch.tokens), batch.start + len(batch.tokens))

@@ -32,12 +32,14 @@ class Part:
         passes: Forward passes a sample took.
         seconds: Time to draw the tokens.
         decoding: Time to decode the images.
+        machine: Where these were measured.
     """
 
     samples: Samples
     passes: int
     seconds: float
     decoding: float
+    machine: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -108,9 +110,8 @@ class RowStore:
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
             logger.warning("a finished batch cannot be used, and is drawn again: {}", error)
             return None
-        return Part(
-            samples=samples, passes=facts["passes"], seconds=facts["seconds"], decoding=facts["decoding"]
-        )
+        known = {name: facts[name] for name in ("passes", "seconds", "decoding", "machine")}
+        return Part(samples=samples, **known)
 
     def keep_part(self, request: Mapping[str, Any], start: int, part: Part) -> None:
         """Write a batch without its pictures, unless nothing is to be written."""
@@ -122,6 +123,7 @@ class RowStore:
             "passes": part.passes,
             "seconds": part.seconds,
             "decoding": part.decoding,
+            "machine": dict(part.machine),
         }
         tensors = {"tokens": s.tokens, "features": s.features, "logits": s.logits}
         data = {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -145,6 +145,10 @@ class PictureStream(ABC):
         """How many of so many pictures may be broken; a few always, unless none may."""
         return max(FEW * (self.max_broken > 0), int(self.max_broken * pictures))
 
+    def versions(self) -> Sequence[str]:
+        """A line for each file that changes when it is replaced; names of shards if no more is known."""
+        return self.shards
+
     @abstractmethod
     def read(self, shard: str) -> Iterator[Picture]:
         """The pictures of a shard, in a fixed order, all of one shape; broken ones say so."""

@@ -29,8 +29,7 @@ class Row:
 
     Attributes:
         name: As people read it, such as ``teacher, 16 steps``.
-        kind: Who made the samples; ``images`` are files of unknown origin, ``real`` is another part of the
-            real data, the floor of every distance.
+        kind: Who made the samples; ``images`` are files, ``real`` another part of the real data, the floor.
         steps: Sampling steps; 0 for real data.
         sampling: Name of the teacher's sampling; empty where the row is one of its step counts.
         passes: Forward passes a sample took, the guidance's second pass counted.
@@ -45,6 +44,7 @@ class Row:
         spread: Standard deviation over seeds, by metric.
         intervals: 95 % intervals over resamples, by metric.
         protocol: Digest of the protocol, where rows come from several files.
+        drawn: How the samples were drawn: sampler and guidance, or a generator's sampling options.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Row:
     spread: Mapping[str, float] = attrs.field(factory=dict)
     intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict)
     protocol: str = ""
+    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
     @property
     def rate(self) -> float:
@@ -181,7 +182,7 @@ class Table:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``evaluation.json``; numbers that are not finite become null."""
         return {
-            "rows": [_finite(attrs.asdict(row)) for row in self.rows],
+            "rows": [finite(attrs.asdict(row)) for row in self.rows],
             "shown": list(self.shown),
             "better": dict(self.better),
             "protocol": dict(self.protocol),
@@ -277,12 +278,12 @@ def _count(row: Row) -> str:
     return str(row.samples) if row.seeds == 1 else f"{row.samples} x {row.seeds}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Plain data in which numbers that are not finite are null, for JSON."""
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -58,6 +58,16 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
         client = {"timeout": timeout, "trust_env": True}
         options |= {protocol: {"client_kwargs": dict(client)} for protocol in web}
     return options
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What tells a file from another of its name: its size, and its tag or time where there is one.
+
+    Args:
+        info: What a file system says of the file.
+    """
+    known = (info.get(key) for key in ("ETag", "etag", "md5", "mtime", "LastModified", "created"))
+    return f"{info.get('size')} {next((each for each in known if each is not None), '')}"
 
 
 def cause_of(error: Exception) -> BaseException:

@@ -11,6 +11,7 @@ from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.sources import Picture, PictureStream
+from dimo_core.urls import version_of
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
 from dimo_images.parts import SPLITS, part_of
@@ -56,13 +57,14 @@ class ImageFolder(ImageOptions):
                 f"no images in {self.path!r}: expected {self.path.rstrip('/')}/CLASS/IMAGE with one of the"
                 f" endings {', '.join(SUFFIXES)}."
             )
-        classes = tuple(sorted({name for name, _ in named}))
+        classes = tuple(sorted({name for name, _, _ in named}))
         index = {name: label for label, name in enumerate(classes)}
-        labels = [index[name] for name, _ in named]
+        labels = [index[name] for name, _, _ in named]
         part = part_of(labels, split, held_out=self.held_out, seed=self.seed)
         return FolderStream(
             filesystem=filesystem,
             files=[(labels[i], named[i][1]) for i in part],
+            states=[named[i][2] for i in part],
             root=root,
             classes=classes,
             look=self.look,
@@ -78,6 +80,7 @@ class FolderStream(PictureStream):
     Attributes:
         filesystem: Where they are.
         files: Label and path of each image, sorted by class and path.
+        states: What tells each file from another of its name.
         root: Path of the folder.
         classes: Class names.
         look: What the images become.
@@ -87,6 +90,7 @@ class FolderStream(PictureStream):
 
     filesystem: Any
     files: Sequence[tuple[int, str]]
+    states: Sequence[str]
     root: str
     classes: tuple[str, ...]
     look: Look
@@ -104,6 +108,11 @@ class FolderStream(PictureStream):
             names.append(f"{start // SHARD:05d}-{digest[:12]}")
         return names
 
+    def versions(self) -> Sequence[str]:
+        """Name and state of every file."""
+        pairs = zip(self.files, self.states, strict=True)
+        return [f"{path[len(self.root) :]} {state}" for (_, path), state in pairs]
+
     def read(self, shard: str) -> Iterator[Picture]:
         """Its images, in the order of their paths."""
         start = int(shard.partition("-")[0]) * SHARD
@@ -114,12 +123,12 @@ class FolderStream(PictureStream):
         return decoded(raws, self.look, self.threads)
 
 
-def _images_by_class(filesystem: Any, root: str) -> list[tuple[str, str]]:
-    """Class name and path of every image below ``root``, sorted."""
+def _images_by_class(filesystem: Any, root: str) -> list[tuple[str, str, str]]:
+    """Class name, path and state of every image below ``root``, sorted."""
     found = []
-    for path in filesystem.find(root):
+    for path, info in filesystem.find(root, detail=True).items():
         inside = path[len(root) :].strip("/").split("/")
         hidden = any(part.startswith(".") for part in inside)
         if len(inside) > 1 and not hidden and path.lower().endswith(SUFFIXES):
-            found.append((inside[0], path))
+            found.append((inside[0], path, version_of(info)))
     return sorted(found)

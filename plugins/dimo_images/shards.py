@@ -12,7 +12,7 @@ from attrs import validators as v
 from dimo_core.errors import UsageError
 from dimo_core.sources import Picture, PictureStream
 from dimo_core.tar_samples import tar_samples
-from dimo_core.urls import client_options, expanded
+from dimo_core.urls import client_options, expanded, version_of
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
 
@@ -92,6 +92,10 @@ class ShardStream(PictureStream):
     max_broken: float
     threads: int
 
+    def versions(self) -> Sequence[str]:
+        """URL and state of every shard; of one that cannot be asked, the URL."""
+        return [f"{url} {_state(url)}" for url in self.shards]
+
     def read(self, shard: str) -> Iterator[Picture]:
         """Its samples in the order of the tar file; the last one says so when the rest is lost."""
         return decoded(self._samples(shard), self.look, self.threads)
@@ -162,3 +166,11 @@ def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise UsageError(f"classes must be one or more different names, got {len(names)}: {classes!r}.")
     return names
+
+
+def _state(url: str) -> str:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **client_options(url))
+        return version_of(filesystem.info(path))
+    except Exception:  # whatever is wrong is said when the shard is read
+        return ""
