@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,11 +89,28 @@ class Folder:
         Raises:
             StorageError: if they cannot.
         """
-        fresh, probe = not self._fs.exists(self.url), f"{uuid.uuid4().hex}{PART}"
+        if self.local and not os.path.lexists(_local(self.url)):
+            self._try_to_make()
+            return
+        probe = f"{uuid.uuid4().hex}{PART}"
         self.write(probe, b"", durable=False)
         self.remove(probe)
-        if fresh and self.local:
-            os.rmdir(_local(self.url))
+
+    def _try_to_make(self) -> None:
+        """Make folders as this one beside it, and remove them.
+
+        Processes that begin at the same time write to one folder: it is nobody's to remove again.
+        """
+        place = Path(_local(self.url))
+        there = next(parent for parent in place.parents if os.path.lexists(parent))
+        probe = there / f"{uuid.uuid4().hex}{PART}"
+        with _writing(self.url):
+            try:
+                made = probe / place.relative_to(there)
+                made.mkdir(parents=True)
+                (made / "file").touch()
+            finally:
+                shutil.rmtree(probe, ignore_errors=True)
 
     def is_file(self) -> bool:
         """Whether there is a file in place of the folder."""
