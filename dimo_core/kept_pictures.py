@@ -13,19 +13,24 @@ from dimo_core.folder import Folder
 from dimo_core.pictures import image_png
 from dimo_core.teacher import Teacher
 
+OF_SEED = re.compile(r"seed-(-?\d+)(\.json)?")
+"""Folder and record of a seed, within the folder of its row."""
+
 
 @attrs.frozen(kw_only=True)
 class KeptPictures:
     """The folder of one row and seed.
 
     Attributes:
-        home: Where its folder lies, and the record of whose samples are in it.
-        stem: Name of its folder.
+        root: The folder of all rows.
+        row: Name of the row's folder in it.
+        seed: The seed, where there are several: its folder is within that of the row.
         teacher: Makes lines of what decodes to no pictures.
     """
 
-    home: Folder
-    stem: str
+    root: Folder
+    row: str
+    seed: int | None
     teacher: Teacher
 
     @classmethod
@@ -38,10 +43,18 @@ class KeptPictures:
             seed: Its seed, where there are several.
             teacher: The teacher.
         """
-        stem = re.sub(r"[^\w.=-]+", "-", name).strip("-")
-        if seed is None:
-            return cls(home=Folder(url), stem=stem, teacher=teacher)
-        return cls(home=Folder(url).sub(stem), stem=f"seed-{seed}", teacher=teacher)
+        row = re.sub(r"[^\w.=-]+", "-", name).strip("-")
+        return cls(root=Folder(url), row=row, seed=seed, teacher=teacher)
+
+    @property
+    def home(self) -> Folder:
+        """Where its folder lies, and the record of whose samples are in it."""
+        return self.root if self.seed is None else self.root.sub(self.row)
+
+    @property
+    def stem(self) -> str:
+        """Name of its folder."""
+        return self.row if self.seed is None else f"seed-{self.seed}"
 
     @property
     def folder(self) -> Folder:
@@ -57,6 +70,7 @@ class KeptPictures:
         Raises:
             UsageError: when others are in it: they would be mixed, or taken for these.
         """
+        self._refuse_others()
         record, wanted = f"{self.stem}.json", json.loads(json.dumps(facts, default=str))
         if self.home.exists(record) and self.home.read_yaml(record) == wanted:
             return
@@ -66,6 +80,22 @@ class KeptPictures:
                 "of this row. Choose another --keep-samples, or remove the old ones."
             )
         self.home.write_json(record, wanted)
+
+    def _refuse_others(self) -> None:
+        """Samples of one seed and folders of several do not go together: who reads one reads them all."""
+        place, record = self.root.sub(self.row), f"{self.row}.json"
+        names = [name for name in place.names() if not name.startswith(".")]
+        if self.seed is None:
+            others, what = [name for name in names if OF_SEED.fullmatch(name)], "folders of several seeds"
+        else:
+            others, what = [name for name in names if not OF_SEED.fullmatch(name)], "samples of one seed"
+            others += [record] if self.root.exists(record) else []
+        if others:
+            wanted = "samples of one seed" if self.seed is None else "folders of several seeds"
+            raise UsageError(
+                f"{place.url} is of {what} ({others[0]}), and {wanted} would be mixed with them. Choose "
+                "another --keep-samples, or remove the old ones."
+            )
 
     def there(self, start: int, count: int) -> bool:
         """Whether the samples from ``start`` on are kept."""
