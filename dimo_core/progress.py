@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from loguru import logger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
+
+UNKNOWN = "-:--"
+"""Stands for the time left until something was done by which to estimate it."""
 
 SHOWN = ("divergence", "loss", "entropy_theta", "eval/fid")
 
@@ -18,13 +21,13 @@ class Progress:
 
     Args:
         total: Number of steps.
-        done: Steps that are finished already.
+        done: Steps that are finished already: the estimate is made from the others.
         interval: Seconds between plain lines.
         unit: What a step is called.
     """
 
     def __init__(self, total: int, done: int = 0, interval: float = 15.0, unit: str = "step") -> None:
-        self.total, self.first, self.interval, self.unit = total, done, interval, unit
+        self.total, self.found, self.interval, self.unit = total, done, interval, unit
         self.began = self.last = time.monotonic()
         self.values: dict[str, float] = {}
         self.bar: Bar | None = None
@@ -33,11 +36,11 @@ class Progress:
             columns = (
                 BarColumn(20),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-                TextColumn("left  {task.description}", table_column=wide),
+                TextColumn("{task.fields[left]} left", table_column=Column(no_wrap=True)),
+                TextColumn("{task.description}", table_column=wide),
             )
             self.bar = Bar(*columns, console=Console(stderr=True), transient=True, expand=True)
-            self.task = self.bar.add_task("", total=total, completed=done)
+            self.task = self.bar.add_task("", total=total, completed=done, left=UNKNOWN)
 
     def __enter__(self) -> "Progress":
         """Show the bar, if there is one."""
@@ -50,24 +53,34 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def advance(self, done: int, values: Mapping[str, float], note: str = "") -> None:
+    def advance(
+        self, done: int, values: Mapping[str, float], note: str = "", found: int | None = None
+    ) -> None:
         """``done`` steps are finished.
 
         Args:
             done: How many.
             values: This step's scalars, if it was logged.
             note: What is being done, where that is no training.
+            found: How many of ``done`` were found finished, not done since the start, which says nothing
+                about the time that others take; None when no more than before.
         """
         self.values |= {name: value for name, value in values.items() if name in SHOWN}
         numbers = note or "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        if self.bar:
-            self.bar.update(self.task, completed=done, description=numbers)
-            return
+        self.found = self.found if found is None else found
         now = time.monotonic()
-        if now - self.last >= self.interval or done == self.total:
+        left = self._left(done, now - self.began)
+        if self.bar:
+            self.bar.update(self.task, completed=done, description=numbers, left=left)
+        elif now - self.last >= self.interval or done == self.total:
             self.last = now
-            left = (now - self.began) / (done - self.first) * (self.total - done)
-            logger.info("{} {}/{}  {}  {} left", self.unit, done, self.total, numbers, clock(left))
+            logger.info("{} {}/{}  {}  {} left", self.unit, done, self.total, numbers, left)
+
+    def _left(self, done: int, elapsed: float) -> str:
+        if done == self.total:
+            return clock(0.0)
+        worked = done - self.found
+        return clock(elapsed / worked * (self.total - done)) if worked > 0 else UNKNOWN
 
 
 def clock(seconds: float) -> str:
