@@ -33,6 +33,12 @@ class Guidance(ABC):
         """
 
 
+def _finite(_guidance: Guidance, attribute: "attrs.Attribute[float]", value: float) -> None:
+    """``v.ge`` alone lets infinity pass; scales are used in fp32."""
+    if not abs(value) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{attribute.name!r} must be a finite number, 1 being no guidance; got {value}")
+
+
 @attrs.frozen(kw_only=True)
 class Constant(Guidance):
     """The same scale for every mask ratio.
@@ -41,7 +47,7 @@ class Constant(Guidance):
         scale: The scale s in z_u + s (z_c - z_u); 1 is off.
     """
 
-    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+    scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
 
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """``scale`` for all."""
@@ -56,7 +62,7 @@ class Ramp(Guidance):
         scale: The scale s that is reached at the end.
     """
 
-    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+    scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
 
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """Linear in the sampling step, or in the share of known tokens where there are no steps."""
@@ -72,7 +78,7 @@ class Adaptive(Guidance):
         scale: The scale s at mask ratio 1.
     """
 
-    scale: float = attrs.field(default=1.0, validator=v.ge(0))
+    scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
 
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """Linear in the mask ratio."""

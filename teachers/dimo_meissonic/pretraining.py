@@ -1,5 +1,6 @@
 """What a new, small Meissonic is made of: ``Pretraining``, options of `dimo pretrain --teacher meissonic`."""
 
+import math
 from typing import Any
 
 import attrs
@@ -73,7 +74,7 @@ class Pretraining:
     single_layers: int = attrs.field(default=3, validator=v.ge(0))
     downsample: bool = True
     vocabulary: int = attrs.field(default=2048, validator=v.gt(0))
-    guidance: float = 1.0
+    guidance: float = attrs.field(default=1.0, validator=[v.ge(0), v.lt(math.inf)])
     images: ImageFit = attrs.field(factory=ImageFit)
     text: TextFit = attrs.field(factory=TextFit)
 

@@ -1,5 +1,8 @@
 """z = z_u + s (z_c - z_u), its scales, and what it costs."""
 
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dimo_core.cli import main
+from dimo_core.config_fields import build
+from dimo_core.errors import ConfigError
 from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp, guided, passes
+from dimo_core.registry import Registry
+
+EMBEDDED = Path(__file__).parents[2] / "teachers" / "dimo_maskgit" / "embedded"
+REGISTRY = Registry.discover({})
 
 X = torch.tensor([[0, 5, 2, 5], [5, 5, 1, 0], [3, 3, 5, 4]])
 C = torch.tensor([0, 1, 0])
@@ -70,6 +80,28 @@ def test_the_ramp_follows_the_steps_of_sampling_not_the_ratio() -> None:
 def test_a_negative_scale_is_refused(kind: type) -> None:
     with pytest.raises(ValueError, match="scale"):
         kind(scale=-0.5)
+
+
+@pytest.mark.parametrize("scale", [math.inf, -math.inf, math.nan, 1e39])
+@pytest.mark.parametrize("name", REGISTRY.names("guidance"))
+def test_a_scale_that_is_not_finite_in_fp32_is_refused(name: str, scale: float) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^scale: must be a finite number, .*; got {re.escape(str(scale))}$"
+    ):
+        build(REGISTRY.load("guidance", name), {"scale": scale})
+
+
+@pytest.mark.parametrize(
+    "text", ["inf", "nan", "1e999", "{name: ramp, scale: .inf}", "{name: adaptive, scale: .nan}"]
+)
+@pytest.mark.parametrize("command", [["compare", "--sampling-steps", "1"], ["evaluate", str(EMBEDDED)]])
+def test_a_scale_that_is_not_finite_is_refused_before_anything_is_drawn(
+    command: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*command, "--samples", "24", "--guidance", text, "--out", str(out)]) in (1, 2)
+    assert "error: scale: must be a finite number" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_half_precision_logits_are_combined_in_fp32(tiny_teacher: Any) -> None:

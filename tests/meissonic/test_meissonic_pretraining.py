@@ -189,6 +189,12 @@ def test_images_without_captions_are_refused(examples: Examples) -> None:
         new_parts(TINY, bare, evaluation=None, seed=0)
 
 
+@pytest.mark.parametrize("guidance", [float("inf"), float("nan"), -1.0])
+def test_a_guidance_that_no_sampler_takes_is_refused_before_the_training(guidance: float) -> None:
+    with pytest.raises(ValueError, match="guidance"):
+        Pretraining(guidance=guidance)
+
+
 def test_odd_shares_of_a_head_are_refused() -> None:
     with pytest.raises(ValueError, match="even"):
         Pretraining(rope=(3, 2, 3))
