@@ -2,8 +2,9 @@
 
 diffusers imports torchvision and transformers, and transformers imports torchvision, wherever their packages
 are found, although what is used of them here needs none of it. A torchvision that was built for another
-torch ends its import in a RuntimeError or OSError and would take them with it; so where it does not load, it
-is hidden while they are imported. What they find then, they remember.
+torch ends its import in a RuntimeError, an OSError or, at the second try, an AttributeError, and would take
+them with it; so where it does not load, it is hidden while they are imported. What they find then, they
+remember.
 """
 
 import importlib
@@ -15,8 +16,8 @@ from types import ModuleType
 
 from loguru import logger
 
-FAILURES = (ImportError, RuntimeError, OSError)
-"""How an import ends when a library is missing, or does not fit another."""
+FAILURES = (Exception,)
+"""How an import ends when a library is missing, or does not fit another: no kind of error is foreseeable."""
 
 
 def import_beside_torchvision(name: str) -> ModuleType:
@@ -24,7 +25,7 @@ def import_beside_torchvision(name: str) -> ModuleType:
 
     Raises:
         ImportError: when it, or what it needs, is not installed.
-        RuntimeError: when a library in it does not load; OSError is possible too (``FAILURES``).
+        Exception: of any other kind, when a library in it does not load (``FAILURES``).
     """
     if (loaded := sys.modules.get(name)) is not None:
         return loaded

@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
-import torch
 from loguru import logger
 
 from dimo_core.choice import Choice
 from dimo_core.config_fields import build
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
+from dimo_core.observing import extracted, observation, unseen
+from dimo_core.protocols import APART
 from dimo_core.real_data import real_batches
 from dimo_core.sources import Data
 from dimo_core.table import Better
@@ -91,12 +92,17 @@ class Judge:
             data=built(registry, "data", plan.data) if plan.data else None,
             batch_size=batch_size,
         )
-        metrics = {}
+        metrics: dict[str, Metric] = {}
         for choice in plan.metrics:
             try:
-                metrics[choice.name] = built(registry, "metric", choice)
+                metric = built(registry, "metric", choice)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
+                continue
+            if metrics.setdefault(choice.name, metric) is not metric:
+                judge.note(
+                    f"metric {choice.name!r} is named more than once: only the first is computed. {APART}"
+                )
         judge.metrics = metrics
         return judge
 
@@ -124,7 +130,7 @@ class Judge:
         """Whether images would add features or observations that these samples do not have."""
         if self.features is not None and samples.features is None:
             return True
-        return bool(self._unseen(samples) - self.blind)
+        return bool(unseen(self.metrics, samples) - self.blind)
 
     def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
@@ -138,21 +144,26 @@ class Judge:
         samples = self._observed(self._with_features(samples))
         numbers: dict[str, float] = {}
         missing = [choice.name for choice in self.plan.metrics if choice.name not in self.metrics]
-        unseen = self._unseen(samples)
+        lacking = unseen(self.metrics, samples)
         for name, metric in self.metrics.items():
             if None in samples.conditions and "conditions" in metric.needs:
                 self.note(f"metric {name!r} is left out: it needs conditions, and these are not known")
                 continue
-            if name in unseen:
-                if not any(note.startswith(f"metric {name!r} is missing") for note in self.notes):
-                    self.note(f"metric {name!r} is missing: it looks at images, and these samples have none")
+            if name in lacking:
+                text = f"metric {name!r} is missing"
+                self.note(f"{text}: it looks at images, and these samples have none", unless=text)
                 missing.append(name)
                 continue
             try:
-                numbers |= metric.compute(samples, self.reference, self.teacher)
+                found = metric.compute(samples, self.reference, self.teacher)
             except DimoError as error:
                 self.note(f"metric {name!r} is missing: {error}")
                 missing.append(name)
+                continue
+            if twice := ", ".join(sorted(numbers.keys() & found.keys())):
+                self.note(f"metric {name!r} gives {twice} as one before it does: the first is kept. {APART}")
+                missing.append(name)
+            numbers |= {key: value for key, value in found.items() if key not in numbers}
         return Judged(numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing))
 
     def score(self, numbers: Mapping[str, float]) -> float:
@@ -166,7 +177,7 @@ class Judge:
         """Which direction is good, by number: what the metrics say, and the plan's ``best``."""
         best = self.plan.best
         better: dict[str, Better] = {best.removeprefix("-"): "larger" if best.startswith("-") else "smaller"}
-        for metric in self.metrics.values():
+        for metric in reversed(list(self.metrics.values())):  # of numbers of one name the first is kept
             better |= metric.better
         return better
 
@@ -223,9 +234,14 @@ class Judge:
             self._without_features(error)
             return None
 
-    def note(self, text: str) -> None:
-        """Remember something that a reader of the numbers must know; the first time, log it too."""
-        if text not in self.notes:
+    def note(self, text: str, *, unless: str | None = None) -> None:
+        """Remember something that a reader of the numbers must know; the first time, log it too.
+
+        Args:
+            text: What is to be known.
+            unless: Nothing is said where a note begins like this.
+        """
+        if text not in self.notes and not (unless and any(note.startswith(unless) for note in self.notes)):
             self.notes.append(text)
             logger.warning(text)
 
@@ -239,20 +255,13 @@ class Judge:
         if self.features is None or samples.images is None or samples.features is not None:
             return samples
         try:
-            with torch.no_grad():
-                pairs = [
-                    self.features.extract(images) for images in torch.split(samples.images, self.batch_size)
-                ]
+            samples = extracted(self.features, samples, self.batch_size)
         except DimoError as error:
             self._without_features(error)
             return samples
-        self.width = pairs[0][0].shape[1]
-        logits = [logits.cpu() for _, logits in pairs if logits is not None]
-        return attrs.evolve(
-            samples,
-            features=torch.cat([features.cpu() for features, _ in pairs]),
-            logits=torch.cat(logits) if logits else None,
-        )
+        assert samples.features is not None
+        self.width = samples.features.shape[1]
+        return samples
 
     def _bare(self, batch: Samples) -> Samples:
         """A batch of the reference: metrics observe only what is judged."""
@@ -264,28 +273,19 @@ class Judge:
         if samples.images is None:
             return samples
         seen = dict(samples.observed)
-        for name in sorted(self._unseen(samples) - self.blind):
+        for name in sorted(unseen(self.metrics, samples) - self.blind):
             try:
-                with torch.no_grad():
-                    rows = self.metrics[name].observe(samples, self.teacher)
+                seen |= observation(name, self.metrics[name], samples, self.teacher)
             except DimoError as error:
                 self.note(f"metric {name!r} is missing: {error}")
                 self.blind |= set() if isinstance(error, UsageError) else {name}
-                continue
-            seen |= {key: each.cpu() for key, each in rows.items()}
         return attrs.evolve(samples, observed=seen)
 
-    def _unseen(self, samples: Samples) -> set[str]:
-        """Metrics that have yet to observe these samples, and know enough of them."""
-        unknown = None in samples.conditions
-        return {
-            name
-            for name, metric in self.metrics.items()
-            if not metric.observes <= samples.observed.keys()
-            and not (unknown and "conditions" in metric.needs)
-        }
-
     def _without_features(self, error: DimoError) -> None:
-        """Go on without an extractor that cannot be used; metrics that need none are still computed."""
+        """Go on without features: of these samples, or of all where the extractor cannot be used."""
+        if isinstance(error, UsageError):
+            text = "some features are missing"
+            self.note(f"{text}: {error}", unless=text)  # each batch of them would say its own shape
+            return
         self.note(f"no features: {error}")
         self.features = None

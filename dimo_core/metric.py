@@ -51,8 +51,9 @@ class Samples:
 
 
 def joined_samples(batches: Sequence[Samples]) -> Samples:
-    """Batches in their order as one; what the first one lacks, or one did not observe, is left out."""
-    parts = {name: torch.cat([getattr(b, name) for b in batches]) for name in batches[0]._tensors()}
+    """Batches in their order as one; what any of them lacks, or did not observe, is left out."""
+    shared = [name for name in batches[0]._tensors() if all(name in batch._tensors() for batch in batches)]
+    parts = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in shared}
     seen = [name for name in batches[0].observed if all(name in batch.observed for batch in batches)]
     observed = {name: torch.cat([batch.observed[name] for batch in batches]) for name in seen}
     conditions = tuple(c for batch in batches for c in batch.conditions)
@@ -71,7 +72,12 @@ class FeatureExtractor(ABC):
     def extract(
         self, images: UInt8[Tensor, "N C H W"]
     ) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N K"] | None]:
-        """Features and, where there is a classifier, its logits."""
+        """Features and, where there is a classifier, its logits.
+
+        Raises:
+            UsageError: for images that it cannot look at; these stay without features.
+            DimoError: when it cannot look at any, such as without weights; it is not asked again.
+        """
 
 
 class Metric(ABC):
@@ -82,7 +88,7 @@ class Metric(ABC):
         needs: Which fields of ``Samples`` ``compute`` reads: ``conditions``, ``tokens``, ``images``,
             ``features`` (and logits). Images that no metric needs are not kept, so that their number is not
             limited by memory; samples of unknown conditions are judged by metrics that need none.
-        observes: What ``observe`` gives: names that no other metric uses.
+        observes: What ``observe`` gives, no more and no less: names that no other metric uses.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {}
@@ -110,7 +116,8 @@ class Metric(ABC):
             teacher: As in ``compute``.
 
         Raises:
-            DimoError: when it cannot be done; the metric is then missing.
+            UsageError: for samples that it cannot look at; the metric is then missing.
+            DimoError: when it cannot look at any; it is not asked again.
         """
         return {}
 

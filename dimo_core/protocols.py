@@ -23,6 +23,9 @@ CHANGED = ", changed"
 HASHES = ("fingerprint", "files", "prompts")
 """Facts of a protocol that are hashes of what its options refer to."""
 
+APART = "Judge with two protocols, each with its own --out, and join them with `dimo compare --merge`."
+"""What to do where the numbers of two metrics have one name."""
+
 OF_PLAN = ("data", "split", "floor_split", "features", "metrics", "conditions", "samples", "best", "shown")
 """What a protocol takes from the teacher's evaluation plan."""
 
@@ -63,6 +66,15 @@ def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+def _one_of_each(_instance: object, _field: "attrs.Attribute[Any]", value: tuple[Choice, ...]) -> None:
+    names = [choice.name for choice in value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"'metrics' has {', '.join(map(repr, twice))} more than once; their numbers have the same names. "
+            f"{APART}"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Protocol:
     """How samples are drawn and judged; not which ones.
@@ -95,7 +107,7 @@ class Protocol:
     split: str = ""
     floor_split: str = ""
     features: Choice | None = attrs.field(default=None, converter=_choice)
-    metrics: tuple[Choice, ...] = attrs.field(converter=_choices, validator=v.min_len(1))
+    metrics: tuple[Choice, ...] = attrs.field(converter=_choices, validator=[v.min_len(1), _one_of_each])
     best: str = ""
     shown: tuple[str, ...] = attrs.field(default=(), converter=_several)
     temperatures: tuple[float, ...] = attrs.field(
@@ -111,7 +123,8 @@ class Protocol:
 
         Args:
             plan: The teacher's; None when it has none.
-            name: One of ``NAMED``, or the path or URL of a YAML file that holds fields of this class.
+            name: One of ``NAMED``, or the path or URL of a YAML file that holds fields of this class. A file
+                that has the name of one of these without its values counts as changed.
             changes: Fields that override both; a metric without options has those of the plan.
 
         Raises:
@@ -141,6 +154,7 @@ class Protocol:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"protocol {name!r}: {error}") from error
         same = all(getattr(before, key) == getattr(made, key) for key in changed)
+        same = same and not _claims(before, base)
         return made if same or made.name.endswith(CHANGED) else attrs.evolve(made, name=made.name + CHANGED)
 
     def plan(self) -> EvaluationPlan:
@@ -156,6 +170,14 @@ class Protocol:
             return [plain(item) for item in value] if isinstance(value, tuple) else value
 
         return {field.name: plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+
+
+def _claims(protocol: Protocol, base: Mapping[str, Any]) -> bool:
+    """Whether it has the name of one of ``NAMED`` without being that, on top of the fields of a plan."""
+    if protocol.name not in NAMED:
+        return False
+    values = {"metrics": Choice("?"), **base, **NAMED[protocol.name], "name": protocol.name}
+    return digest(Protocol(**values).as_dict()) != digest(protocol.as_dict())  # lists and tuples are the same
 
 
 def digest(facts: Mapping[str, Any]) -> str:

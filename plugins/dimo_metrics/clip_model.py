@@ -26,10 +26,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @attrs.frozen(kw_only=True)
 class Preprocessing:
-    """What CLIP sees of an image: shorter side scaled, middle square, channels normalised.
+    """What CLIP sees of an image: scaled, middle square, channels normalised.
 
     Attributes:
         size: Length of the shorter side.
+        square: Whether the longer side gets this length too, whatever the shape of the image.
         crop: Height and width of the square.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
@@ -38,29 +39,36 @@ class Preprocessing:
 
     size: int
     crop: int
+    square: bool = False
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     resample: int = 3
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], size: int) -> "Preprocessing":
+    def read(cls, config: Mapping[str, Any], size: int, source: str = PICTURES) -> "Preprocessing":
         """From a ``preprocessor_config.json``; what it does not say is as OpenAI published it.
 
         Args:
             config: Its content; may be empty.
             size: Of the images that the network takes.
+            source: Where it was read, for messages.
+
+        Raises:
+            CheckpointError: for what no CLIP's preprocessing says.
         """
-
-        def side(value: Any, name: str) -> int:
-            return int(value[name] if isinstance(value, Mapping) else value)
-
-        return cls(
-            size=side(config.get("size", size), "shortest_edge"),
-            crop=side(config.get("crop_size", size), "height"),
-            mean=tuple(map(float, config.get("image_mean", MEAN))),
-            std=tuple(map(float, config.get("image_std", STD))),
-            resample=int(config.get("resample", 3)),
-        )
+        scaled, crop = config.get("size", size), config.get("crop_size", size)
+        square = isinstance(scaled, Mapping) and scaled.get("shortest_edge") is None
+        try:
+            return cls(
+                size=_side(scaled, ("height", "width") if square else ("shortest_edge",)),
+                crop=_side(crop, ("height", "width")),
+                square=square,
+                mean=tuple(map(float, config.get("image_mean", MEAN))),
+                std=tuple(map(float, config.get("image_std", STD))),
+                resample=Image.Resampling(config.get("resample", 3)),
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source} describes no preprocessing that CLIP has: {error}") from error
 
     def __call__(self, images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N 3 S S"]:
         """Images with 1 or 3 channels, through Pillow, as CLIP's own preprocessing does it."""
@@ -71,7 +79,8 @@ class Preprocessing:
     def _cropped(self, image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         height, width = image.shape[1:]
         shorter = min(height, width)
-        scaled = (self.size * width // shorter, self.size * height // shorter)
+        longer = (self.size * width // shorter, self.size * height // shorter)
+        scaled = (self.size, self.size) if self.square else longer
         picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         picture = picture.resize(scaled, Image.Resampling(self.resample))
         left, top = ((length - self.crop) // 2 for length in scaled)
@@ -120,7 +129,7 @@ class Clip:
         return cls(
             network=network.to(device),
             tokenizer=_tokenizer(model, files),
-            preprocessing=Preprocessing.read(pictures, vision.image_size),
+            preprocessing=Preprocessing.read(pictures, vision.image_size, str(files.get(PICTURES))),
             length=text.max_position_embeddings,
             device=device,
         )
@@ -140,6 +149,18 @@ class Clip:
             nn.functional.normalize(e.float(), dim=1) for e in (found.image_embeds, found.text_embeds)
         )
         return (image * text).sum(1).cpu()
+
+
+def _side(value: Any, names: Sequence[str]) -> int:
+    """A length in pixels: a plain number, as in old files, or the one length that has these names."""
+    lengths = value if isinstance(value, Mapping) else dict.fromkeys(names, value)
+    found = {name: length for name, length in lengths.items() if length is not None}
+    if found.keys() != set(names) or len(set(found.values())) > 1:
+        raise ValueError(
+            f"got a size of {value}; known are a number of pixels, the same 'height' and 'width', and, where "
+            "images are scaled, 'shortest_edge'"
+        )
+    return int(found[names[0]])
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from torch import Tensor
 from dimo_core.errors import NumericalError, UsageError
 from dimo_core.metric import Samples
 
+EXTRACTOR = "The extractor is what 'features' of the evaluation plan names."
+"""Said where the plan may lack one; where it has one that could not be used, another note says why."""
+
 
 def feature_pair(
     metric: str, samples: Samples, reference: Samples | None, *, neighbours: int
@@ -26,11 +29,16 @@ def feature_pair(
         UsageError: without features or a reference, with too few samples, or with features of two widths.
         NumericalError: when features are not finite.
     """
-    if samples.features is None or reference is None or reference.features is None:
-        raise UsageError(
-            f"metric {metric!r} compares features of samples with those of a reference, and one is missing."
-            " Name data, split and features in the teacher's evaluation plan."
-        )
+    text = f"metric {metric!r} compares features of samples with those of a reference"
+    if reference is None:
+        more = f" {EXTRACTOR}" if samples.features is None else ""
+        raise UsageError(f"{text}, and there is none. Name data and split in the evaluation plan.{more}")
+    if samples.features is None and reference.features is None:
+        raise UsageError(f"{text}, and both have none. {EXTRACTOR}")
+    if samples.features is None:
+        raise UsageError(f"{text}, and these samples have none.")
+    if reference.features is None:
+        raise UsageError(f"{text}, and the reference has none.")
     pair = {"samples": samples.features, "reference": reference.features}
     widths = {features.shape[1] for features in pair.values()}
     if len(widths) > 1:
@@ -48,10 +56,7 @@ def sample_features(metric: str, samples: Samples, *, neighbours: int) -> Float[
         NumericalError: when features are not finite.
     """
     if samples.features is None:
-        raise UsageError(
-            f"metric {metric!r} compares features, and these samples have none. Name an extractor in the"
-            " evaluation plan."
-        )
+        raise UsageError(f"metric {metric!r} compares features, and these samples have none. {EXTRACTOR}")
     _check(metric, "samples", samples.features, neighbours)
     return samples.features
 

@@ -2,7 +2,7 @@
 
 torch-fidelity imports torchvision at module level, but what is computed here (metrics of features that
 are already extracted) uses none of it. A torchvision that is missing, or built for another torch (then
-its import ends in a RuntimeError or OSError), would take the metrics away for nothing; so if the plain
+its import ends in an error of any kind), would take the metrics away for nothing; so if the plain
 import fails, it is tried once more with empty modules in torchvision's place, which are removed again.
 """
 
@@ -17,6 +17,7 @@ from types import ModuleType
 
 from loguru import logger
 
+from dimo_core.beside_torchvision import FAILURES
 from dimo_core.errors import MissingLibraryError
 
 _LOCK = threading.Lock()
@@ -46,14 +47,14 @@ def load_torch_fidelity() -> ModuleType:
             return loaded
         try:
             return _import()
-        except (ImportError, RuntimeError, OSError) as error:
+        except FAILURES as error:
             first = error
         if importlib.util.find_spec("torch_fidelity") is None:
             raise MissingLibraryError(f"torch-fidelity is not installed. {_ADVICE}") from first
         try:
             with _stand_ins():
                 module = _import()
-        except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        except FAILURES as error:
             raise MissingLibraryError(f"torch-fidelity does not load: {first}. {_ADVICE}") from error
         logger.debug("torch-fidelity is used without torchvision, which does not load: {}", first)
         return module

@@ -1,15 +1,19 @@
 """The judge: references that are streamed, extractors that cannot be used, metrics and what they need."""
 
+import re
+from types import MappingProxyType
+
 import attrs
 import pytest
 import torch
 from loguru import logger
 
 from dimo_core.choice import Choice
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import CheckpointError, PluginError, UsageError
 from dimo_core.evaluation import size_notes
 from dimo_core.judge import Judge
-from dimo_core.metric import Metric, Samples, joined_samples
+from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
+from dimo_core.observing import observation
 from dimo_core.sources import Data, Picture, PictureStream
 from dimo_core.table import Row
 
@@ -106,6 +110,100 @@ def test_an_extractor_without_weights_is_noted_and_other_metrics_are_computed(ju
     assert judged.fingerprint is None
 
 
+@attrs.frozen(kw_only=True)
+class Small(FeatureExtractor):
+    """Looks at images of 2 x 2 with one channel, or fails as it is told to."""
+
+    fingerprint = "abc123"
+    error: Exception | None = None
+
+    def extract(self, images):
+        if self.error is not None:
+            raise self.error
+        if images.shape[1:] != (1, 2, 2):
+            raise UsageError(f"expected [N, 1, 2, 2], got {list(images.shape)}")
+        return images.flatten(1).double(), images.flatten(1).double()
+
+
+@attrs.frozen(kw_only=True)
+class Distance(Metric):
+    """Says which side has no features."""
+
+    needs = frozenset({"features"})
+
+    def compute(self, samples, reference, teacher):
+        for side, each in {"samples": samples, "reference": reference}.items():
+            if each.features is None:
+                raise UsageError(f"the {side} have no features")
+        return {"distance": (samples.features.mean() - reference.features.mean()).abs().item()}
+
+
+def bright(side, count=3, channels=1):
+    pixels = torch.full((count, channels, side, side), 9, dtype=torch.uint8)
+    return Samples(conditions=(0,) * count, images=pixels)
+
+
+def test_images_that_the_extractor_refuses_cost_only_their_own_features(judge):
+    judged = judge(metrics=())
+    judged.metrics, judged.features = {"distance": Distance()}, Small()
+    foreign = joined_samples([judged.reduced(bright(side=64, count=n, channels=3)) for n in (3, 2)])
+    assert (None, ("distance",)) == (foreign.features, judged.judged(foreign).missing)
+    assert [
+        "some features are missing: expected [N, 1, 2, 2], got [3, 3, 64, 64]",
+        "metric 'distance' is missing: the samples have no features",
+    ] == judged.notes
+    assert judged.lacks(foreign)
+    for own in (judged.floor, judged.reduced(bright(side=2))):
+        assert {"distance"} == judged(own).keys()
+    assert (2, "abc123") == (len(judged.notes), judged.fingerprint)
+
+
+def test_batches_with_and_without_features_join_without_them(judge):
+    judged = judge()
+    judged.features = Small()
+    whole = judged.reduced(bright(side=2))
+    judged.features = Small(error=CheckpointError("the weights are gone"))
+    batches = [whole, judged.reduced(bright(side=2))]
+    for order in (batches, batches[::-1]):
+        joined = joined_samples(order)
+        assert (6, None, None) == (len(joined), joined.features, joined.logits)
+        assert 6 == len(joined.images)
+    assert ["no features: the weights are gone"] == judged.notes
+    assert judged.features is None
+
+
+@attrs.frozen(kw_only=True)
+class Fixed(Metric):
+    better = MappingProxyType({"x": "smaller"})
+    needs = frozenset()
+    numbers: dict
+
+    def compute(self, samples, reference, teacher):
+        return self.numbers
+
+
+@attrs.frozen(kw_only=True)
+class Other(Fixed):
+    better = MappingProxyType({"x": "larger", "z": "larger"})
+
+
+def test_of_two_numbers_of_one_name_the_first_is_kept_and_the_second_metric_is_missing(judge):
+    judged = judge(metrics=())
+    judged.metrics = {"one": Fixed(numbers={"x": 1.0, "y": 2.0}), "two": Other(numbers={"x": 3.0, "z": 4.0})}
+    for _ in range(2):
+        found = judged.judged(bright(side=2))
+        assert [("x", 1.0), ("y", 2.0), ("z", 4.0)] == [*found.numbers.items()]
+        assert ("two",) == found.missing
+    assert "metric 'two' gives x as one before it does: the first is kept. Judge with two" in judged.notes[0]
+    assert (1, "smaller", "larger") == (len(judged.notes), judged.better["x"], judged.better["z"])
+
+
+def test_of_two_metrics_of_one_name_in_a_plan_the_first_is_computed_and_it_is_said(judge):
+    judged = judge(metrics=(Choice("variety"), Choice("brightness"), Choice("variety")))
+    assert ["variety", "brightness"] == [*judged.metrics]
+    assert "metric 'variety' is named more than once: only the first is computed" in judged.notes[0]
+
+
 def test_missing_weights_are_said_before_they_are_needed_and_not_given_up(judge, monkeypatch):
     judged = judge(metrics=(Choice("variety"),))
 
@@ -172,6 +270,34 @@ def test_a_metric_that_cannot_observe_is_missing_and_the_reason_is_said_once(jud
     assert again == judged.lacks(samples)
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({}, "observed nothing of 2 samples"),
+        ({"shade": torch.zeros(3)}, "observed shade [3] of 2 samples"),
+        ({"shade": torch.tensor(1.0)}, "observed shade [] of 2 samples"),
+        ({"shade": [1.0, 2.0]}, "observed shade (list) of 2 samples"),
+        ({"shadow": torch.zeros(2)}, "observed shadow [2] of 2 samples"),
+        ({"shade": torch.zeros(2), "more": torch.zeros(2)}, "observed shade [2], more [2] of 2 samples"),
+    ],
+)
+def test_what_a_metric_observes_is_checked_and_a_broken_one_is_missing(judge, rows, said):
+    class Wrong(Shade):
+        def observe(self, samples, teacher):
+            return rows
+
+    with pytest.raises(PluginError, match=re.escape(f"metric 'shade' {said}")) as error:
+        observation("shade", Wrong(), bright(side=2, count=2), judge().teacher)
+    assert "shade [2, ...]" in str(error.value)
+    assert "Wrong" in str(error.value)
+    judged = judge()
+    samples = shades(judged, Wrong())
+    assert {} == samples.observed
+    assert ({}, ("shade",)) == (judged.judged(samples).numbers, judged.judged(samples).missing)
+    assert [f"metric 'shade' is missing: {error.value}"] == judged.notes
+    assert not judged.lacks(samples)  # it is not asked again
+
+
 def test_samples_without_images_or_conditions_are_not_observed(judge):
     judged = judge()
     assert ("shade",) == judged.judged(shades(judged, Shade(), images=False)).missing
@@ -208,11 +334,13 @@ def test_samples_are_taken_and_joined():
         ((100, 100), 64, ["100 samples for 64 features"]),
         ((1280, 1280), 64, []),
         ((1280, 2000), 64, ["Rows differ in n"]),
+        ((1280,), 64, []),  # the real row has 500
         ((100, 200), 64, ["Rows differ in n", "100 samples for 64 features"]),
         ((3, 3), 0, []),
     ],
 )
 def test_small_samples_are_warned_of(counts, width, expected):
     rows = [Row(name="x", kind="teacher", samples=count, metrics={}) for count in counts]
+    rows.append(Row(name="real data", kind="real", samples=500, metrics={}))
     notes = size_notes(width, rows, "--samples")
     assert expected == [next(start for start in expected if note.startswith(start)) for note in notes], notes

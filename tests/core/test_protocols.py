@@ -1,5 +1,6 @@
 """Protocols: names, files, changes, digests, and differences."""
 
+import json
 import re
 
 import attrs
@@ -80,6 +81,39 @@ def test_a_protocol_survives_its_file(plan, tmp_path):
     protocol = Protocol.resolve(plan, "quick", {"seeds": (1, 2), "temperatures": (0.5,)})
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(protocol.as_dict()))
     assert protocol == Protocol.resolve(None, str(tmp_path / "p.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_saved_protocol_keeps_its_name_and_an_edited_one_says_so(plan, tmp_path, name):
+    plan = attrs.evolve(plan, metrics=(Choice("fid", {"numbers": ("fid", "is"), "neighbours": 3}),))
+    protocol = Protocol.resolve(plan, name)
+    facts, path = json.loads(json.dumps(protocol.as_dict())), tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    again = Protocol.resolve(plan, str(path))
+    assert (name, digest(protocol.as_dict())) == (again.name, digest(again.as_dict()))
+    assert f"{name}, changed" == Protocol.resolve(plan, str(path), {"samples": 77}).name
+    for field, value in [("samples", 50), ("seeds", [1]), ("metrics", ["fid"]), ("split", "other")]:
+        path.write_text(yaml.safe_dump({**facts, field: value}))
+        changed = Protocol.resolve(plan, str(path))
+        assert f"{name}, changed" == changed.name
+        path.write_text(yaml.safe_dump({**facts, **changed.as_dict(), "metrics": facts["metrics"]}))
+        assert changed.name == Protocol.resolve(plan, str(path)).name
+
+
+def test_a_built_in_name_is_that_of_the_plan_at_hand(plan, tmp_path):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(Protocol.resolve(plan, "quick").as_dict()))
+    assert "quick, changed" == Protocol.resolve(None, str(tmp_path / "p.yaml")).name
+    (tmp_path / "p.yaml").write_text("{name: quick, samples: 500}")
+    assert "quick" == Protocol.resolve(plan, str(tmp_path / "p.yaml")).name
+
+
+def test_a_metric_that_is_named_twice_is_refused(plan, tmp_path):
+    twice = (Choice("fid", {"neighbours": 3}), Choice("other"), Choice("fid", {"neighbours": 5}))
+    with pytest.raises(ConfigError, match=r"'metrics' has 'fid' more than once.*two protocols.*--out"):
+        Protocol.resolve(plan, changes={"metrics": twice})
+    (tmp_path / "p.yaml").write_text("metrics: [fid, fid]\n")
+    with pytest.raises(ConfigError, match="'metrics' has 'fid' more than once"):
+        Protocol.resolve(plan, str(tmp_path / "p.yaml"))
 
 
 def test_a_file_overrides_the_plan(plan, tmp_path):

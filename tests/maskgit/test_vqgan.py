@@ -535,7 +535,11 @@ def test_a_missing_diffusers_is_named_with_the_extra(monkeypatch: pytest.MonkeyP
         Vqgan(SMALL)
 
 
-BROKEN = "raise RuntimeError('operator torchvision::nms does not exist')"
+BROKEN = (
+    "raise RuntimeError('operator torchvision::nms does not exist')",
+    "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+    "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+)
 USER = """
 import importlib.util, json, sys
 import dimo_maskgit.teacher, dimo_maskgit.vqgan
@@ -547,11 +551,14 @@ print(json.dumps([late, name, found, [m for m in sys.modules if m.startswith("to
 """
 
 
-def test_diffusers_is_loaded_late_and_beside_a_torchvision_that_does_not_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("statement", BROKEN)
+def test_diffusers_is_loaded_late_and_beside_a_torchvision_that_does_not_load(
+    tmp_path: Path, statement: str
+) -> None:
     package, info = tmp_path / "torchvision", tmp_path / "torchvision-0.1.dist-info"
     package.mkdir()
     info.mkdir()
-    (package / "__init__.py").write_text(f"import torchvision.half\n{BROKEN}\n")
+    (package / "__init__.py").write_text(f"import torchvision.half\n{statement}\n")
     (package / "half.py").write_text("")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

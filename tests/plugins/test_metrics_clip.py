@@ -171,6 +171,43 @@ def test_preprocessing_is_that_of_transformers(shape: tuple[int, int], channels:
     assert Preprocessing.read(config, 224) == Preprocessing.read({}, 224)
 
 
+@pytest.mark.parametrize("shape", [(48, 37), (20, 33), (40, 40), (31, 100)])
+@pytest.mark.parametrize("crop", [40, 32])
+def test_height_and_width_are_lengths_whatever_the_shape_of_the_image(
+    shape: tuple[int, int], crop: int
+) -> None:
+    images = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    config = {"size": {"height": 40, "width": 40}, "crop_size": {"height": crop, "width": crop}}
+    colour = [image.permute(1, 2, 0).numpy() for image in images]
+    expected = processor(**config)(colour, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(expected, Preprocessing.read(config, crop)(images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"size": {"height": 32, "width": 24}}, "{'height': 32, 'width': 24}"),
+        ({"size": {"height": 32}}, "{'height': 32}"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "'longest_edge': 64"),
+        ({"size": {"max_height": 32, "max_width": 32}}, "max_height"),
+        ({"size": {}}, "a size of {}"),
+        ({"size": None}, "a size of None"),
+        ({"crop_size": {"height": 32, "width": 24}}, "{'height': 32, 'width': 24}"),
+        ({"crop_size": {"shortest_edge": 32}}, "{'shortest_edge': 32}"),
+        ({"image_mean": 0.5}, "not iterable"),
+        ({"resample": 9}, "9 is not a valid"),
+    ],
+)
+def test_a_preprocessing_that_no_clip_has_is_refused_with_its_file(
+    published: Path, tmp_path: Path, judged: Samples, config: dict[str, Any], said: str
+) -> None:
+    folder = Path(shutil.copytree(published, tmp_path / "clip"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"clip/preprocessor_config\.json describes no") as error:
+        scores(ClipScore(model=str(folder), device="cpu"), judged)
+    assert said in str(error.value)
+
+
 def test_old_preprocessing_files_give_plain_numbers() -> None:
     assert Preprocessing(size=40, crop=32) == Preprocessing.read({"size": 40, "crop_size": 32}, 224)
 
@@ -303,10 +340,20 @@ def test_samples_without_images_or_prompts_are_refused(judged: Samples) -> None:
         scores(ClipScore(), attrs.evolve(judged, conditions=("a cat", 3, "a", "b")))
 
 
-def test_a_broken_torchvision_does_not_take_the_score_away(published: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "raise RuntimeError('operator torchvision::nms does not exist')",
+        "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+        "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+    ],
+)
+def test_a_broken_torchvision_does_not_take_the_score_away(
+    published: Path, tmp_path: Path, statement: str
+) -> None:
     package = tmp_path / "torchvision"
     package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    (package / "__init__.py").write_text(f"{statement}\n")
     code = f"""
 import sys, torch
 sys.path.insert(0, {str(tmp_path)!r})

@@ -231,9 +231,11 @@ def test_every_number_says_which_direction_is_good(metric: Metric) -> None:
 @pytest.mark.parametrize(
     ("given_samples", "reference", "message"),
     [
-        (Samples(conditions=(0,)), samples(9, 2, seed=0), "missing"),
-        (samples(9, 2, seed=0), None, "missing"),
-        (samples(9, 2, seed=0), Samples(conditions=(0,)), "missing"),
+        (Samples(conditions=(0,)), samples(9, 2, seed=0), r"and these samples have none\.$"),
+        (Samples(conditions=(0,)), Samples(conditions=(0,)), r"both have none\. The extractor is"),
+        (Samples(conditions=(0,)), None, r"there is none\. Name data and split .* The extractor is"),
+        (samples(9, 2, seed=0), None, r"there is none\. Name data and split in the evaluation plan\.$"),
+        (samples(9, 2, seed=0), Samples(conditions=(0,)), r"and the reference has none\.$"),
         (samples(9, 2, seed=0), samples(9, 3, seed=0), "widths"),
         (samples(3, 2, seed=0), samples(9, 2, seed=0), "needs more than"),
     ],

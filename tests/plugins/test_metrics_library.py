@@ -40,6 +40,8 @@ def broken_torchvision(folder: Path, statement: str) -> Path:
         "raise RuntimeError('operator torchvision::nms does not exist')",
         "raise OSError('libc10_cuda.so: cannot open shared object file')",
         "raise ImportError('no')",
+        "import torchvision; torchvision.ops  # AttributeError: partially initialized module",
+        "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
     ],
 )
 def test_a_broken_torchvision_does_not_take_the_metrics_away(tmp_path: Path, statement: str) -> None:
