@@ -48,11 +48,11 @@ def ablations(given: argparse.Namespace) -> None:
     """Short runs on the digits, one factor at a time; all are judged by one protocol."""
     home = RUNS / f"ablations{given.train_steps}"
     runs: dict[tuple[str, str], list[str]] = {}
-    for factor, value, options in cells(given.only):
+    for factor, value, options in cells():
         whole = merged(options)
         stem = home / ("base" if whole == merged({}) else f"{factor}-{value}")
         outs = [stem / f"seed{seed}" for seed in given.seeds]
-        if not given.summary:
+        if not given.summary and (not given.only or factor in given.only):
             for seed, out in zip(given.seeds, outs, strict=True):
                 trained(out, seed, given.train_steps, {"teacher": {"name": "maskgit"}, **whole})
         runs[factor, value] = [str(out) for out in outs if finished(out)]
@@ -104,13 +104,10 @@ def finished(out: Path) -> bool:
     return (out / "generator" / "generator.yaml").exists()
 
 
-def cells(only: Sequence[str] | None) -> list[tuple[str, str, Options]]:
+def cells() -> list[tuple[str, str, Options]]:
     """Factor, value and options of every cell."""
     return [
-        (factor, value, options)
-        for factor, values in FACTORS.items()
-        if not only or factor in only
-        for value, options in values.items()
+        (factor, value, options) for factor, values in FACTORS.items() for value, options in values.items()
     ]
 
 
@@ -125,7 +122,7 @@ def write_table(table: Cells, found: Table, home: Path, given: argparse.Namespac
     for (factor, value), rows in table.items():
         base = factor in FACTORS and merged(FACTORS[factor][value]) == merged({})
         mark, stem = (" (base)", "base") if base else ("", f"{factor}-{value}")
-        lost = len(list(home.glob(f"{stem}/*/{DIVERGED}")))
+        lost = sum((home / stem / f"seed{seed}" / DIVERGED).exists() for seed in given.seeds)
         count = f"{len(rows)}{f', {lost} diverged' if lost else ''}"
         numbers = " | ".join(spread(rows, m) for m in SHOWN)
         if not rows:
@@ -149,9 +146,11 @@ def figure(table: Cells, found: Table, path: Path) -> None:
     for column, factor in enumerate(factors):
         points = [(float(value), rows) for (name, value), rows in table.items() if name == factor and rows]
         for ax, metric in zip(axes[:, column], shown, strict=True):
-            values = [[row.metrics[metric] for row in rows] for _, rows in points]
+            known = [
+                (x, [row.metrics[metric] for row in rows if metric in row.metrics]) for x, rows in points
+            ]
+            x, values = [x for x, each in known if each], [each for _, each in known if each]
             spreads = [stdev(each) if len(each) > 1 else 0.0 for each in values]
-            x = [x for x, _ in points]
             ax.errorbar(x, list(map(mean, values)), spreads, marker="o", color="#c04f15", capsize=3, lw=1.5)
             ax.axhline(teacher[metric], color="#555", ls=":", lw=1)
             ax.spines[["top", "right"]].set_visible(False)
@@ -171,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--samples", type=int, help="samples a row (default: the protocol's)")
     parser.add_argument("--train-steps", type=int, default=SHORT)
-    parser.add_argument("--only", nargs="+", choices=FACTORS, help="these factors only")
+    parser.add_argument("--only", nargs="+", choices=FACTORS, help="train for these factors only")
     parser.add_argument("--summary", action="store_true", help="train nothing; summarise what is finished")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     ablations(parser.parse_args())

@@ -110,8 +110,9 @@ def publish(found: Table, home: Path, results: Path, name: str, seeds: int) -> N
     elif len(generators) > 1:
         over = ", ".join(f"{metric} {spread(generators, metric)}" for metric in found.metrics)
         lines.append(f"\nOver {len(generators)} trained generators: {over}.")
+    once = "One seed of the draws."
     lines += [
-        f"\n± is the standard deviation over {seeds} seeds of the draws.",
+        f"\n{once if seeds == 1 else f'± is the standard deviation over {seeds} seeds of the draws.'}",
         *map("\n* {}".format, found.notes),
     ]
     (results / f"table-{name}.md.inc").write_text("\n".join(lines) + "\n")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 from attrs import validators as v
 from loguru import logger
 from rich.console import Console
@@ -22,7 +23,7 @@ from dimo_core.row_batches import Shard
 from dimo_core.row_store import RowStore
 from dimo_core.run_folder import log_file
 from dimo_core.table import Table
-from dimo_core.teacher import Teacher
+from dimo_core.teacher import EvaluationPlan, Teacher
 
 SITES = 2**15
 """The most tokens that are drawn at a time, unless a batch size is given."""
@@ -88,16 +89,8 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     protocol = Protocol.resolve(plan, options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
-    facts: Mapping[str, Any] = {}
-    if options.rows is not None or options.generators:  # pictures are judged without the teacher's weights
-        teacher.check()
-        facts = identity(teacher)
     used = teacher.on(device)
-    methods: list[Method] = []
-    if options.rows is not None:
-        ways = options.rows.ways(teacher, plan, registry)
-        methods += teacher_methods(used, ways, device, facts)
-    methods += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
+    methods = _methods(teacher, used, options, plan, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
     judge = Judge.resolve(used, protocol.plan(), registry, batch_size=size)
     judge.require()
@@ -150,6 +143,27 @@ def merge(paths: Sequence[str], out: str) -> Table:
         logger.warning(note)
     Console().print(result.table.rich())
     return result.table
+
+
+def _methods(
+    teacher: Teacher,
+    used: Teacher,
+    options: Comparing,
+    plan: EvaluationPlan | None,
+    protocol: Protocol,
+    device: torch.device,
+    registry: Registry,
+) -> list[Method]:
+    """The rows that are asked for, drawn with ``used`` on the device; what is named twice is one row."""
+    if options.rows is None and not options.generators:
+        return []  # pictures are judged without the teacher's weights
+    teacher.check()
+    facts, found = identity(teacher), []
+    if options.rows is not None:
+        found += teacher_methods(used, options.rows.ways(teacher, plan, registry), device, facts)
+    found += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
+    told = [(method.name, method.identity) for method in found]
+    return [method for i, method in enumerate(found) if told[i] not in told[:i]]
 
 
 def _check(options: Comparing) -> None:

@@ -67,6 +67,7 @@ class Comparison:
     shard: Shard | None = None
     _progress: Progress = attrs.field(init=False)
     _done: int = attrs.field(init=False, default=0)
+    _found: int = attrs.field(init=False, default=0)
     _facts: dict[str, Any] | None = attrs.field(init=False, default=None)
 
     def facts(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class Comparison:
         self._progress = Progress(
             sum(self._cost(method) for method, _, _ in cells), interval=10.0, unit="sample steps"
         )
-        self._done, found = 0, []
+        self._done, self._found, found = 0, 0, []
         with self._progress:
             for method, seed, request in cells:
                 found.append(self._cell(method, seed, request))
@@ -189,7 +190,7 @@ class Comparison:
         return list(self.conditions.balanced(self.teacher.conditioning, self.protocol.samples))
 
     def _cost(self, method: Method) -> int:
-        return method.steps * self.protocol.samples
+        return method.steps * self.protocol.samples // (self.shard.of if self.shard else 1)
 
     def _complete(self, row: Mapping[str, Any]) -> bool:
         if "passes" in row and "machines" not in row:  # rows of older versions do not say where
@@ -210,7 +211,7 @@ class Comparison:
         kept = self._kept(method, seed)
         row = self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(0, len(raw))):
-            self._advance(method, len(raw), len(raw))
+            self._advance(method, len(raw), len(raw), found=True)
             return row
         opened = method.open()
         check_finite(method.name, opened.network)
@@ -286,10 +287,11 @@ class Comparison:
         chosen = self.conditions.balanced(self.teacher.conditioning, SHOWN)
         return sorted(chosen, key=lambda raw: [repr(each) for each in chosen].index(repr(raw)))
 
-    def _advance(self, method: Method, count: int, done: int) -> None:
+    def _advance(self, method: Method, count: int, done: int, found: bool) -> None:
         self._done += method.steps * count
+        self._found += method.steps * count * found
         note = f"{method.name}: {done} of {self.protocol.samples}"
-        self._progress.advance(self._done, {}, note)
+        self._progress.advance(self._done, {}, note, found=self._found)
 
 
 def _plain(facts: Mapping[str, Any]) -> Any:

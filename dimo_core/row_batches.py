@@ -13,8 +13,8 @@ from dimo_core.lineup import Opened
 from dimo_core.metric import Samples
 from dimo_core.row_store import Part, RowStore
 
-Told = Callable[[int, int], None]
-"""Receives how many samples a batch has, and how many of the row are there up to its end."""
+Told = Callable[[int, int, bool], None]
+"""Receives the samples of a batch, those of the row up to its end, and whether it was there before."""
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +77,7 @@ class RowBatches:
                 continue
             yield from self._drawn(waiting, told)
             waiting = []
-            told(len(part.samples), starts[place] + len(part.samples))
+            told(len(part.samples), starts[place] + len(part.samples), True)
             yield part
         yield from self._drawn(waiting, told)
 
@@ -97,7 +97,7 @@ class RowBatches:
                 machine=self.machine,
             )
             self.store.keep_part(self.request, batch.start, part)
-            told(len(batch.tokens), batch.start + len(batch.tokens))
+            told(len(batch.tokens), batch.start + len(batch.tokens), False)
             yield part
 
     def _found(self, start: int) -> Part | None:

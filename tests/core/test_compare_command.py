@@ -228,7 +228,8 @@ def test_a_metric_that_was_asked_for_by_name_must_have_its_files(tmp_path, monke
     assert not Path("out").exists()
 
 
-def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, capsys):
+@pytest.mark.parametrize("change", [("12.png", 250), ("3.png", 249)])
+def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, change, capsys):
     def picture(name, shade):
         (tmp_path / "real" / "a").mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), shade).save(tmp_path / "real" / "a" / name)
@@ -239,8 +240,9 @@ def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, capsys
     Path("mine.yaml").write_text(f"{data}\nsplit: train\nfloor_split: ''\nsamples: 12\nmetrics: [fidelity]\n")
     command = ["compare", "--sampling-steps", "1", "--protocol", "mine.yaml", "--out", "out"]
     assert main(command) == 0
+    assert any("12 real samples are few for 32 features" in note for note in results("out")["notes"])
     assert main(command) == 0
-    picture("12.png", 250)
+    picture(*change)
     capsys.readouterr()
     assert main(command) == 2
     assert "they differ in reference.files" in capsys.readouterr().err
@@ -255,3 +257,51 @@ def test_rows_that_were_measured_elsewhere_are_told(capsys):
     assert main([*command, "2"]) == 0
     (told,) = (note for note in results("out")["notes"] if "Seconds do not compare" in note)
     assert "cuda:0 (Some" in told
+
+
+def test_rows_say_how_they_were_drawn_and_a_merge_says_where_they_were_drawn_otherwise(generator):
+    command = ["compare", "--sampling-steps", "1", "--generators", generator, *FEW]
+    for scale in ("2", "3"):
+        assert main([*command, "--guidance", scale, "--out", f"s{scale}"]) == 0
+    teacher, drawn, _ = results("s2")["rows"]
+    assert (2.0, 0.6) == (teacher["drawn"]["guidance"]["scale"], drawn["drawn"]["r_init"])
+    assert 2.0 == results("s2")["cells"][0]["identity"]["guidance"]["scale"]
+    assert main(["compare", "--merge", "s2", "s3", "--out", "both"]) == 0
+    (told,) = (note for note in results("both")["notes"] if "drawn otherwise" in note)
+    assert "'maskgit, 1 step' were drawn otherwise; they differ in guidance.scale (2.0 | 3.0)" in told
+
+
+def test_intervals_are_of_the_mean_over_seeds():
+    command = [
+        "compare",
+        "--sampling-steps",
+        "1",
+        "--metrics",
+        "fidelity",
+        "--samples",
+        "80",
+        "--intervals",
+        "10",
+    ]
+    assert main([*command, "--seeds", "0", "1", "--out", "two"]) == 0
+    row, cells = results("two")["rows"][0], results("two")["cells"]
+    low, high = row["intervals"]["fid"]
+    assert low < row["metrics"]["fid"] < high
+    widths = [cell["intervals"]["fid"][1] - cell["intervals"]["fid"][0] for cell in cells]
+    assert high - low == pytest.approx(sum(widths) / 2 / 2**0.5)
+
+
+def test_why_there_are_no_intervals_is_said_again_when_nothing_is_computed():
+    command = ["compare", "--sampling-steps", "1", *FEW, "--intervals", "10", "--out", "out"]
+    for _ in range(2):
+        assert main(command) == 0
+        notes = results("out")["notes"]
+        assert "no intervals: half of 24 samples are too few for 32 features" in notes
+
+
+def test_a_folder_with_other_things_is_left_alone(capsys):
+    Path("mine").mkdir()
+    Path("mine/report.html").write_text("my results")
+    assert main(["compare", "--sampling-steps", "1", *FEW, "--out", "mine"]) == 2
+    assert "holds other things than a comparison: report.html" in capsys.readouterr().err
+    assert ["report.html"] == [path.name for path in Path("mine").iterdir()]

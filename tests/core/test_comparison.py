@@ -7,11 +7,12 @@ import weakref
 import attrs
 import pytest
 import torch
+from torch import nn
 
 from dimo_core import drawing as drawing_module
 from dimo_core.choice import Choice
 from dimo_core.comparison import Comparison
-from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
+from dimo_core.errors import CheckpointError, MissingLibraryError, NumericalError, UsageError
 from dimo_core.folder import Folder
 from dimo_core.judge import Judge
 from dimo_core.lineup import Method, Opened
@@ -411,4 +412,35 @@ def test_intervals_of_too_few_samples_are_not_made_up(world):
     comparison = world.comparison(intervals=10, changes={"samples": 8})
     found = comparison.run([world.method()])
     assert {} == found[0][0]["intervals"]
-    assert ["no intervals: half of 8 samples are too few for 4 features"] == comparison.judge.notes
+    assert (8, 4) == (found[0][0]["samples"], found[0][0]["width"])  # of which the table makes a note
+
+
+def test_a_row_names_every_machine_that_drew_a_part_of_it(world, monkeypatch):
+    other = {"device": "cpu (elsewhere, 9 threads)"}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(Comparison, "machine", property(lambda self: other))
+        world.comparison(shard=Shard(index=1, of=2)).run([world.method()])
+    here = world.comparison()
+    ((row,),) = here.run([world.method()])
+    assert [other, here.machine] == row["machines"]
+
+
+def test_a_network_whose_weights_are_not_finite_is_refused(world):
+    method = world.method()
+    broken = nn.Linear(2, 2)
+    with torch.no_grad():
+        broken.weight[0, 0] = torch.nan
+    bad = attrs.evolve(method, open=lambda: Opened(draw=method.open().draw, network=broken))
+    with pytest.raises(NumericalError, match=r"^a: 1 tensors of its weights.*'weight'.*training diverged"):
+        world.comparison().run([bad])
+    assert 0 == world.drawn
+
+
+def test_a_row_of_an_older_version_that_does_not_say_where_it_was_timed_is_drawn_again(world, tmp_path):
+    whole = world.comparison().run([world.method()])
+    for path in (tmp_path / "out" / "rows").iterdir():
+        row = json.loads(path.read_text())
+        row["row"].pop("machines")
+        path.write_text(json.dumps(row))
+    assert numbers(whole) == numbers(world.comparison().run([world.method()]))
+    assert 2 * BATCHES == world.drawn
