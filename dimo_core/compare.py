@@ -203,4 +203,6 @@ def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) 
     publish(result, folder, title=title, lead=f"{what}.", facts=facts)
     Console().print(table.rich())
     logger.info("report: {}", folder.path("report.html"))
+    if not any(row.metrics for row in table.rows if row.kind != "real"):
+        raise UsageError(f"there are no numbers: {'; '.join(table.notes) or 'the protocol has no metrics'}")
     return table

@@ -305,3 +305,14 @@ def test_a_folder_with_other_things_is_left_alone(capsys):
     assert main(["compare", "--sampling-steps", "1", *FEW, "--out", "mine"]) == 2
     assert "holds other things than a comparison: report.html" in capsys.readouterr().err
     assert ["report.html"] == [path.name for path in Path("mine").iterdir()]
+
+
+def test_a_row_without_any_number_is_an_error(tmp_path, capsys):
+    (tmp_path / "large").mkdir()
+    for i in range(3):
+        Image.new("RGB", (64, 64), (i, 0, 0)).save(tmp_path / "large" / f"{i}.png")
+    command = ["evaluate", str(tmp_path / "large"), "--teacher", "maskgit", "--metrics", "fidelity"]
+    assert main([*command, "--out", "out"]) == 2
+    assert "there are no numbers: " in (error := capsys.readouterr().err)
+    assert "some features are missing" in error
+    assert results("out")["rows"][1]["metrics"]["fid"] < 1
