@@ -1,5 +1,8 @@
 """Metrics in a feature space against plain implementations of their formulas."""
 
+import contextlib
+import io
+
 import attrs
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loguru import logger
+from prdc import compute_prdc
 from torch import Tensor
 
 from dimo_core.errors import NumericalError, UsageError
@@ -82,13 +86,10 @@ def plain_density_and_coverage(real: Tensor, fake: Tensor, k: int) -> tuple[floa
     return inside / (k * len(fake)), covered / len(real)
 
 
-def prdc_density_and_coverage(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
-    """The same by whole matrices, as the authors' package prdc puts it."""
-    between_real = np.sqrt(((real[:, None] - real[None]) ** 2).sum(-1))
-    radii = np.partition(between_real, k, axis=1)[:, k]
-    to_fake = np.sqrt(((real[:, None] - fake[None]) ** 2).sum(-1))
-    density = (to_fake < radii[:, None]).sum(0).mean() / k
-    return float(density), float((to_fake.min(1) < radii).mean())
+def prdc_of(real: Tensor, fake: Tensor, k: int) -> dict[str, float]:
+    """Precision, recall, density and coverage by the package of the authors of the last two."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the counts
+        return {name: float(v) for name, v in compute_prdc(real.numpy(), fake.numpy(), k).items()}
 
 
 def plain_score(logits: Tensor) -> float:
@@ -187,16 +188,27 @@ def test_density_and_coverage_are_those_of_the_definition(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    k=st.integers(1, 4), counts=st.tuples(st.integers(5, 40), st.integers(1, 40)), seed=st.integers(0, 999)
+    k=st.integers(1, 4), counts=st.tuples(st.integers(6, 40), st.integers(6, 40)), seed=st.integers(0, 999)
 )
 def test_density_and_coverage_are_those_of_prdc_where_many_distances_are_equal(
     k: int, counts: tuple[int, int], seed: int
 ) -> None:
     # Integers: distances tie exactly, points coincide, and balls of radius 0 hold nothing.
     rng = np.random.default_rng(seed)
-    real, fake = (rng.integers(0, 4, (count, 2)).astype(float) for count in counts)
-    expected = prdc_density_and_coverage(real, fake, k)
-    assert expected == pytest.approx(density_and_coverage(torch.from_numpy(real), torch.from_numpy(fake), k))
+    real, fake = (torch.from_numpy(rng.integers(0, 4, (count, 2)).astype(float)) for count in counts)
+    expected = prdc_of(real, fake, k)
+    assert (expected["density"], expected["coverage"]) == pytest.approx(density_and_coverage(real, fake, k))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
+def test_precision_recall_density_and_coverage_are_those_of_prdc(shift: float) -> None:
+    real, fake = samples(150, 6, seed=0), samples(120, 6, seed=1, shift=shift)
+    expected = prdc_of(of(real), of(fake), 3)
+    found = Fidelity(kid_subsets=1).compute(fake, real, NoTeacher())
+    assert (expected["precision"], expected["recall"]) == pytest.approx((found["precision"], found["recall"]))
+    assert (expected["density"], expected["coverage"]) == pytest.approx(
+        density_and_coverage(of(real), of(fake), 3)
+    )
 
 
 def test_a_sample_on_the_rim_of_a_ball_lies_outside() -> None:
