@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 
 from dimo_core.folder import Folder
+from dimo_core.number_text import aligned
 from dimo_core.pictures import Picture
-from dimo_core.table import Row, Table, aligned
+from dimo_core.table import Row, Table
 
 NAME = "report.html"
 TILES = 4

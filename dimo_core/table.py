@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-DECIMALS = ((0.1, 5), (10, 3), (100, 2), (1000, 1), (math.inf, 0))
-"""Digits after the point, by the largest magnitude of a column."""
+from dimo_core.number_text import aligned, fine_decimals, shortened
 
 RATES = ("samples/s", "images/s")
 """Columns that a terminal does without: others say the same."""
@@ -145,10 +144,10 @@ class Table:
         sizes = []
         if self.compares:
             costs = [
-                cost("s/image", lambda row: row.each),
+                cost("s/image", lambda row: row.each, fine_decimals([row.each for row in self.rows])),
                 cost("images/s", lambda row: 1 / row.each if row.each else 0.0),
             ]
-            sizes = [Column(title="parameters", cells=tuple(_short(row.parameters) for row in self.rows))]
+            sizes = [Column(title="parameters", cells=tuple(shortened(row.parameters) for row in self.rows))]
         return [
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
             cost("passes", lambda row: row.passes, 0),
@@ -266,14 +265,6 @@ def _width(columns: Sequence[Column]) -> int:
     return sum(max(map(len, (c.title, *c.cells))) + 2 for c in columns)
 
 
-def _short(parameters: int) -> str:
-    """A number of parameters as people say it."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if parameters >= size:
-            return f"{parameters / size:.3g} {unit}"
-    return str(parameters) if parameters else "-"
-
-
 def _count(row: Row) -> str:
     return str(row.samples) if row.seeds == 1 else f"{row.samples} x {row.seeds}"
 
@@ -285,16 +276,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def aligned(values: Sequence[float | None], decimals: int | None = None) -> tuple[str, ...]:
-    """Numbers with the same decimals: three or four digits of the largest; a missing value is a hyphen.
-
-    Args:
-        values: Numbers of one column.
-        decimals: Digits after the point; chosen from the largest magnitude when None.
-    """
-    if decimals is None:
-        largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
-        decimals = next(d for limit, d in DECIMALS if largest < limit)
-    return tuple("-" if v is None else f"{v:.{decimals}f}" for v in values)

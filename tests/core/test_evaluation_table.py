@@ -3,10 +3,12 @@
 import io
 import math
 
+import attrs
 import pytest
 from rich.console import Console
 
-from dimo_core.table import Row, Table, aligned
+from dimo_core.number_text import aligned, shortened
+from dimo_core.table import Row, Table
 
 
 def row(name, kind="teacher", **metrics):
@@ -75,6 +77,22 @@ def test_columns_are_aligned_and_real_data_has_no_cost(table):
 )
 def test_numbers_of_a_column_share_their_decimals(values, expected):
     assert expected == aligned(values)
+
+
+def test_seconds_keep_two_digits_of_the_fastest_row():
+    """Their ratios are what a reader takes from the column."""
+    slow = attrs.evolve(row("slow"), seconds=62.0, parameters=1_870_000)
+    fast = attrs.evolve(row("fast"), seconds=1.1)
+    columns = {column.title: column.cells for column in Table(rows=(slow, fast)).columns()}
+    assert ("0.0620", "0.0011") == columns["s/image"]
+    assert ("1.87 M", "-") == columns["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, "-"), (999, "999"), (1_870_000, "1.87 M"), (1_006_946_304, "1.01 B")]
+)
+def test_large_counts_are_shortened(count, expected):
+    assert expected == shortened(count)
 
 
 def test_markdown_has_a_line_a_row_with_bold_best_values(table):
