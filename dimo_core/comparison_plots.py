@@ -99,6 +99,8 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     counts = sorted({int(value) for value in values if value == int(value)})
     whole = len(counts) == len(set(values)) and len(counts) <= 8
-    axes.xaxis.set_major_locator(FixedLocator(counts) if whole else LogLocator())
+    narrow = max(values) < 100 * min(values)
+    between = LogLocator(subs=(1, 2, 5) if narrow else (1,))
+    axes.xaxis.set_major_locator(FixedLocator(counts) if whole else between)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
