@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from dimo_core.plots import COLOURS, QUIET, directed, legend, panels, png, spread, styled
+from dimo_core.plots import COLOURS, QUIET, directed, legend, panels, png, spread_of, styled
 from dimo_core.table import Row, Table
 
 MOST = 6
@@ -53,7 +53,7 @@ def _figure(
         for value in real:
             axes.axhline(value, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
         values = [*(row.metrics[name] for row in known), *real]
-        styled(axes, directed(name, table), below, spread(values))
+        styled(axes, directed(name, table), below, spread_of(name, values, table))
         if not linear:
             _logarithmic(axes, [x(row) for row in known])
     legend(figure, every)

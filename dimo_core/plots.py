@@ -111,7 +111,7 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
     for row in real:
         axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
     values = [row.metrics[name] for row in (*teacher, *generator, *real)]
-    styled(axes, directed(name, table), "sampling steps", spread(values))
+    styled(axes, directed(name, table), "sampling steps", spread_of(name, values, table))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -204,6 +204,11 @@ def legend(figure: Figure, every: Sequence[Axes]) -> None:
 def spread(values: Sequence[float]) -> float:
     """The largest value as a multiple of the smallest; 0 unless all are positive."""
     return max(values) / min(values) if values and min(values) > 0 else 0.0
+
+
+def spread_of(name: str, values: Sequence[float], table: Table) -> float:
+    """The spread of a metric; 0 if larger is better: shares and scores are read on an even axis."""
+    return 0.0 if table.better.get(name) == "larger" else spread(values)
 
 
 def _colours(count: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dimo_core.plots import _series, _smooth, plots, quality, spread
+from dimo_core.plots import _series, _smooth, plots, quality, spread, spread_of
 from dimo_core.table import Row, Table
 
 
@@ -124,3 +124,8 @@ def test_long_runs_and_many_scalars_can_be_drawn():
 def test_pyplot_and_its_global_state_are_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     assert "losses" in plots(LINES[:1])
+
+
+def test_a_metric_of_which_larger_is_better_has_an_even_axis():
+    table = Table(rows=(), better={"fid": "smaller", "readable": "larger"})
+    assert [20.0, 0.0, 20.0] == [spread_of(name, [1.0, 20.0], table) for name in ("fid", "readable", "other")]
