@@ -17,7 +17,7 @@ from statistics import mean, stdev
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from paper_table import DIVERGED, RUNS, SEEDS, Options, merged, spread, trained
+from paper_table import DIVERGED, RUNS, SEEDS, Options, finished, generators, merged, spread, trained
 
 from dimo_core.compare import Comparing, compare
 from dimo_core.lineup import TeacherRows
@@ -92,16 +92,6 @@ def judged(
     found = compare(registry.load("teacher", "maskgit")(), comparing, registry)
     assert found is not None
     return found
-
-
-def generators(table: Table) -> list[Row]:
-    """The rows of generators, in their order."""
-    return [row for row in table.rows if row.kind == "generator"]
-
-
-def finished(out: Path) -> bool:
-    """Whether a run has its generator."""
-    return (out / "generator" / "generator.yaml").exists()
 
 
 def cells() -> list[tuple[str, str, Options]]:

@@ -47,9 +47,14 @@ def merged(options: Options) -> dict[str, Any]:
     return found
 
 
+def finished(out: Path) -> bool:
+    """Whether a run has its generator."""
+    return (out / "generator" / "generator.yaml").exists()
+
+
 def trained(out: Path, seed: int, steps: int | None, options: Options) -> Path | None:
     """Train, continue, or find a finished generator; None when it diverged."""
-    if (out / "generator" / "generator.yaml").exists():
+    if finished(out):
         return out
     if (out / DIVERGED).exists():
         return None
@@ -75,12 +80,12 @@ def trained(out: Path, seed: int, steps: int | None, options: Options) -> Path |
 def table(given: argparse.Namespace) -> None:
     """Every sampler at every number of steps, and the generators of all seeds."""
     registry, home = Registry.discover(), RUNS / given.teacher
-    generators = given.generators
-    if generators is None:
+    paths = given.generators
+    if paths is None:
         options = {"teacher": {"name": given.teacher}, **({} if given.teacher != "maskgit" else merged({}))}
         short = "" if given.train_steps is None else f"{given.train_steps}-steps-"
         runs = [trained(home / f"{short}seed{s}", s, given.train_steps, options) for s in given.seeds]
-        generators = [str(run) for run in runs if run is not None]
+        paths = [str(run) for run in runs if run is not None]
     rows = TeacherRows(
         samplers=tuple(map(Choice, registry.names("sampler"))), steps=tuple(given.sampling_steps or ())
     )
@@ -89,7 +94,7 @@ def table(given: argparse.Namespace) -> None:
         Comparing(
             out=str(home / f"table{given.samples or ''}"),
             rows=rows,
-            generators=tuple(generators),
+            generators=tuple(paths),
             changes={"seeds": tuple(given.seeds), "samples": given.samples},
             device="cpu",
             command=f"python benchmarks/paper_table.py --teacher {given.teacher}",
@@ -104,22 +109,25 @@ def publish(found: Table, home: Path, results: Path, name: str, seeds: int) -> N
     """The Markdown table, with a row for all generators, and the figures."""
     results.mkdir(parents=True, exist_ok=True)
     lines = [found.markdown()]
-    generators = [row for row in found.rows if row.kind == "generator"]
-    if not generators:
+    rows = generators(found)
+    if not rows:
         lines.append("\nGenerators: not measured.")
-    elif len(generators) > 1:
-        over = ", ".join(f"{metric} {spread(generators, metric)}" for metric in found.metrics)
-        lines.append(f"\nOver {len(generators)} trained generators: {over}.")
-    once = "One seed of the draws."
-    lines += [
-        f"\n{once if seeds == 1 else f'± is the standard deviation over {seeds} seeds of the draws.'}",
-        *map("\n* {}".format, found.notes),
-    ]
+    elif len(rows) > 1:
+        over = ", ".join(f"{metric} {spread(rows, metric)}" for metric in found.metrics)
+        lines.append(f"\nOver {len(rows)} trained generators: {over}.")
+    several = f"± is the standard deviation over {seeds} seeds of the draws."
+    lines.append(f"\n{several if seeds > 1 else 'One seed of the draws.'}")
+    lines += map("\n* {}".format, found.notes)
     (results / f"table-{name}.md.inc").write_text("\n".join(lines) + "\n")
     for plot in sorted((home / "plots").glob("*.png")):
         shutil.copy(plot, results / f"table-{name}-{plot.stem.removeprefix('quality_by_')}.png")
     if (grid := home / "samples" / "grid.png").exists():
         shutil.copy(grid, results / f"table-{name}-grid.png")
+
+
+def generators(table: Table) -> list[Row]:
+    """The rows of generators, in their order."""
+    return [row for row in table.rows if row.kind == "generator"]
 
 
 def spread(rows: Sequence[Row], metric: str) -> str:

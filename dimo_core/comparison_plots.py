@@ -4,9 +4,21 @@ import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator
 
-from dimo_core.plots import COLOURS, QUIET, directed, legend, panels, png, spread_of, styled
+from dimo_core.plots import (
+    COLOURS,
+    QUIET,
+    between,
+    directed,
+    legend,
+    panels,
+    png,
+    spread,
+    spread_of,
+    styled,
+    ticked,
+)
 from dimo_core.table import Row, Table
 
 MOST = 6
@@ -99,8 +111,4 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     counts = sorted({int(value) for value in values if value == int(value)})
     whole = len(counts) == len(set(values)) and len(counts) <= 8
-    narrow = max(values) < 100 * min(values)
-    between = LogLocator(subs=(1, 2, 5) if narrow else (1,))
-    axes.xaxis.set_major_locator(FixedLocator(counts) if whole else between)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticked(axes.xaxis, FixedLocator(counts) if whole else between(spread(values)))

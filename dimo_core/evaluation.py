@@ -238,16 +238,19 @@ def size_notes(width: int, rows: Sequence[Row], option: str, reference: int = 0)
     drawn = {row.samples for row in rows if row.kind != "real"}
     if not drawn or not width:
         return []
-    fewest, few = min(drawn), []
+    fewest, notes = min(drawn), []
     if 0 < reference <= width:
-        few = [f"{reference} real samples are few for {width} features: distances come out far too large."]
+        notes.append(
+            f"{reference} real samples are few for {width} features: distances come out far too large."
+        )
     if fewest <= width:
-        return [
-            *few,
+        notes.append(
             f"{fewest} samples are few for {width} features: distances such as FID come out far too large. "
-            f"Raise {option}.",
-        ]
-    notes = [*few, *([COUNTS_DIFFER] if len(drawn) > 1 else [])]
+            f"Raise {option}."
+        )
+        return notes
+    if len(drawn) > 1:
+        notes.append(COUNTS_DIFFER)
     if fewest < ENOUGH * width:
         notes.append(
             f"{fewest} samples for {width} features: distances such as FID come out too large, so compare "

@@ -123,8 +123,7 @@ class Judge:
 
     def reduced(self, batch: Samples) -> Samples:
         """A batch as it need be kept: with features and observations, without images that no metric needs."""
-        batch = self._observed(self._with_features(batch))
-        return batch if self.keeps_images else attrs.evolve(batch, images=None)
+        return self._bare(self._observed(batch))
 
     def lacks(self, samples: Samples) -> bool:
         """Whether images would add features or observations that these samples do not have."""

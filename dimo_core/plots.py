@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from dimo_core.table import Row, Table
 
@@ -113,9 +114,7 @@ def _quality(axes: Axes, name: str, table: Table) -> None:
     values = [row.metrics[name] for row in (*teacher, *generator, *real)]
     styled(axes, directed(name, table), "sampling steps", spread_of(name, values, table))
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ticked(axes.xaxis, FixedLocator(steps))
 
 
 def directed(name: str, table: Table) -> str:
@@ -211,6 +210,22 @@ def spread_of(name: str, values: Sequence[float], table: Table) -> float:
     return 0.0 if table.better.get(name) == "larger" else spread(values)
 
 
+def between(ratio: float) -> LogLocator:
+    """Ticks of a logarithmic axis: 1, 2 and 5 times the powers of ten, or these alone where there are many.
+
+    Args:
+        ratio: The largest value as a multiple of the smallest.
+    """
+    return LogLocator(subs=(1, 2, 5) if ratio < 300 else (1,))
+
+
+def ticked(axis: Axis, where: Locator) -> None:
+    """Ticks with their plain numbers, and no others between them."""
+    axis.set_major_locator(where)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _colours(count: int) -> Iterator[str]:
     return (COLOURS[i % len(COLOURS)] for i in range(count))
 
@@ -237,9 +252,7 @@ def styled(axes: Axes, title: str, below: str, ratio: float) -> None:
     axes.set_xlabel(below, fontsize=9, color=QUIET)
     if ratio > WIDE:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 300 else (1,)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ticked(axes.yaxis, between(ratio))
     axes.tick_params(colors=QUIET, labelsize=8, length=0, which="both")
     axes.grid(True, color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -56,7 +56,7 @@ class RowBatches:
     kept: KeptPictures | None
     judge: Judge
     store: RowStore
-    machine: Mapping[str, str] = attrs.field(factory=dict)
+    machine: Mapping[str, str]
 
     def all(self, told: Told) -> Iterator[Part]:
         """All batches in order."""

@@ -39,7 +39,7 @@ class Part:
     passes: int
     seconds: float
     decoding: float
-    machine: Mapping[str, str] = attrs.field(factory=dict)
+    machine: Mapping[str, str]
 
 
 @attrs.frozen
@@ -104,8 +104,8 @@ class RowStore:
             facts = json.loads(bytes(found.pop("facts").tolist()))
             if facts["request"] != key or any(len(rows) != len(conditions) for rows in found.values()):
                 raise CheckpointError(f"{self.folder.path(name)} belongs to another request")
-            observed = {name: found.pop(name) for name in list(found) if name.startswith(OBSERVED)}
-            observed = {name.removeprefix(OBSERVED): rows for name, rows in observed.items()}
+            seen = [name for name in found if name.startswith(OBSERVED)]
+            observed = {name.removeprefix(OBSERVED): found.pop(name) for name in seen}
             samples = Samples(conditions=conditions, observed=observed, **found)
         except (CheckpointError, SafetensorError, ValueError, KeyError, TypeError) as error:
             logger.warning("a finished batch cannot be used, and is drawn again: {}", error)

@@ -13,6 +13,11 @@ from dimo_core.errors import MissingLibraryError, UsageError
 SILENCE = 60.0
 """A connection over which nothing comes for so many seconds is given up."""
 
+VERSIONS = (
+    "ETag", "etag", "Last-Modified", "LastModified", "Content-MD5", "md5", "mtime", "md5Hash", "generation"
+)  # fmt: skip
+"""What file systems tell about a version of a file."""
+
 
 def expanded(urls: str | Sequence[str], *, silence: float = SILENCE) -> list[str]:
     """The files that URLs stand for; nothing is opened.
@@ -60,14 +65,22 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
     return options
 
 
-def version_of(info: Mapping[str, Any]) -> str:
-    """What tells a file from another of its name: its size, and its tag or time where there is one.
+def told_version(info: Mapping[str, Any]) -> dict[str, str]:
+    """Tags and times that tell a version of a file from another; empty when its file system tells none.
 
     Args:
-        info: What a file system says of the file.
+        info: What the file system says of the file.
     """
-    known = (info.get(key) for key in ("ETag", "etag", "md5", "mtime", "LastModified", "created"))
-    return f"{info.get('size')} {next((each for each in known if each is not None), '')}"
+    return {name: str(info[name]) for name in VERSIONS if info.get(name)}
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What tells a file from another of its name: its size, and its tags and times where there are some.
+
+    Args:
+        info: As for ``told_version``.
+    """
+    return " ".join([str(info.get("size")), *told_version(info).values()])
 
 
 def cause_of(error: Exception) -> BaseException:

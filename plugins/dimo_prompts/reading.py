@@ -14,7 +14,7 @@ import attrs
 import fsspec
 from loguru import logger
 
-from dimo_core.urls import cause_of, client_options, is_missing
+from dimo_core.urls import cause_of, client_options, is_missing, told_version
 
 T = TypeVar("T")
 
@@ -29,9 +29,6 @@ DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFErr
 
 LOCAL = {"file", "local", "memory"}
 """Protocols whose files arrive whole."""
-
-VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "Content-MD5", "mtime", "md5Hash", "generation")
-"""What file systems tell about a version of a file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +76,7 @@ class Reader:
         filesystem, path = self._found(url)
         facts = filesystem.info(path)
         small = (facts.get("size") or 0) < 2**24
-        told = {name: str(facts[name]) for name in VERSIONS if facts.get(name)}
+        told = told_version(facts)
         return {} if not told or (small and is_local(url)) else {"size": str(facts.get("size")), **told}
 
     def retried(self, url: str, action: Callable[[], T], *, settled: bool = False) -> T:
