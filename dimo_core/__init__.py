@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dimo_core.auxiliary import Auxiliary, AuxiliaryOptions
     from dimo_core.backbone import Backbone
     from dimo_core.choice import Choice
+    from dimo_core.conditions import Conditioning
     from dimo_core.config import job_from_config, resolve_job
     from dimo_core.divergence import Divergence
     from dimo_core.draws import Draws
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
     from dimo_core.hookspecs import KINDS, PLUGIN_API, Register, hookimpl
     from dimo_core.job import Job
-    from dimo_core.metric import FeatureExtractor, Metric, Samples, Tracker
+    from dimo_core.metric import FeatureExtractor, Metric, Samples
     from dimo_core.objective import (
         Batch,
         Ingredients,
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
     from dimo_core.sampler import Sampled, Sampler
     from dimo_core.settings import Evaluate, Train
     from dimo_core.sources import Conditions, ConditionStream, Data, Examples
-    from dimo_core.teacher import Conditioning, EvaluationPlan, Preview, Sampling, Teacher
+    from dimo_core.teacher import EvaluationPlan, Preview, Sampling, Teacher
     from dimo_core.tokens import Tokens, TokenSpace
+    from dimo_core.tracker import Tracker
 
 _MODULES = {
     "auxiliary": ("Auxiliary", "AuxiliaryOptions"),

@@ -6,9 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dimo_core.backbone import Rows
+from dimo_core.conditions import Condition
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 
 class Auxiliary(nn.Module, ABC):

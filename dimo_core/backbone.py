@@ -1,13 +1,15 @@
 """The network that teacher, generator and auxiliary share in shape: embed, forward, head."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dimo_core.conditions import Condition
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 Rows = Int[Tensor, " K"]
 """Flat indices into B * L: the (sample, site) pairs whose logits are wanted."""
@@ -74,3 +76,25 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "... V"]:
         """``head(forward(x))``."""
         return self.head(self(x, c, mask_ratio=mask_ratio), rows)
+
+
+def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Logits in fp32 at least: guidance, divergences and losses are never computed in half precision."""
+    return z if z.dtype.itemsize >= 4 else z.float()
+
+
+@contextmanager
+def inference(*networks: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients within; afterwards every submodule has the mode that it had.
+
+    ``no_grad`` and not ``inference_mode``: whatever a network keeps from this call must still serve training.
+    """
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

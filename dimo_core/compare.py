@@ -15,10 +15,10 @@ from dimo_core.comparison_table import result_of
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.folder import Folder
-from dimo_core.judge import Judge, built
+from dimo_core.judge import Judge
 from dimo_core.lineup import Method, TeacherRows, generator_methods, identity, teacher_methods
 from dimo_core.protocols import Protocol
-from dimo_core.registry import Registry
+from dimo_core.registry import Registry, built
 from dimo_core.row_batches import Shard
 from dimo_core.row_store import RowStore
 from dimo_core.run_folder import log_file

@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import torch
 
+from dimo_core.backbone import inference
 from dimo_core.device import described
 from dimo_core.drawing import Drawing
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.finite import check_finite
-from dimo_core.inference import inference
 from dimo_core.intervals import half_sample_intervals
 from dimo_core.judge import Judge
 from dimo_core.kept_pictures import KeptPictures

@@ -16,9 +16,9 @@ from dimo_core.config_sections import Context, Section
 from dimo_core.errors import ConfigError, DimoError, PluginError, UnknownNameError
 from dimo_core.job import Job
 from dimo_core.registry import Registry
+from dimo_core.sampler import TeacherSampling
 from dimo_core.settings import Evaluate, Train
 from dimo_core.teacher import Teacher
-from dimo_core.teacher_sampling import TeacherSampling
 
 DEFAULTS: Mapping[str, str] = {
     "teacher": "maskgit",

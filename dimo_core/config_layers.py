@@ -12,9 +12,9 @@ import fsspec
 import yaml
 
 from dimo_core.choice import Choice
-from dimo_core.config_fields import Path
 from dimo_core.errors import ConfigError, DimoError
 from dimo_core.hookspecs import KINDS
+from dimo_core.options import Path
 
 
 @attrs.frozen(kw_only=True)

@@ -12,13 +12,13 @@ from loguru import logger
 
 from dimo_core.config import first_look, suggestion
 from dimo_core.config_draft import Draft, choose, complete, finish
-from dimo_core.config_fields import Option, options_of
 from dimo_core.config_layers import Layer, from_mapping
 from dimo_core.config_sections import Context, Section
 from dimo_core.errors import DimoError
+from dimo_core.options import Option, options_of
 from dimo_core.registry import Registry
+from dimo_core.sampler import TeacherSampling, find
 from dimo_core.teacher import Sampling, Teacher
-from dimo_core.teacher_sampling import TeacherSampling, find
 
 DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "sampler": "maskgit", "guidance": "constant"}
 """Plugins by registry name, when neither the teacher nor anybody else chooses others."""

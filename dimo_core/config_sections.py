@@ -6,9 +6,9 @@ from typing import Any
 
 import attrs
 
-from dimo_core.config_fields import Option, Path, build, coerce, options_of, plain
 from dimo_core.config_layers import Layer
 from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.options import Option, Path, build, coerce, options_of, plain
 from dimo_core.registry import Registry
 
 Given = dict[Path, tuple[Any, Layer]]

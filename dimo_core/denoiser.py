@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dimo_core.auxiliary import Auxiliary, AuxiliaryOptions
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.conditions import Condition
 from dimo_core.one_step import trainable_copy
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 
 @attrs.frozen(kw_only=True)

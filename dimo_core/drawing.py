@@ -9,13 +9,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from dimo_core import tree
+from dimo_core import conditions
+from dimo_core.backbone import inference
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
-from dimo_core.inference import inference
 from dimo_core.sampler import Sampled
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 Draw = Callable[[Condition, Draws], Sampled]
 """One batch of samples for encoded conditions."""
@@ -149,7 +149,7 @@ class Drawing:
         count = min(self.batch_size, self.block - first, len(raw) - start)
         draws = Draws(seed=self.seed, step=block, phase=self.phase, total=self.block, device=self.device)
         c = self.teacher.encode_conditions(list(raw[start : start + count]))
-        return tree.to(c, self.device), draws.slice(first, count)
+        return conditions.to(c, self.device), draws.slice(first, count)
 
     def _images(self, tokens: Tokens, c: Condition) -> UInt8[Tensor, "B C H W"] | None:
         if "decode" not in self.teacher.capabilities:

@@ -5,11 +5,9 @@ update; then move the averages. Everything random is keyed by the step, so the s
 parts and one integer.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -28,6 +26,7 @@ from dimo_core.objective import Batch, Objective, Phase
 from dimo_core.part_state import PartState
 from dimo_core.progress import Progress
 from dimo_core.settings import Train
+from dimo_core.signals import Stop
 
 
 @runtime_checkable
@@ -241,31 +240,3 @@ def compile_backbones(module: torch.nn.Module) -> None:
     for inner in module.modules():
         if isinstance(inner, Backbone):
             inner.compile(dynamic=False)
-
-
-class Stop:
-    """Turns SIGINT and SIGTERM into a request to stop after the step; a second SIGINT stops at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = ""
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
-        logger.warning("{}: finishing this step, then saving; once more to stop at once", self.requested)
-
-    def __enter__(self) -> "Stop":
-        """Install the handlers, where this is the main thread."""
-        try:
-            self._old = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-        except ValueError:  # only the main thread may; elsewhere signals are its caller's business
-            self._old = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Put the old handlers back."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

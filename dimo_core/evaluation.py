@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from dimo_core.backbone import Backbone
+from dimo_core.conditions import Condition
 from dimo_core.drawing import Draw, Drawing
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
-from dimo_core.judge import Judge, Loader, built
+from dimo_core.judge import Judge
 from dimo_core.metric import Samples, joined_samples
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.registry import Loader, built
+from dimo_core.sampler import Sampled, Sampler, TeacherSampling, described
 from dimo_core.settings import Evaluate
 from dimo_core.sources import Conditions
 from dimo_core.table import Kind, Row, Table
 from dimo_core.teacher import EvaluationPlan, Teacher
-from dimo_core.teacher_sampling import TeacherSampling, described
-from dimo_core.tree import Condition
 
 ENOUGH = 20
 """Samples for each feature from which on a distance is hardly larger for being measured on few of them."""

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.registry import Registry
+from dimo_core.sampler import TeacherSampling
 from dimo_core.teacher import EvaluationPlan, Teacher
-from dimo_core.teacher_sampling import TeacherSampling
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 
 
 def require(condition: bool, text: str) -> None:

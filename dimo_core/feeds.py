@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dimo_core import tree
+from dimo_core import conditions
 from dimo_core.draws import Draws, permutation
 from dimo_core.objective import Batch
 from dimo_core.sources import ConditionStream, Data, Examples
@@ -33,7 +33,7 @@ class ConditionFeed:
     def read(self, start: int, count: int) -> Batch:
         """The conditions at positions start .. start + count - 1."""
         c = self.teacher.encode_conditions(self.stream.read(start, count))
-        return Batch(conditions=tree.to(c, self.device))
+        return Batch(conditions=conditions.to(c, self.device))
 
 
 class EpochOrder:
@@ -85,7 +85,7 @@ class CachedFeed:
         rows = self.order.rows(start, count)
         c = self.teacher.encode_conditions(self.examples.labels[rows].tolist())
         tokens = self.examples.tokens[rows].to(self.device).long()
-        return Batch(conditions=tree.to(c, self.device), tokens=tokens)
+        return Batch(conditions=conditions.to(c, self.device), tokens=tokens)
 
 
 class TokenFeed:
@@ -113,15 +113,17 @@ class TokenFeed:
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
         for i in range(0, len(self.examples), chunk):
             rows = slice(i, i + chunk)
-            yield self.teacher.encode(self.examples.images[rows] / 255, tree.index(self.conditions, rows))
+            yield self.teacher.encode(
+                self.examples.images[rows] / 255, conditions.index(self.conditions, rows)
+            )
 
     def read(self, start: int, count: int) -> Batch:
         """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
         rows = self.order.rows(start, count)
-        c = tree.index(self.conditions, rows)
+        c = conditions.index(self.conditions, rows)
         if self._cache is not None:
             tokens = self._cache[rows]
         else:
             draws = Draws(seed=self.seed, step=start, phase="augment", total=count)
             tokens = self.teacher.encode(self.data.augment(self.examples.images[rows] / 255, draws), c)
-        return Batch(conditions=tree.to(c, self.device), tokens=tokens.to(self.device))
+        return Batch(conditions=conditions.to(c, self.device), tokens=tokens.to(self.device))

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -12,12 +12,12 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core import tree
-from dimo_core.backbone import Backbone, Rows
+from dimo_core import conditions
+from dimo_core.backbone import Backbone, Rows, full
+from dimo_core.conditions import Condition
 from dimo_core.device import transfer
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 
 class Guidance(ABC):
@@ -113,7 +113,7 @@ def guided(
     if bool((scale == 1).all()):
         hidden = network(x, c, mask_ratio=mask_ratio)
         return lambda rows: full(network.head(hidden, rows))
-    both = tree.cat([c, teacher.null_condition(c)])
+    both = conditions.cat([c, teacher.null_condition(c)])
     hidden = network(torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]))
     s = transfer(scale, x.device)
 
@@ -125,11 +125,6 @@ def guided(
         return z_u + s[rows // x.shape[1], None].to(z_c) * (z_c - z_u)
 
     return logits
-
-
-def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Logits in fp32 at least: guidance, divergences and losses are never computed in half precision."""
-    return z if z.dtype.itemsize >= 4 else z.float()
 
 
 def passes(scale: Float[Tensor, " B"]) -> int:

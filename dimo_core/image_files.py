@@ -13,12 +13,11 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.folder import Folder
 from dimo_core.metric import Samples
 from dimo_core.sample_files import RECORDS
-from dimo_core.sampling import raw_conditions
-from dimo_core.teacher import Conditioning
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

@@ -10,12 +10,12 @@ from dimo_core.auxiliary import AuxiliaryOptions
 from dimo_core.divergence import Divergence
 from dimo_core.generator import GeneratorOptions
 from dimo_core.guidance import Guidance
-from dimo_core.metric import Tracker
 from dimo_core.objective import Ingredients, ObjectiveOptions
 from dimo_core.sampler import Sampler
 from dimo_core.settings import Evaluate, Train
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
+from dimo_core.tracker import Tracker
 
 
 @attrs.frozen(kw_only=True)

@@ -4,38 +4,20 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 from loguru import logger
 
-from dimo_core.choice import Choice
-from dimo_core.config_fields import build
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
 from dimo_core.observing import extracted, observation, unseen
 from dimo_core.protocols import APART
 from dimo_core.real_data import real_batches
+from dimo_core.registry import Loader, built
 from dimo_core.sources import Data
 from dimo_core.table import Better
 from dimo_core.teacher import EvaluationPlan, Teacher
-
-
-@runtime_checkable
-class Loader(Protocol):
-    """What a judge needs of the registry."""
-
-    def load(self, kind: str, name: str) -> Any:
-        """The options class that is registered as ``name``."""
-
-
-def built(registry: Loader, kind: str, choice: Choice) -> Any:
-    """The plugin that ``choice`` names, with its options.
-
-    Raises:
-        UsageError: for an unknown name, or options that it refuses.
-    """
-    return build(registry.load(kind, choice.name), choice.options)
 
 
 @attrs.frozen(kw_only=True)

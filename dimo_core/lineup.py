@@ -10,19 +10,17 @@ from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.choice import Choice
+from dimo_core.conditions import Condition
 from dimo_core.drawing import Draw
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.guidance import Guidance
-from dimo_core.judge import built
 from dimo_core.model_folder import CARD, generator_folder, load_generator, read_card, strangers
-from dimo_core.plans import EvaluationPlan
-from dimo_core.registry import Registry
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.registry import Registry, built
+from dimo_core.sampler import Sampled, Sampler, TeacherSampling, described
+from dimo_core.suggestions import EvaluationPlan
 from dimo_core.table import Kind
 from dimo_core.teacher import Teacher
-from dimo_core.teacher_sampling import TeacherSampling, described
-from dimo_core.tree import Condition
 from dimo_core.weights_file import sha256
 
 

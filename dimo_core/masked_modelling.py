@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from attrs import validators as v
 from torch import Tensor
 
-from dimo_core import process, tree
-from dimo_core.backbone import Backbone
+from dimo_core import conditions, process
+from dimo_core.backbone import Backbone, full
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
-from dimo_core.guidance import full
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -93,7 +92,7 @@ class DenoisePhase(Phase):
         c = batch.conditions
         if o.label_dropout > 0:
             drop = draws.uniform("label_dropout") < o.label_dropout
-            c = tree.where(drop, self.teacher.null_condition(c), c)
+            c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.tokens, remask.masked, space)
         rows = remask.rows if o.positions == "masked" else None
         z = full(self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dimo_core import tree
+from dimo_core import conditions
 from dimo_core.draws import Draws
 from dimo_core.job import Job
 from dimo_core.objective import Batch, Objective
@@ -170,7 +170,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     t = job.train
     size = t.batch_size // t.accumulate
     raw = job.conditions.balanced(job.teacher.conditioning, size)
-    batch = Batch(conditions=tree.to(job.teacher.condition_skeleton(raw), META))
+    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META))
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

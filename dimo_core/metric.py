@@ -133,26 +133,3 @@ class Metric(ABC):
         Raises:
             MissingLibraryError: when a library cannot be loaded; the run goes on without this metric.
         """
-
-
-class Tracker(ABC):
-    """Where scalars go while a run trains; a frozen attrs class of its options.
-
-    ``metrics.jsonl`` is written whatever trackers are chosen.
-    """
-
-    @abstractmethod
-    def start(self, folder: str, config: Mapping[str, Any]) -> None:
-        """The run begins, or is resumed, in ``folder``."""
-
-    @abstractmethod
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one step."""
-
-    @abstractmethod
-    def picture(self, step: int, name: str, path: str) -> None:
-        """A picture was written to ``path``."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """The run ended."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dimo_core.config_fields import build
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.folder import Folder
 from dimo_core.foreign import read_foreign
 from dimo_core.generator import Generator
+from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256

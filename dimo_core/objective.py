@@ -14,12 +14,12 @@ from attrs import validators as v
 from torch import Tensor, nn
 
 from dimo_core.auxiliary import AuxiliaryOptions
+from dimo_core.conditions import Condition
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.generator import GeneratorOptions
 from dimo_core.guidance import Guidance
 from dimo_core.teacher import Teacher
-from dimo_core.tree import Condition
 
 Stream = Literal["conditions", "data"]
 

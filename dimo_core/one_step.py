@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dimo_core import process
 from dimo_core.backbone import Backbone, row_parts
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 
 
 @attrs.frozen(kw_only=True)

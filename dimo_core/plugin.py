@@ -26,4 +26,4 @@ def dimo_register(register: Register) -> None:
         "dimo_core.masked_modelling:MaskedModelling",
         summary="pretraining of a masked diffusion model",
     )
-    register("tracker", "none", "dimo_core.trackers:NoTracker", summary="nothing besides metrics.jsonl")
+    register("tracker", "none", "dimo_core.tracker:NoTracker", summary="nothing besides metrics.jsonl")

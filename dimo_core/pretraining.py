@@ -10,11 +10,10 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
 from dimo_core.feeds import CachedFeed, TokenFeed
 from dimo_core.folder import Folder
-from dimo_core.judge import built
 from dimo_core.model_folder import versions
 from dimo_core.objective import Ingredients
 from dimo_core.pretrain_job import PretrainJob
-from dimo_core.registry import Registry
+from dimo_core.registry import Registry, built
 from dimo_core.run_folder import CONFIG, log_file, open_run_folder, publish
 from dimo_core.settings import Evaluate
 from dimo_core.table import Table

@@ -11,7 +11,7 @@ from attrs import validators as v
 from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.folder import Folder
-from dimo_core.plans import EvaluationPlan
+from dimo_core.suggestions import EvaluationPlan
 from dimo_core.weights_file import sha256
 
 BLOCK = 500

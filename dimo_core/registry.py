@@ -11,11 +11,14 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
+from dimo_core.choice import Choice
 from dimo_core.discovery import Broken, Findings, Offer, discover
 from dimo_core.errors import DimoError, PluginError, UnknownNameError
+from dimo_core.options import build
 
 INTERFACES: Mapping[str, str] = {
     "teacher": "dimo_core.teacher:Teacher",
@@ -29,7 +32,7 @@ INTERFACES: Mapping[str, str] = {
     "sampler": "dimo_core.sampler:Sampler",
     "features": "dimo_core.metric:FeatureExtractor",
     "metric": "dimo_core.metric:Metric",
-    "tracker": "dimo_core.metric:Tracker",
+    "tracker": "dimo_core.tracker:Tracker",
 }
 """The class that each kind of plugin derives from."""
 
@@ -161,3 +164,20 @@ def _check_class(offer: Offer, found: object) -> None:
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise PluginError(f"{what}: {offer.target} does not define {missing}.")
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What a judge needs of the registry."""
+
+    def load(self, kind: str, name: str) -> Any:
+        """The options class that is registered as ``name``."""
+
+
+def built(registry: Loader, kind: str, choice: Choice) -> Any:
+    """The plugin that ``choice`` names, with its options.
+
+    Raises:
+        UsageError: for an unknown name, or options that it refuses.
+    """
+    return build(registry.load(kind, choice.name), choice.options)

@@ -19,9 +19,9 @@ from dimo_core.plots import plots
 from dimo_core.registry import Registry
 from dimo_core.report import Report, sheets_over_time, write_report
 from dimo_core.run_folder import publish
+from dimo_core.sampler import TeacherSampling
 from dimo_core.showcase import Showcase
 from dimo_core.table import Table
-from dimo_core.teacher_sampling import TeacherSampling
 
 
 class Results:

@@ -8,12 +8,12 @@ from typing import Any
 from loguru import logger
 from rich.console import Console
 
+from dimo_core.conditions import Conditioning
 from dimo_core.config_resume import check_unchanged
 from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
 from dimo_core.sources import Conditions, ConditionStream
 from dimo_core.table import Table
-from dimo_core.teacher import Conditioning
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""

@@ -1,15 +1,20 @@
 """``Sampler``: multi-step sampling from a teacher."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
+from attrs import validators as v
 
 from dimo_core.backbone import Backbone
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
+from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
-from dimo_core.teacher import Teacher
+from dimo_core.registry import Loader, built
+from dimo_core.teacher import Sampling, Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -54,3 +59,109 @@ class Sampler(ABC):
             draws: Random numbers; its ``count`` is B.
             keep_trajectory: True returns the tokens after each step too.
         """
+
+
+@attrs.frozen(kw_only=True)
+class TeacherSampling:
+    """One way to sample a teacher, its plugins built.
+
+    Attributes:
+        steps: Number of sampling steps, from 1 up; fewer are taken when nothing is masked any more.
+        sampler: The multi-step sampler.
+        guidance: Its guidance.
+        name: Its name among the teacher's samplings; empty for none.
+    """
+
+    steps: int = attrs.field(validator=v.ge(1))
+    sampler: Sampler
+    guidance: Guidance
+    name: str = ""
+
+    @classmethod
+    def of(cls, sampling: Sampling, registry: Loader, name: str = "") -> "TeacherSampling":
+        """Build what a sampling names.
+
+        Raises:
+            UsageError: for an unknown sampler or guidance, or options that they refuse.
+        """
+        return cls(
+            steps=sampling.steps,
+            sampler=built(registry, "sampler", sampling.sampler),
+            guidance=built(registry, "guidance", sampling.guidance),
+            name=name,
+        )
+
+    @classmethod
+    def named(cls, teacher: Teacher, name: str | None, registry: Loader) -> "TeacherSampling":
+        """The teacher's sampling of this name; its first one when None.
+
+        Raises:
+            UsageError: when there is none of this name, or it cannot be built.
+        """
+        samplings = teacher.samplings()
+        if name is None:
+            name = next(iter(samplings), "")
+        return cls.of(find(samplings, name, f"teacher {type(teacher).__name__}"), registry, name)
+
+    @property
+    def title(self) -> str:
+        """As people read it: ``teacher, 16 steps`` or ``teacher, paper-16 (16 steps)``."""
+        count = f"{self.steps} {'step' if self.steps == 1 else 'steps'}"
+        return f"teacher, {self.name} ({count})" if self.name else f"teacher, {count}"
+
+    def draw(self, teacher: Teacher, network: Backbone, c: Condition, draws: Draws) -> Sampled:
+        """One sample for each condition.
+
+        Args:
+            teacher: Token space and null condition.
+            network: The teacher's network, in eval mode on ``draws.device``.
+            c: Conditions.
+            draws: Random numbers.
+        """
+        return self.sampler.sample(teacher, network, c, steps=self.steps, guidance=self.guidance, draws=draws)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what makes samples and their numbers comparable."""
+        return {
+            "sampling": self.name or None,
+            "steps": self.steps,
+            "sampler": described(self.sampler),
+            "guidance": described(self.guidance),
+        }
+
+
+def find(samplings: Mapping[str, Sampling], name: str, whose: str) -> Sampling:
+    """The sampling of this name.
+
+    Args:
+        samplings: Those of a teacher.
+        name: Which.
+        whose: The teacher, as people read it.
+
+    Raises:
+        UnknownNameError: when there is none; the message lists all with steps and sources.
+        UsageError: when the teacher names none.
+    """
+    if not samplings:
+        raise UsageError(
+            f"{whose} names no samplings{f', got {name!r}' if name else ''}. "
+            "Give steps, sampler and guidance yourself."
+        )
+    if name not in samplings:
+        lines = [f"Samplings of {whose}:", *(f"{key}: {text}" for key, text in listing(samplings).items())]
+        raise UnknownNameError("sampling", name, samplings, "\n".join(lines))
+    return samplings[name]
+
+
+def listing(samplings: Mapping[str, Sampling]) -> dict[str, str]:
+    """Steps and source of each sampling, as people read them."""
+    return {
+        name: f"{sampling.steps} {'step' if sampling.steps == 1 else 'steps'}. {sampling.source}"
+        for name, sampling in samplings.items()
+    }
+
+
+def described(plugin: object) -> dict[str, Any]:
+    """A plugin's class and all its options."""
+    options = attrs.asdict(plugin) if attrs.has(type(plugin)) else {}  # type: ignore[arg-type]
+    return {"class": type(plugin).__name__, **options}

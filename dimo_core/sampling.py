@@ -1,6 +1,5 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from loguru import logger
 from torch import nn
 
+from dimo_core.conditions import Condition, Conditioning, raw_conditions
 from dimo_core.device import find_device
 from dimo_core.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
 from dimo_core.draws import Draws
@@ -19,10 +19,8 @@ from dimo_core.model_folder import CARD, load_generator
 from dimo_core.prompt_files import PromptSet
 from dimo_core.registry import Registry
 from dimo_core.sample_files import SampleFiles
-from dimo_core.sampler import Sampled
-from dimo_core.teacher import Conditioning, Sampling, Teacher
-from dimo_core.teacher_sampling import TeacherSampling, described
-from dimo_core.tree import Condition
+from dimo_core.sampler import Sampled, TeacherSampling, described
+from dimo_core.teacher import Sampling, Teacher
 from dimo_core.unfinished import Unfinished
 from dimo_core.weights_file import sha256
 
@@ -31,9 +29,6 @@ BLOCK = 64
 
 SITES = 2**15
 """The most tokens that are drawn at a time: 64 samples of 512 tokens, 8 of 4096."""
-
-KNOWN = 20
-"""The most class names that an error lists."""
 
 
 def sample_folder(
@@ -215,44 +210,6 @@ def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int)
         device=device,
         batch_size=max(1, min(batch_size, BLOCK, SITES // teacher.tokens.length)),
         block=BLOCK,
-    )
-
-
-def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
-    """``count`` raw conditions: the given ones in turn, or all classes in turn.
-
-    Args:
-        conditioning: What the teacher takes.
-        given: Class names or indices for labels; prompts, or whatever the teacher reads, otherwise.
-        count: How many.
-
-    Raises:
-        UsageError: for an unknown class, or when a teacher without classes is given nothing.
-    """
-    classes = conditioning.classes
-    if given and conditioning.kind == "label":
-        chosen: Sequence[Any] = [_label(classes, text) for text in given]
-    elif given:
-        chosen = given
-    elif classes:
-        chosen = range(len(classes))
-    else:
-        raise UsageError(f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ...")
-    return [chosen[i % len(chosen)] for i in range(count)]
-
-
-def _label(classes: Sequence[str], text: str) -> int:
-    if text in classes:
-        return classes.index(text)
-    if text.isdecimal() and (int(text) < len(classes) or not classes):
-        return int(text)
-    close = difflib.get_close_matches(text, classes, n=1)
-    known = (
-        f"Known: {', '.join(classes)}; or an index" if len(classes) <= KNOWN else "Give a name or an index"
-    )
-    raise UsageError(
-        f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}."
-        + (f" Did you mean {close[0]!r}?" if close else "")
     )
 
 

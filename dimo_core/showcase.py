@@ -7,18 +7,17 @@ import attrs
 import torch
 from torch import nn
 
-from dimo_core import tree
-from dimo_core.backbone import Backbone
+from dimo_core import conditions
+from dimo_core.backbone import Backbone, inference
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
-from dimo_core.inference import inference
 from dimo_core.pictures import Picture, beside, sheet
 from dimo_core.sampler import Sampler
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview, Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 
 SITES = 4096
 """The most tokens of a sheet of samples, where that leaves at least 3 x 3: large pictures take long."""
@@ -106,6 +105,6 @@ class Showcase:
 
     def _preview(self, network: nn.Module, draw: Callable[[Condition, Draws], Tokens]) -> Preview:
         draws = Draws(seed=self.seed, phase="showcase", total=len(self.raw), device=self.device)
-        c = tree.to(self.teacher.encode_conditions(self.raw), self.device)
+        c = conditions.to(self.teacher.encode_conditions(self.raw), self.device)
         with inference(network):
             return self.teacher.preview(draw(c, draws), c)

@@ -12,8 +12,9 @@ from torch import Tensor
 from dimo_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from dimo_core.conditions import Conditioning
     from dimo_core.draws import Draws
-    from dimo_core.teacher import Conditioning, EvaluationPlan
+    from dimo_core.teacher import EvaluationPlan
 
 
 FEW = 10

@@ -24,15 +24,15 @@ from torch import Tensor
 
 from dimo_core import process
 from dimo_core.auxiliary import Auxiliary
-from dimo_core.backbone import Backbone, Rows, row_parts
+from dimo_core.backbone import Backbone, Rows, full, row_parts
+from dimo_core.conditions import Condition
 from dimo_core.device import transfer
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator, Rollout
-from dimo_core.guidance import Guidance, full, guided
+from dimo_core.guidance import Guidance, guided
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 from dimo_core.weights import Weight
 
 Jacobian = Literal["auxiliary", "student"]

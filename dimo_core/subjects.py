@@ -7,7 +7,6 @@ from typing import Literal
 import attrs
 
 from dimo_core.config_draft import choose, complete
-from dimo_core.config_fields import build
 from dimo_core.config_layers import Layer
 from dimo_core.config_sampling import DEFAULTS
 from dimo_core.config_sections import Context
@@ -15,6 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.folder import Folder
 from dimo_core.image_files import picture_files
 from dimo_core.model_folder import CARD, built, generator_folder, read_card
+from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 

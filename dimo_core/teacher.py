@@ -10,28 +10,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
+from dimo_core.conditions import Condition, Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.plans import EvaluationPlan as EvaluationPlan
-from dimo_core.plans import Sampling as Sampling
 from dimo_core.sources import Examples
+from dimo_core.suggestions import EvaluationPlan as EvaluationPlan
+from dimo_core.suggestions import Recipe
+from dimo_core.suggestions import Sampling as Sampling
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 
 Capability = Literal["guidance", "decode", "encode", "create", "save"]
 """What a teacher may be able to do besides scoring tokens."""
-
-
-@attrs.frozen(kw_only=True)
-class Conditioning:
-    """What raw conditions look like, so that a source can make them.
-
-    Attributes:
-        kind: ``label`` (class indices), ``text`` (prompts), or a name that teacher and source agree on.
-        classes: Names of the classes, for labels.
-    """
-
-    kind: str
-    classes: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -45,10 +33,6 @@ class Preview:
 
     images: UInt8[Tensor, "B C H W"] | None = None
     lines: tuple[str, ...] | None = None
-
-
-Recipe = Mapping[str, Any]
-"""A preset: nested option values, in the shape of a config file."""
 
 
 class Teacher(ABC):

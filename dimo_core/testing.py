@@ -16,8 +16,9 @@ from typing import Any
 import attrs
 import torch
 
-from dimo_core import tree
-from dimo_core.backbone import Backbone
+from dimo_core import conditions
+from dimo_core.backbone import Backbone, inference
+from dimo_core.conditions import Condition, Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
@@ -32,12 +33,10 @@ from dimo_core.expectations import (
     require_tokens,
 )
 from dimo_core.guidance import Constant
-from dimo_core.inference import inference
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions
-from dimo_core.teacher import Conditioning, Teacher
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 
 TOLERANCE = 1e-4
 """Largest difference of fp32 logits that count as equal, relative to the largest entry."""
@@ -74,8 +73,8 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     check_options(teacher)
     space, c = teacher.tokens, teacher.encode_conditions(raw)
     require(space == teacher.tokens, "tokens gives the same TokenSpace at every call")
-    require(tree.batch_size(c) == len(raw), "encode_conditions gives one row for each raw condition")
-    one, first = teacher.encode_conditions(raw[:1]), tree.index(c, slice(0, 1))
+    require(conditions.batch_size(c) == len(raw), "encode_conditions gives one row for each raw condition")
+    one, first = teacher.encode_conditions(raw[:1]), conditions.index(c, slice(0, 1))
     require_equal(first, one, "a condition is encoded alike in any batch")
     for condition in raw:
         require(isinstance(teacher.describe(condition), str), "describe gives text")
@@ -199,7 +198,7 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
             require_equal(
                 run(draws, c, steps, scale).tokens, sampled.tokens, "the same draws give the same samples"
             )
-        part = run(draws.slice(1, 1), tree.index(c, slice(1, 2)), steps).tokens
+        part = run(draws.slice(1, 1), conditions.index(c, slice(1, 2)), steps).tokens
         require_equal(
             part, run(draws, c, steps).tokens[1:2], "a sample does not depend on the others of its batch"
         )
@@ -249,7 +248,7 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require_close(
         network.logits(x, c, mask_ratio=ratio), z, "a call leaves nothing behind for the next one", TOLERANCE
     )
-    alone = network.logits(x[:1], tree.index(c, slice(0, 1)), mask_ratio=ratio[:1])
+    alone = network.logits(x[:1], conditions.index(c, slice(0, 1)), mask_ratio=ratio[:1])
     require_close(alone, z[:1], "a sample's logits do not depend on the others of its batch", TOLERANCE)
     leaf = e.detach().requires_grad_()
     torch.autograd.backward(network.head(network(leaf, c, mask_ratio=ratio)).square().sum())
@@ -279,7 +278,7 @@ def _check_capabilities(teacher: Teacher, x: Tokens, c: Condition) -> None:
         null = teacher.null_condition(c)
         what = "null_condition has the structure, shapes and dtypes of the conditions"
         for drop, chosen in ((True, null), (False, c)):
-            require_equal(tree.where(torch.full((len(x),), drop), null, c), chosen, what)
+            require_equal(conditions.where(torch.full((len(x),), drop), null, c), chosen, what)
     else:
         require_refusal(
             lambda: teacher.null_condition(c), "without the capability 'guidance', null_condition refuses"

@@ -10,10 +10,10 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from dimo_core import tree
-from dimo_core.engine import Stop
+from dimo_core import conditions
 from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress
+from dimo_core.signals import Stop
 from dimo_core.sources import Picture
 from dimo_core.teacher import Teacher
 from dimo_core.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
@@ -118,7 +118,7 @@ def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device
                 f"image {picture.key} is of shape {list(image.shape)}, the first ones of {list(shape)}: "
                 "a picture stream must give one shape"
             )
-    c = tree.to(teacher.encode_conditions([picture.label for picture in pictures]), device)
+    c = conditions.to(teacher.encode_conditions([picture.label for picture in pictures]), device)
     tokens = teacher.encode(torch.stack(images).to(device) / 255, c).cpu()
     shape, codes = torch.Size((len(images), teacher.tokens.length)), teacher.tokens.codes
     if tokens.shape != shape or not 0 <= int(tokens.min()) <= int(tokens.max()) < codes:

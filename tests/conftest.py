@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
-from dimo_core.teacher import Conditioning, EvaluationPlan, Recipe, Teacher
+from dimo_core.conditions import Conditioning
+from dimo_core.suggestions import Recipe
+from dimo_core.teacher import EvaluationPlan, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 DATA = Path(__file__).parent / "data"

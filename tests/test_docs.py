@@ -15,7 +15,6 @@ import torch
 import dimo_core
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.cli.dispatch import main as command
-from dimo_core.config_fields import field_docs
 from dimo_core.denoiser import Denoiser
 from dimo_core.dimo_objective import Dimo
 from dimo_core.discovery import Offer
@@ -25,6 +24,7 @@ from dimo_core.hookspecs import KINDS
 from dimo_core.job import Job
 from dimo_core.objective import Ingredients
 from dimo_core.one_step import OneStep
+from dimo_core.options import field_docs
 from dimo_core.registry import Registry
 from dimo_core.settings import Evaluate, Train
 from dimo_core.step import draw_remask

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from dimo_core.config_fields import Path
 from dimo_core.config_layers import Layer, from_pairs
 from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
+from dimo_core.options import Path
 
 FLAGS = ("help", "print_config", "dry_run")
 """Options of the commands that take no value."""

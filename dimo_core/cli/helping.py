@@ -10,10 +10,10 @@ import yaml
 
 from dimo_core.cli.arguments import SHORT
 from dimo_core.config_draft import Draft
-from dimo_core.config_fields import Option, Path, first_line, plain, type_name
 from dimo_core.config_sampling import SamplingDraft
 from dimo_core.errors import UnknownNameError
-from dimo_core.teacher_sampling import listing
+from dimo_core.options import Option, Path, first_line, plain, type_name
+from dimo_core.sampler import listing
 
 _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \

@@ -10,8 +10,8 @@ import yaml
 
 from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
-from dimo_core.config_fields import Path
 from dimo_core.errors import UsageError
+from dimo_core.options import Path
 from dimo_core.prompt_files import Layout, PromptSet, read_prompts
 
 SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}

@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from dimo_core.beside_torchvision import FAILURES, import_beside_torchvision
 from dimo_core.errors import CheckpointError, MissingLibraryError
 from dimo_core.foreign import read_foreign
+from dimo_core.libraries import FAILURES, import_beside_torchvision
 from dimo_core.weights_file import assign
 from dimo_metrics.clip_files import CONFIG, PICTURES, TOKENIZER, WEIGHTS, clip_files
 

@@ -17,8 +17,8 @@ from types import ModuleType
 
 from loguru import logger
 
-from dimo_core.beside_torchvision import FAILURES
 from dimo_core.errors import MissingLibraryError
+from dimo_core.libraries import FAILURES
 
 _LOCK = threading.Lock()
 

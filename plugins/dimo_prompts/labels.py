@@ -3,10 +3,10 @@
 import attrs
 import torch
 
+from dimo_core.conditions import Conditioning
 from dimo_core.draws import stream_seed
 from dimo_core.errors import UsageError
 from dimo_core.sources import Conditions, ConditionStream
-from dimo_core.teacher import Conditioning
 
 BLOCK = 1024
 """Labels are drawn in blocks of this size, so that any slice of the stream can be read by itself."""

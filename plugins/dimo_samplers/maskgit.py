@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, row_parts
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
-from dimo_core.tree import Condition
 
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
 Counts = Literal["share", "cumulative", "amused"]

@@ -10,12 +10,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, row_parts
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
-from dimo_core.tree import Condition
 from dimo_samplers.maskgit import Schedule, share, tokens_per_step
 
 Counts = Literal["share", "cumulative", "amused", "halton"]

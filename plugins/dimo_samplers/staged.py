@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, Rows, row_parts
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.process import Schedule, mask_ratio
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.tree import Condition
 from dimo_samplers.kernel import Kernel
 
 Evaluation = Callable[[Rows], Float[Tensor, "K V"]]

@@ -2,9 +2,9 @@
 
 import attrs
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
 from dimo_core.sources import Conditions, ConditionStream
-from dimo_core.teacher import Conditioning
 from dimo_scenes.combinations import Choices
 from dimo_scenes.drawing import draw_caption, uniforms
 from dimo_scenes.evaluation_prompts import balanced_captions

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from dimo_core.beside_torchvision import FAILURES, import_beside_torchvision
 from dimo_core.errors import MissingLibraryError
+from dimo_core.libraries import FAILURES, import_beside_torchvision
 
 
 def load_vq_model() -> type[Any]:

@@ -9,7 +9,7 @@ lengths and re-masking, which were tuned on the embedded digits; docs/results te
 
 from collections.abc import Mapping
 
-from dimo_core.teacher import Recipe
+from dimo_core.suggestions import Recipe
 
 _SMALL_GENERATOR = {
     "lr": 5e-4,

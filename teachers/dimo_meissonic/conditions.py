@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core import tree
+from dimo_core import conditions
 from dimo_core.device import transfer
 from dimo_core.errors import UsageError
 from dimo_meissonic.text import PromptEncoder
@@ -65,7 +65,7 @@ class PromptConditions:
         """The negative prompt, with the micro-conditions of each sample."""
         text, device = c["text"], c["text"].device
         if device.type == "meta":
-            return tree.tree_map(torch.empty_like, c)  # type: ignore[no-any-return]
+            return conditions.tree_map(torch.empty_like, c)  # type: ignore[no-any-return]
         if device not in self._negative:
             own = self._negative[torch.device("cpu")]
             self._negative[device] = {name: transfer(tensor, device) for name, tensor in own.items()}

@@ -2,8 +2,8 @@
 
 from types import ModuleType
 
-from dimo_core.beside_torchvision import FAILURES, import_beside_torchvision
 from dimo_core.errors import MissingLibraryError
+from dimo_core.libraries import FAILURES, import_beside_torchvision
 
 
 def library(name: str) -> ModuleType:

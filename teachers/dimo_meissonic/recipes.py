@@ -7,7 +7,7 @@ the least work: one rollout and one auxiliary forward pass serve both updates, a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dimo_core.teacher import Recipe
+from dimo_core.suggestions import Recipe
 
 BETAS = (-0.1, 0.2)
 """Jeffrey's beta outside of these diverged in the paper's experiments with this teacher."""

@@ -9,13 +9,14 @@ from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.choice import Choice
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import MissingLibraryError, UnknownNameError, UsageError
 from dimo_core.generator import Generator
 from dimo_core.guidance import Constant
 from dimo_core.metric import FeatureExtractor, Metric
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions, Data, Examples
-from dimo_core.teacher import Conditioning, EvaluationPlan, Teacher
+from dimo_core.teacher import EvaluationPlan, Teacher
 from dimo_core.tokens import TokenSpace
 
 LENGTH, CODES = 4, 5

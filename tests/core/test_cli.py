@@ -12,8 +12,8 @@ from loguru import logger
 
 from dimo_core.cli import main
 from dimo_core.cli.dispatch import COMMANDS
-from dimo_core.config_fields import options_of
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
+from dimo_core.options import options_of
 from dimo_core.registry import Registry
 
 TOYS = Path(__file__).parents[1] / "data" / "toy_site"

@@ -13,6 +13,7 @@ from PIL import Image
 from dimo_core.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.comparison_plots import comparison_plots
 from dimo_core.comparison_table import _row as rows_of
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.evaluation import COUNTS_DIFFER
 from dimo_core.folder import Folder
@@ -20,7 +21,6 @@ from dimo_core.image_files import picture_batches, picture_files
 from dimo_core.lineup import Method, labels
 from dimo_core.pictures import Picture, png
 from dimo_core.table import Row, Table
-from dimo_core.teacher import Conditioning
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 

@@ -10,8 +10,8 @@ from attrs import validators as v
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimo_core.config_fields import build, coerce, first_line, options_of, plain, type_name
 from dimo_core.errors import ConfigError, PluginError
+from dimo_core.options import build, coerce, first_line, options_of, plain, type_name
 
 
 class Colour(enum.Enum):

@@ -7,10 +7,10 @@ import attrs
 import pytest
 import torch
 
+from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.sampler import Sampled
 from dimo_core.sources import ConditionStream
-from dimo_core.teacher import Conditioning
 from dimo_core.testing import check_conditions, check_divergence, check_options, check_sampler, check_teacher
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_maskgit.codebook import PatchCodebook

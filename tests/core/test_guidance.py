@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dimo_core.cli import main
-from dimo_core.config_fields import build
 from dimo_core.errors import ConfigError
 from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp, guided, passes
+from dimo_core.options import build
 from dimo_core.registry import Registry
 
 EMBEDDED = Path(__file__).parents[2] / "teachers" / "dimo_maskgit" / "embedded"

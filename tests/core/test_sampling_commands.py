@@ -15,7 +15,7 @@ from dimo_core.config_sampling import STEPS, resolve_sampling
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry
-from dimo_core.teacher_sampling import TeacherSampling
+from dimo_core.sampler import TeacherSampling
 
 TOYS = Path(__file__).parents[1] / "data" / "toy_site"
 TOY = ["sample", "--teacher", "toy"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dimo_core import tree
+from dimo_core import conditions
 
 
 def batch(size: int, offset: int = 0) -> dict[str, Any]:
@@ -26,21 +26,21 @@ def rows(c: Any) -> list[list[float]]:
 
 
 def test_index_takes_rows_by_slice_and_by_number() -> None:
-    assert [[1, 2]] * 3 == rows(tree.index(batch(4), slice(1, 3)))
-    assert [[3, 0, 3]] * 3 == rows(tree.index(batch(4), torch.tensor([3, 0, 3])))
+    assert [[1, 2]] * 3 == rows(conditions.index(batch(4), slice(1, 3)))
+    assert [[3, 0, 3]] * 3 == rows(conditions.index(batch(4), torch.tensor([3, 0, 3])))
 
 
 def test_cat_joins_in_order() -> None:
-    assert [[0, 1, 9, 10, 11, 5]] * 3 == rows(tree.cat([batch(2), batch(3, 9), batch(1, 5)]))
+    assert [[0, 1, 9, 10, 11, 5]] * 3 == rows(conditions.cat([batch(2), batch(3, 9), batch(1, 5)]))
 
 
 def test_repeat_repeats_each_sample_in_a_row() -> None:
-    assert [[0, 0, 0, 1, 1, 1]] * 3 == rows(tree.repeat(batch(2), 3))
+    assert [[0, 0, 0, 1, 1, 1]] * 3 == rows(conditions.repeat(batch(2), 3))
 
 
 def test_where_takes_the_null_of_dropped_samples() -> None:
     drop = torch.tensor([True, False, True])
-    chosen = tree.where(drop, batch(3, 100), batch(3))
+    chosen = conditions.where(drop, batch(3, 100), batch(3))
     assert [[100, 1, 102]] * 3 == rows(chosen)
     assert [leaf.dtype for leaf in leaves(batch(3))] == [leaf.dtype for leaf in leaves(chosen)]
 
@@ -48,15 +48,15 @@ def test_where_takes_the_null_of_dropped_samples() -> None:
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_slices_of_a_join_are_its_parts(sizes: list[int]) -> None:
     parts = [batch(size, 10 * i) for i, size in enumerate(sizes)]
-    whole, start = tree.cat(parts), 0
-    assert sum(sizes) == tree.batch_size(whole)
+    whole, start = conditions.cat(parts), 0
+    assert sum(sizes) == conditions.batch_size(whole)
     for part, size in zip(parts, sizes, strict=True):
-        assert rows(part) == rows(tree.index(whole, slice(start, start + size)))
+        assert rows(part) == rows(conditions.index(whole, slice(start, start + size)))
         start += size
 
 
 def test_to_moves_every_leaf_and_keeps_the_structure() -> None:
-    moved = tree.to(batch(2), "meta")
+    moved = conditions.to(batch(2), "meta")
     assert all(leaf.is_meta for leaf in leaves(moved))
     assert isinstance(moved["text"], list)
     assert isinstance(moved["text"][1], tuple)
@@ -64,14 +64,14 @@ def test_to_moves_every_leaf_and_keeps_the_structure() -> None:
 
 @pytest.mark.parametrize("c", [torch.zeros(3), [torch.zeros(3, 2)], ({"a": torch.zeros(3)},), batch(3)])
 def test_the_batch_size_is_the_leading_axis(c: Any) -> None:
-    assert 3 == tree.batch_size(c)
+    assert 3 == conditions.batch_size(c)
 
 
 def test_a_leaf_that_is_no_tensor_is_refused() -> None:
     with pytest.raises(TypeError, match="holds tensors in dicts, lists and tuples, not str"):
-        tree.index({"prompt": "a cat"}, slice(0, 1))
+        conditions.index({"prompt": "a cat"}, slice(0, 1))
 
 
 def test_trees_of_different_structure_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        tree.cat([[torch.zeros(1)], [torch.zeros(1), torch.zeros(1)]])
+        conditions.cat([[torch.zeros(1)], [torch.zeros(1), torch.zeros(1)]])

@@ -13,12 +13,11 @@ import torch
 from dimo_core.cli.dispatch import main as command
 from dimo_core.evaluation import Evaluator
 from dimo_core.guidance import Constant, Guidance, Ramp
-from dimo_core.judge import built
-from dimo_core.registry import Registry
+from dimo_core.registry import Registry, built
+from dimo_core.sampler import TeacherSampling
 from dimo_core.sampling import sample_teacher
 from dimo_core.settings import Evaluate
 from dimo_core.teacher import Sampling
-from dimo_core.teacher_sampling import TeacherSampling
 from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning
 from dimo_core.sources import Conditions, ConditionStream
-from dimo_core.teacher import Conditioning
 from dimo_meissonic.teacher import Meissonic
 
 GOLDEN = Path(__file__).parents[1] / "data" / "meissonic"

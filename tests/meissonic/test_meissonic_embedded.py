@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
+from dimo_core.conditions import Conditioning
 from dimo_core.config import resolve_job
 from dimo_core.config_pretraining import resolve_pretraining
 from dimo_core.draws import Draws
 from dimo_core.one_step import OneStep
-from dimo_core.teacher import Conditioning, to_uint8
+from dimo_core.teacher import to_uint8
 from dimo_meissonic.files import CARD
 from dimo_meissonic.teacher import Meissonic
 from dimo_scenes.captions import TAGS, parse

@@ -18,8 +18,8 @@ from dimo_core.dimo_objective import Dimo
 from dimo_core.draws import Draws, RecordedDraws
 from dimo_core.guidance import Constant, guided
 from dimo_core.registry import Registry
+from dimo_core.sampler import TeacherSampling
 from dimo_core.step import Step, draw_remask
-from dimo_core.teacher_sampling import TeacherSampling
 from dimo_core.tokens import TokenSpace
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_meissonic.samplings import SAMPLINGS

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dimo_core import tree
+from dimo_core import conditions
 from dimo_core.errors import CheckpointError, ConfigError, MissingLibraryError, UsageError
 from dimo_core.registry import Registry
 from dimo_core.testing import check_teacher
@@ -181,7 +181,7 @@ def test_the_null_condition_is_the_negative_prompt_at_the_same_size(options: dic
     assert torch.equal(expected["pooled"], null["pooled"])
     empty = Meissonic(**options, negative_prompt="")
     assert torch.equal(empty.encode_conditions([""] * 2)["text"], empty.null_condition(c)["text"])
-    half = tree.tree_map(lambda leaf: leaf.to(torch.bfloat16), c)
+    half = conditions.tree_map(lambda leaf: leaf.to(torch.bfloat16), c)
     assert torch.bfloat16 == teacher.null_condition(half)["pooled"].dtype
 
 
@@ -215,7 +215,7 @@ def test_without_weights_a_network_and_conditions_can_be_planned(published: Path
     with torch.device("meta"):
         assert all(p.is_meta for p in teacher.skeleton().parameters())
     assert "cpu" == teacher.skeleton().head(torch.zeros(1, 64, 32)).device.type
-    planned = tree.to(teacher.condition_skeleton(["a", "b", "c"]), "meta")
+    planned = conditions.to(teacher.condition_skeleton(["a", "b", "c"]), "meta")
     null = teacher.null_condition(planned)
     for c in (planned, null):
         assert {"text": (3, 77, 24), "pooled": (3, 32), "micro": (3, 5)} == {

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
 from dimo_core.metric import Samples
-from dimo_core.teacher import Conditioning, Teacher
+from dimo_core.teacher import Teacher
 from dimo_digits.data import Digits
 from dimo_digits.metric import READABLE, DigitMetrics, classes_of_digits, entropy_within_classes
 from dimo_digits.reader import DigitReader, ReaderNetwork, prepare, shipped_reader

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from loguru import logger
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
-from dimo_core.teacher import Conditioning
 from dimo_prompts import index, reading
 from dimo_prompts.prompts import Prompts
 

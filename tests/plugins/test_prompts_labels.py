@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.teacher import Conditioning
 from dimo_prompts.labels import BLOCK, Labels
 
 PARITY = Conditioning(kind="label", classes=("even", "odd"))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError
-from dimo_core.teacher import Conditioning
 from dimo_prompts.prompts import PromptList, spread
 from dimo_prompts.stream import PromptStream, Shelf
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.teacher import Conditioning
 from dimo_core.testing import check_options
 from dimo_scenes.captions import (
     COLOURED,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
 from dimo_core.judge import Judge
 from dimo_core.metric import Samples
 from dimo_core.registry import Registry
-from dimo_core.teacher import Conditioning, Teacher
+from dimo_core.teacher import Teacher
 from dimo_core.testing import check_options
 from dimo_scenes.captions import TAGS, Caption, parse
 from dimo_scenes.composing import compose, handwriting

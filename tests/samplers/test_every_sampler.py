@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dimo_core import tree
+from dimo_core import conditions
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
 from dimo_core.registry import Registry
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.testing import check_sampler
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.tree import Condition
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.ancestral import AncestralSampler
 from dimo_samplers.halton import HaltonSampler
@@ -70,7 +70,7 @@ def prompted(tiny_teacher: Any, space: TokenSpace) -> Any:
     """A teacher whose conditions are trees: embeddings of a prompt, and its length."""
 
     def null_condition(self: Any, c: Condition) -> Condition:
-        return tree.tree_map(torch.zeros_like, c)
+        return conditions.tree_map(torch.zeros_like, c)
 
     return type("Prompted", (type(tiny_teacher),), {"tokens": space, "null_condition": null_condition})()
 
@@ -176,7 +176,7 @@ def test_a_sample_is_the_same_in_any_split_of_the_batch(sampler: Sampler, tiny_t
     for bounds in ((0, 1, 7), (0, 3, 4, 7), (0, 5, 7)):
         parts = [
             sampler.sample(
-                teacher, network, tree.index(c, slice(a, b)), draws=draws.slice(a, b - a), **options
+                teacher, network, conditions.index(c, slice(a, b)), draws=draws.slice(a, b - a), **options
             ).tokens
             for a, b in pairwise(bounds)
         ]

@@ -4,10 +4,10 @@ import attrs
 import torch
 from attrs import validators as v
 
+from dimo_core.conditions import Conditioning
 from dimo_core.draws import stream_seed
 from dimo_core.errors import UsageError
 from dimo_core.sources import Conditions, ConditionStream
-from dimo_core.teacher import Conditioning
 
 BLOCK = 1024
 """Throws are made in blocks of this size, so that any part of the row can be read by itself."""

@@ -7,11 +7,12 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.choice import Choice
+from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.metric import Metric
 from dimo_core.sampler import Sampler
 from dimo_core.sources import Conditions, Data
-from dimo_core.teacher import Conditioning, EvaluationPlan, Sampling, Teacher
+from dimo_core.teacher import EvaluationPlan, Sampling, Teacher
 from dimo_core.tokens import TokenSpace
 
 

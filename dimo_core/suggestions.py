@@ -8,6 +8,9 @@ from attrs import validators as v
 
 from dimo_core.choice import Choice
 
+Recipe = Mapping[str, Any]
+"""A preset: nested option values, in the shape of a config file."""
+
 
 @attrs.frozen(kw_only=True)
 class EvaluationPlan:

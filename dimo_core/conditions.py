@@ -1,16 +1,34 @@
 """Condition batches: nested dicts, lists and tuples of tensors that share a leading axis B.
 
-The core never looks inside a condition; these six operations are all it uses.
+The core never looks inside a condition; these operations are all it uses. ``Conditioning`` says what raw ones
+look like.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dimo_core.device import transfer
+from dimo_core.errors import UsageError
+
+
+@attrs.frozen(kw_only=True)
+class Conditioning:
+    """What raw conditions look like, so that a source can make them.
+
+    Attributes:
+        kind: ``label`` (class indices), ``text`` (prompts), or a name that teacher and source agree on.
+        classes: Names of the classes, for labels.
+    """
+
+    kind: str
+    classes: tuple[str, ...] = ()
+
 
 Condition = Any
 """A tensor, or a dict, list or tuple of conditions; every tensor has the leading axis B."""
@@ -65,3 +83,45 @@ def batch_size(tree: Condition) -> int:
     while not isinstance(tree, Tensor):
         tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
     return len(tree)
+
+
+KNOWN = 20
+"""The most class names that an error lists."""
+
+
+def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
+    """``count`` raw conditions: the given ones in turn, or all classes in turn.
+
+    Args:
+        conditioning: What the teacher takes.
+        given: Class names or indices for labels; prompts, or whatever the teacher reads, otherwise.
+        count: How many.
+
+    Raises:
+        UsageError: for an unknown class, or when a teacher without classes is given nothing.
+    """
+    classes = conditioning.classes
+    if given and conditioning.kind == "label":
+        chosen: Sequence[Any] = [_label(classes, text) for text in given]
+    elif given:
+        chosen = given
+    elif classes:
+        chosen = range(len(classes))
+    else:
+        raise UsageError(f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ...")
+    return [chosen[i % len(chosen)] for i in range(count)]
+
+
+def _label(classes: Sequence[str], text: str) -> int:
+    if text in classes:
+        return classes.index(text)
+    if text.isdecimal() and (int(text) < len(classes) or not classes):
+        return int(text)
+    close = difflib.get_close_matches(text, classes, n=1)
+    known = (
+        f"Known: {', '.join(classes)}; or an index" if len(classes) <= KNOWN else "Give a name or an index"
+    )
+    raise UsageError(
+        f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}."
+        + (f" Did you mean {close[0]!r}?" if close else "")
+    )
