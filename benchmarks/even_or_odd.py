@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.metrics_log import read_metrics
 from dimo_core.run import distill
 

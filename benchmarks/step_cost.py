@@ -21,7 +21,7 @@ from dimo_core.config import resolve_job
 from dimo_core.device import find_device
 from dimo_core.engine import Engine
 from dimo_core.feeds import ConditionFeed
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 
 
 def engine_of(options: dict, device: torch.device, folder: str) -> Engine:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UsageError,
     )
-    from dimo_core.folder import Folder
+    from dimo_core.files.folder import Folder
     from dimo_core.generator import Generator, GeneratorOptions, Rollout
     from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
     from dimo_core.hookspecs import KINDS, PLUGIN_API, Register, hookimpl

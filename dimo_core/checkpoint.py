@@ -12,8 +12,8 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError
-from dimo_core.folder import Folder
-from dimo_core.weights_file import encode_tensors, read_tensors, sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 
 FORMAT = "dimo-checkpoint/1"
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from dimo_core.comparison_files import merged, publish, read_result
 from dimo_core.comparison_table import result_of
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.judge import Judge
 from dimo_core.lineup import Method, TeacherRows, generator_methods, identity, teacher_methods
 from dimo_core.protocols import Protocol

@@ -12,13 +12,13 @@ from dimo_core.backbone import inference
 from dimo_core.device import described
 from dimo_core.drawing import Drawing
 from dimo_core.errors import DimoError, UsageError
-from dimo_core.finite import check_finite
+from dimo_core.files.generator_folder import versions
+from dimo_core.files.weights import check_finite
 from dimo_core.intervals import half_sample_intervals
 from dimo_core.judge import Judge
 from dimo_core.kept_pictures import KeptPictures
 from dimo_core.lineup import Method, Opened
 from dimo_core.metric import Samples, joined_samples
-from dimo_core.model_folder import versions
 from dimo_core.progress import Progress
 from dimo_core.protocols import Protocol, completes, differences, digest
 from dimo_core.real_data import real_identity

@@ -11,7 +11,7 @@ import attrs
 from dimo_core.comparison_plots import comparison_plots
 from dimo_core.errors import UsageError
 from dimo_core.evaluation import COUNTS_DIFFER
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.pictures import Picture
 from dimo_core.protocols import differences
 from dimo_core.report import Report, write_report

@@ -8,7 +8,7 @@ import attrs
 from dimo_core.config_layers import Layer, from_file
 from dimo_core.config_sections import Problems
 from dimo_core.errors import ConfigError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 
 J = TypeVar("J")
 

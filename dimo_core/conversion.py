@@ -11,9 +11,9 @@ from dimo_core.config_draft import Draft, choose, complete, finish, next_folder,
 from dimo_core.config_layers import Layer
 from dimo_core.config_sections import Context
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import GeneratorOptions
-from dimo_core.model_folder import save_generator, versions
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 

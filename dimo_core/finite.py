@@ -9,9 +9,7 @@ from collections.abc import Mapping
 import attrs
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-
-from dimo_core.errors import NumericalError
+from torch import Tensor
 
 
 @attrs.frozen(kw_only=True)
@@ -71,21 +69,3 @@ class FiniteGuard:
                 found.append(NonFinite(step=int(when), phase=phase, culprits=culprits))
         self._found.clear()
         return found
-
-
-def check_finite(name: str, network: nn.Module) -> None:
-    """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
-
-    Args:
-        name: Whose weights they are.
-        network: The network.
-
-    Raises:
-        NumericalError: when a parameter holds NaN or infinity.
-    """
-    broken = [key for key, p in network.named_parameters() if not p.isfinite().all()]
-    if broken:
-        raise NumericalError(
-            f"{name}: {len(broken)} tensors of its weights hold NaN or infinity, such as {broken[0]!r}: its "
-            "training diverged. Take an earlier checkpoint, or leave it out."
-        )

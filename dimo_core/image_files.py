@@ -1,32 +1,17 @@
 """A folder of pictures as samples to be judged."""
 
-import io
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from dimo_core.conditions import Conditioning, raw_conditions
-from dimo_core.errors import SourceError, UsageError
-from dimo_core.folder import Folder
+from dimo_core.errors import UsageError
+from dimo_core.files.folder import Folder
+from dimo_core.files.images import RECORDS, SUFFIXES, picture_files, read_picture
 from dimo_core.metric import Samples
-from dimo_core.sample_files import RECORDS
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
-def picture_files(url: str) -> list[str]:
-    """Paths of all pictures below a folder, sorted; empty when there are none."""
-    filesystem, root = fsspec.core.url_to_fs(url.rstrip("/"))
-    found = [path for path in filesystem.find(root) if path.lower().endswith(SUFFIXES)]
-    return sorted(path for path in found if not re.search(r"/\.", path[len(root) :]))
 
 
 def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator[Samples]:
@@ -56,7 +41,7 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
     first = None
     for i in range(0, len(files), size):
-        images = [_read(filesystem, path) for path in files[i : i + size]]
+        images = [read_picture(filesystem, path) for path in files[i : i + size]]
         for path, image in zip(files[i : i + size], images, strict=True):
             first = image.shape if first is None else first
             if image.shape != first:
@@ -66,14 +51,3 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
                     "three channels."
                 )
         yield Samples(conditions=tuple(conditions[i : i + size]), images=torch.stack(images))
-
-
-def _read(filesystem: Any, path: str) -> UInt8[Tensor, "C H W"]:
-    """One picture: gray ones with one channel, others with three."""
-    try:
-        with Image.open(io.BytesIO(filesystem.cat_file(path))) as image:
-            array = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise SourceError(f"cannot read the picture {path}: {error}. Mend or remove it.") from error
-    tensor = torch.from_numpy(array)
-    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()

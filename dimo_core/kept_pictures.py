@@ -9,8 +9,8 @@ import attrs
 
 from dimo_core.drawing import DrawnBatch
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
-from dimo_core.pictures import image_png
+from dimo_core.files.folder import Folder
+from dimo_core.files.images import image_png
 from dimo_core.teacher import Teacher
 
 OF_SEED = re.compile(r"seed-(-?\d+)(\.json)?")

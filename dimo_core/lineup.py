@@ -14,14 +14,14 @@ from dimo_core.conditions import Condition
 from dimo_core.drawing import Draw
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
+from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card, strangers
+from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
-from dimo_core.model_folder import CARD, generator_folder, load_generator, read_card, strangers
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampled, Sampler, TeacherSampling, described
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.table import Kind
 from dimo_core.teacher import Teacher
-from dimo_core.weights_file import sha256
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 
 NAME = "metrics.jsonl"
 

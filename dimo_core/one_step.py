@@ -56,7 +56,7 @@ class OneStep(GeneratorOptions):
         """
         backbone = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
         if self.init:
-            from dimo_core.model_folder import check_weights, load_weights
+            from dimo_core.files.generator_folder import check_weights, load_weights
 
             if skeleton:
                 check_weights(self.init)

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError
+from dimo_core.files.weights import assign
 from dimo_core.objective import Optimisation, Part
-from dimo_core.weights_file import assign
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""

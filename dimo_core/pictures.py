@@ -1,6 +1,5 @@
 """Sheets of samples as PNG, or as text where samples are lines."""
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dimo_core.files.images import as_image, png
 from dimo_core.teacher import Preview
 
 PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
@@ -117,7 +117,7 @@ def grid(
             middle = (left - 10, top + tops[i] + height // 2)
             draw.text(middle, _fitted(name, LABEL), fill=QUIET, font=_font(), anchor="rm")
     for i, image in enumerate(images):
-        cell = _image(image).resize((width, height), _filter(width, images.shape[3]))
+        cell = as_image(image).resize((width, height), _filter(width, images.shape[3]))
         paper.paste(cell, (left + i % columns * (width + GAP), top + tops[i // columns]))
     return paper
 
@@ -136,31 +136,6 @@ def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:
         new = i < len(rows) and rows[i] != rows[i - 1]
         tops.append(tops[-1] + height + GAP + more * new)
     return tops
-
-
-def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def image_png(image: UInt8[Tensor, "C H W"], scale: int = 1) -> bytes:
-    """One image as a PNG file, each pixel ``scale`` pixels wide."""
-    picture = _image(image)
-    return png(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST))
-
-
-def image_jpeg(image: UInt8[Tensor, "C H W"], quality: int = 95) -> bytes:
-    """One image as a JPEG file."""
-    file = io.BytesIO()
-    _image(image).save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def _image(image: UInt8[Tensor, "C H W"]) -> Image.Image:
-    array = image.cpu().permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
 def _cell(images: UInt8[Tensor, "N C H W"], columns: int, scale: int | None) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from dimo_core.engine import Engine
 from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
 from dimo_core.feeds import CachedFeed, TokenFeed
-from dimo_core.folder import Folder
-from dimo_core.model_folder import versions
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import versions
 from dimo_core.objective import Ingredients
 from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry, built

@@ -10,9 +10,9 @@ from attrs import validators as v
 
 from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import sha256
 from dimo_core.suggestions import EvaluationPlan
-from dimo_core.weights_file import sha256
 
 BLOCK = 500
 """Samples whose random numbers are drawn together, as in the table of a run: batch size changes no sample."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.number_text import aligned
 from dimo_core.pictures import Picture
 from dimo_core.table import Row, Table

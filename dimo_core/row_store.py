@@ -15,9 +15,9 @@ from loguru import logger
 from safetensors import SafetensorError
 
 from dimo_core.errors import CheckpointError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.metric import Samples
-from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 
 ROWS, PARTS = "rows", "parts"
 OBSERVED = "observed."

@@ -14,11 +14,11 @@ from dimo_core.device import find_device
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import UsageError
 from dimo_core.feeds import ConditionFeed
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
 from dimo_core.job import Job
 from dimo_core.memory import plan_memory
-from dimo_core.model_folder import save_generator
 from dimo_core.registry import Registry
 from dimo_core.results import Results
 from dimo_core.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder

@@ -9,13 +9,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from dimo_core.drawing import Drawing, DrawnBatch
-from dimo_core.pictures import image_jpeg, image_png, sheet
+from dimo_core.files.images import RECORDS, image_jpeg, image_png
+from dimo_core.files.weights import sha256
+from dimo_core.pictures import sheet
 from dimo_core.teacher import Preview
 from dimo_core.unfinished import Unfinished
-from dimo_core.weights_file import sha256
-
-RECORDS = "samples.jsonl"
-"""One line a sample; it is written when all else is there."""
 
 LINES = "samples.txt"
 

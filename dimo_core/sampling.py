@@ -13,16 +13,16 @@ from dimo_core.device import find_device
 from dimo_core.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
 from dimo_core.draws import Draws
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import CARD, load_generator
+from dimo_core.files.prompts import PromptSet
+from dimo_core.files.weights import sha256
 from dimo_core.generator import Generator
-from dimo_core.model_folder import CARD, load_generator
-from dimo_core.prompt_files import PromptSet
 from dimo_core.registry import Registry
 from dimo_core.sample_files import SampleFiles
 from dimo_core.sampler import Sampled, TeacherSampling, described
 from dimo_core.teacher import Sampling, Teacher
 from dimo_core.unfinished import Unfinished
-from dimo_core.weights_file import sha256
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""

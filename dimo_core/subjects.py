@@ -11,9 +11,9 @@ from dimo_core.config_layers import Layer
 from dimo_core.config_sampling import DEFAULTS
 from dimo_core.config_sections import Context
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
-from dimo_core.image_files import picture_files
-from dimo_core.model_folder import CARD, built, generator_folder, read_card
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import CARD, built, generator_folder, read_card
+from dimo_core.files.images import picture_files
 from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher

@@ -21,10 +21,10 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.sources import Data, Examples, PictureStream
 from dimo_core.teacher import Teacher
-from dimo_core.weights_file import encode_tensors, read_tensors, sha256
 
 FORMAT = "dimo-tokens/1"
 PLAN, EXAMPLES, MANIFEST, BROKEN = "plan.json", "examples.safetensors", "manifest.json", "broken.jsonl"

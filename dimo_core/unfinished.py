@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 
 PLACE = "unfinished"
 REQUEST = "request.json"

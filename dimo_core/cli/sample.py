@@ -11,8 +11,8 @@ import yaml
 from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
+from dimo_core.files.prompts import Layout, PromptSet, read_prompts
 from dimo_core.options import Path
-from dimo_core.prompt_files import Layout, PromptSet, read_prompts
 
 SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}
 """Short forms of the teacher's form of the command."""

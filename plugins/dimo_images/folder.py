@@ -10,8 +10,8 @@ import fsspec
 from attrs import validators as v
 
 from dimo_core.errors import UsageError
+from dimo_core.files.urls import version_of
 from dimo_core.sources import Picture, PictureStream
-from dimo_core.urls import version_of
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
 from dimo_images.parts import SPLITS, part_of

@@ -10,9 +10,9 @@ import fsspec
 from attrs import validators as v
 
 from dimo_core.errors import UsageError
+from dimo_core.files.tar_samples import tar_samples
+from dimo_core.files.urls import client_options, expanded, version_of
 from dimo_core.sources import Picture, PictureStream
-from dimo_core.tar_samples import tar_samples
-from dimo_core.urls import client_options, expanded, version_of
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
 

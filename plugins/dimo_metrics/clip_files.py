@@ -6,8 +6,8 @@ from pathlib import Path
 
 import fsspec
 
-from dimo_core.cache import is_there, local_copy
 from dimo_core.errors import CheckpointError
+from dimo_core.files.cache import is_there, local_copy
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

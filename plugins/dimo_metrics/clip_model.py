@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, MissingLibraryError
-from dimo_core.foreign import read_foreign
+from dimo_core.files.foreign import read_foreign
+from dimo_core.files.weights import assign
 from dimo_core.libraries import FAILURES, import_beside_torchvision
-from dimo_core.weights_file import assign
 from dimo_metrics.clip_files import CONFIG, PICTURES, TOKENIZER, WEIGHTS, clip_files
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

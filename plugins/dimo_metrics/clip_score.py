@@ -11,9 +11,9 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.cache import file_sha256
 from dimo_core.device import find_device
 from dimo_core.errors import UsageError
+from dimo_core.files.cache import file_sha256
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
 from dimo_metrics.clip_files import clip_files

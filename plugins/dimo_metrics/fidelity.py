@@ -10,7 +10,7 @@ from jaxtyping import Float
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.cache import file_sha256, local_copy
+from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
 from dimo_metrics.extractor import PackedFeatures, register_extractor

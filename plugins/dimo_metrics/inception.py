@@ -13,10 +13,10 @@ from jaxtyping import Float, UInt8
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.cache import file_sha256, local_copy
 from dimo_core.device import find_device
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.foreign import read_foreign
+from dimo_core.files.cache import file_sha256, local_copy
+from dimo_core.files.foreign import read_foreign
 from dimo_core.metric import FeatureExtractor
 from dimo_metrics.library import load_torch_fidelity
 

@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 import torch
 
-from dimo_core.cache import file_sha256, local_copy
 from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.sources import Data, Examples
 
 SPLIT = "all"

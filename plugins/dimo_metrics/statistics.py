@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from dimo_core.cache import local_copy
 from dimo_core.errors import CheckpointError, NumericalError, UsageError
+from dimo_core.files.cache import local_copy
 from dimo_metrics.library import load_torch_fidelity
 
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from dimo_core.errors import UsageError
-from dimo_core.tar_samples import tar_samples
+from dimo_core.files.tar_samples import tar_samples
 
 Format = Literal["tar", "text", "jsonl"]
 """What a file is."""

@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 from loguru import logger
 
-from dimo_core.cache import cache_folder
 from dimo_core.errors import UsageError
+from dimo_core.files.cache import cache_folder
+from dimo_core.files.urls import is_missing
 from dimo_core.progress import Progress
 from dimo_core.sources import FEW
-from dimo_core.urls import is_missing
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import LINES, Count, Counted, Index
 from dimo_prompts.reading import Reader, told

@@ -11,8 +11,8 @@ from loguru import logger
 
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
+from dimo_core.files.urls import SILENCE, expanded, is_missing
 from dimo_core.sources import Conditions
-from dimo_core.urls import SILENCE, expanded, is_missing
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import Index, read_whole
 from dimo_prompts.indexing import Indexer, no_files

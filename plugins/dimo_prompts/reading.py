@@ -14,7 +14,7 @@ import attrs
 import fsspec
 from loguru import logger
 
-from dimo_core.urls import cause_of, client_options, is_missing, told_version
+from dimo_core.files.urls import cause_of, client_options, is_missing, told_version
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ import attrs
 import yaml
 from torch import Tensor
 
-from dimo_core.cache import is_there, local_copy
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.folder import Folder
-from dimo_core.foreign import ForeignFile, read_foreign
-from dimo_core.weights_file import encode_tensors, read_tensors, sha256
+from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.folder import Folder
+from dimo_core.files.foreign import ForeignFile, read_foreign
+from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_maskgit.tokenizer import Tokenizer, load_tokenizer
 from dimo_maskgit.transformer import PUBLISHED, Architecture
 from dimo_maskgit.vqgan import Vqgan

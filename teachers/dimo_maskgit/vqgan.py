@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.weights_file import assign
+from dimo_core.files.weights import assign
 from dimo_maskgit.diffusers_model import load_vq_model
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.vqgan_config import VqganConfig

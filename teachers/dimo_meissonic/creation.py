@@ -11,10 +11,10 @@ from torch import Tensor
 from dimo_core.choice import Choice
 from dimo_core.draws import stream_seed
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import encode_tensors, sha256
 from dimo_core.sources import Examples
 from dimo_core.teacher import EvaluationPlan
-from dimo_core.weights_file import encode_tensors, sha256
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import FORMAT, TEXT, TRANSFORMER, VQVAE, WEIGHTS, Part, Published
 from dimo_meissonic.image_fit import fit_images, image_config

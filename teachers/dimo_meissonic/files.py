@@ -14,12 +14,11 @@ import yaml
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.cache import is_there, local_copy
 from dimo_core.errors import CheckpointError, StorageError
-from dimo_core.file_digests import remembered_sha256
-from dimo_core.folder import Folder
-from dimo_core.foreign import read_foreign
-from dimo_core.weights_file import read_tensors
+from dimo_core.files.cache import is_there, local_copy, remembered_sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.foreign import read_foreign
+from dimo_core.files.weights import read_tensors
 
 FORMAT = "dimo-meissonic/1"
 CARD = "teacher.yaml"

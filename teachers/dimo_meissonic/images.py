@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.files.weights import assign
 from dimo_core.tokens import Tokens
-from dimo_core.weights_file import assign
 from dimo_meissonic.libraries import library
 
 SITES = 4096

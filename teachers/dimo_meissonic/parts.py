@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError
-from dimo_core.folder import Folder
-from dimo_core.weights_file import sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import sha256
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import (
     TEXT,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dimo_core.backbone import Backbone
-from dimo_core.folder import Folder
-from dimo_core.weights_file import encode_tensors, sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import encode_tensors, sha256
 from dimo_meissonic.files import CARD, FORMAT, TEXT, TOKENIZER, TRANSFORMER, VQVAE, WEIGHTS, Part
 from dimo_meissonic.text import text_tensors
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
 from dimo_core.device import find_device
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import assign
 from dimo_core.sources import Examples
 from dimo_core.suggestions import Recipe
 from dimo_core.teacher import Capability, EvaluationPlan, Sampling, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
-from dimo_core.weights_file import assign
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.conditions import PromptConditions
 from dimo_meissonic.files import VQVAE

@@ -18,7 +18,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.weights_file import assign
+from dimo_core.files.weights import assign
 from dimo_meissonic.libraries import library
 
 NEGATIVE_PROMPT = (

@@ -16,8 +16,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from loguru import logger
 
-from dimo_core.cache import cache_folder, file_sha256, local_copy
 from dimo_core.errors import CheckpointError
+from dimo_core.files.cache import cache_folder, file_sha256, local_copy
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -252,7 +252,7 @@ def test_several_at_once_do_not_disturb_each_other(server: str, cache: Path) -> 
 
 
 def test_two_processes_at_once_do_not_disturb_each_other(server: str, cache: Path) -> None:
-    code = "import sys; from dimo_core.cache import local_copy; print(local_copy(sys.argv[1]))"
+    code = "import sys; from dimo_core.files.cache import local_copy; print(local_copy(sys.argv[1]))"
     command = [sys.executable, "-c", code, f"{server}/whole.pth"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outputs = [process.communicate() for process in running]

@@ -13,7 +13,7 @@ from dimo_core import drawing as drawing_module
 from dimo_core.choice import Choice
 from dimo_core.comparison import Comparison
 from dimo_core.errors import CheckpointError, MissingLibraryError, NumericalError, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.judge import Judge
 from dimo_core.lineup import Method, Opened
 from dimo_core.protocols import Protocol, digest

@@ -17,8 +17,8 @@ from dimo_core.dimo_objective import Dimo
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.feeds import ConditionFeed
+from dimo_core.files.folder import Folder
 from dimo_core.finite import FiniteGuard
-from dimo_core.folder import Folder
 from dimo_core.guidance import Constant
 from dimo_core.metrics_log import read_metrics
 from dimo_core.objective import Ingredients, Optimisation

@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from dimo_core.errors import StorageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 
 
 @pytest.fixture(params=["local", "file", "memory"])

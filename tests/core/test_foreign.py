@@ -22,9 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.foreign import WRAPPERS, read_foreign
-from dimo_core.stored_tensor import StoredTensor
-from dimo_core.torch_pickle import Inert
+from dimo_core.files.foreign import WRAPPERS, Inert, StoredTensor, read_foreign
 
 TYPES = (
     *("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dimo_core.pictures import GAP, MARGIN, beside, grid, image_png, over_time, png, sheet
+from dimo_core.files.images import image_png, png
+from dimo_core.pictures import GAP, MARGIN, beside, grid, over_time, sheet
 from dimo_core.teacher import Preview
 
 

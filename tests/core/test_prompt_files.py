@@ -8,8 +8,8 @@ from PIL import Image
 
 from dimo_core.cli.dispatch import main
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
-from dimo_core.prompt_files import PromptSet, read_prompts
+from dimo_core.files.folder import Folder
+from dimo_core.files.prompts import PromptSet, read_prompts
 
 GENEVAL = [
     {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "0"},

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.pictures import Picture, sheet
 from dimo_core.plots import plots
 from dimo_core.report import Report, sheets_over_time, write_report

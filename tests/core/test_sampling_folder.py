@@ -14,9 +14,9 @@ from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.expectations import require_suggestions
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
+from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
-from dimo_core.prompt_files import Prompt, PromptSet
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sampling import sample_folder, sample_teacher
 from dimo_core.teacher import Sampling

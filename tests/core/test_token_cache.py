@@ -19,7 +19,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.draws import permutation
 from dimo_core.errors import CheckpointError, Interrupted, PluginError, UsageError
 from dimo_core.feeds import CachedFeed, EpochOrder, TokenFeed
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.sources import Data, Examples, Picture, PictureStream
 from dimo_core.teacher import Teacher
 from dimo_core.token_cache import EncodedExamples, TokenCache, smallest

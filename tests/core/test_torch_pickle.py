@@ -13,9 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimo_core.pickle_scan import NESTING, scan
-from dimo_core.stored_tensor import Storage
-from dimo_core.torch_pickle import DAMAGE, KNOWN, Inert, unpickle
+from dimo_core.files.foreign import DAMAGE, KNOWN, NESTING, Inert, Storage, scan, unpickle
 
 
 def text(value: str) -> bytes:

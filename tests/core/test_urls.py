@@ -2,7 +2,7 @@
 
 import pytest
 
-from dimo_core.urls import told_version, version_of
+from dimo_core.files.urls import told_version, version_of
 
 
 @pytest.mark.parametrize(

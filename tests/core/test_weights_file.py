@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.folder import Folder
-from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3).t(),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.metrics_log import read_metrics
 
 QUICK = ["--eval.enabled", "false", "--train.sample_every", "0", "--train.log_every", "1", "--device", "cpu"]

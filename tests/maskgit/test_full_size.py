@@ -11,7 +11,7 @@ from dimo_core.config import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.engine import Engine
 from dimo_core.feeds import ConditionFeed
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.job import Job
 from dimo_core.memory import plan_memory
 from dimo_maskgit.codebook import PatchCodebook

@@ -15,9 +15,9 @@ from torch import Tensor
 from dimo_core.cli.dispatch import main as dimo
 from dimo_core.config import resolve_job
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.folder import Folder
-from dimo_core.foreign import read_foreign
-from dimo_core.model_folder import load_generator, read_card
+from dimo_core.files.folder import Folder
+from dimo_core.files.foreign import read_foreign
+from dimo_core.files.generator_folder import load_generator, read_card
 from dimo_core.testing import check_teacher
 from dimo_maskgit.parts import infer_architecture, is_weights_file
 from dimo_maskgit.pretraining import Pretraining

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as f
 
 from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
+from dimo_core.files.weights import encode_tensors
 from dimo_core.teacher import to_uint8
-from dimo_core.weights_file import encode_tensors
 from dimo_maskgit.diffusers_model import load_vq_model
 from dimo_maskgit.tokenizer import load_tokenizer
 from dimo_maskgit.vqgan import Vqgan

@@ -11,12 +11,12 @@ import yaml
 from loguru import logger
 from safetensors.torch import load_file, save_file
 
-from dimo_core import file_digests
-from dimo_core.cache import file_sha256
 from dimo_core.cli.dispatch import main as dimo
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.folder import Folder
-from dimo_core.model_folder import load_generator
+from dimo_core.files import cache
+from dimo_core.files.cache import file_sha256
+from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import load_generator
 from dimo_core.one_step import OneStep
 from dimo_core.run import RunResult, distill
 from dimo_core.testing import check_teacher
@@ -250,14 +250,14 @@ def test_sampling_reads_the_weights_of_a_published_folder_for_their_digests_once
 ) -> None:
     """A generator's card holds digests of all parts, also of those that a sample does not need."""
     monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(file_digests, "SETTLED", -60.0)
+    monkeypatch.setattr(cache, "SETTLED", -60.0)
     hashed: list[Path] = []
 
     def spy(path: Path) -> str:
         hashed.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(file_digests, "file_sha256", spy)
+    monkeypatch.setattr(cache, "file_sha256", spy)
     checkpoint = Path(shutil.copytree(options["checkpoint"], tmp_path / "teacher"))
     run(tmp_path / "run", {**options, "checkpoint": str(checkpoint)}, prompts, "fast")
     assert 3 == len(hashed)

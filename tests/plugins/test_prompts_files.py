@@ -16,7 +16,7 @@ from loguru import logger
 
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import ConfigError, SourceError, UsageError
-from dimo_core.folder import Folder
+from dimo_core.files.folder import Folder
 from dimo_core.run import RunResult, distill
 from dimo_core.run_folder import open_conditions
 from dimo_core.testing import check_conditions

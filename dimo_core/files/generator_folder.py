@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.folder import Folder
-from dimo_core.foreign import read_foreign
+from dimo_core.files.folder import Folder
+from dimo_core.files.foreign import read_foreign
+from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
 from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
-from dimo_core.weights_file import assign, encode_tensors, read_tensors, sha256
 
 FORMAT = "dimo-generator/1"
 CARD, WEIGHTS = "generator.yaml", "generator.safetensors"

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dimo_core.cache import local_copy
-from dimo_core.errors import CheckpointError
-from dimo_core.folder import Folder
+from dimo_core.errors import CheckpointError, NumericalError
+from dimo_core.files.cache import local_copy
+from dimo_core.files.folder import Folder
 
 
 def sha256(data: bytes) -> str:
@@ -35,7 +35,7 @@ def read_tensors(
         folder: Where it is.
         name: The file.
         digest: Its expected SHA-256.
-        cached: Keep a remote file in the cache of this machine (:func:`~dimo_core.cache.local_copy`), and map
+        cached: Keep a remote file in this machine's cache (``files.cache.local_copy``), and map
             it into memory instead of reading it whole; for weights that do not change.
 
     Raises:
@@ -89,3 +89,21 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def check_finite(name: str, network: nn.Module) -> None:
+    """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
+
+    Args:
+        name: Whose weights they are.
+        network: The network.
+
+    Raises:
+        NumericalError: when a parameter holds NaN or infinity.
+    """
+    broken = [key for key, p in network.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise NumericalError(
+            f"{name}: {len(broken)} tensors of its weights hold NaN or infinity, such as {broken[0]!r}: its "
+            "training diverged. Take an earlier checkpoint, or leave it out."
+        )

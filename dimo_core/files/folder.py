@@ -14,7 +14,7 @@ import fsspec
 import yaml
 
 from dimo_core.errors import StorageError
-from dimo_core.urls import cause_of, is_missing
+from dimo_core.files.urls import cause_of, is_missing
 
 
 def _trimmed(url: str | os.PathLike[str]) -> str:

@@ -8,8 +8,8 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.errors import UsageError
-from dimo_core.folder import Folder
-from dimo_core.urls import cause_of
+from dimo_core.files.folder import Folder
+from dimo_core.files.urls import cause_of
 
 Layout = Literal["plain", "geneval", "hpsv2"]
 """How pictures are laid out: numbered in one folder, or as the scorers of GenEval and HPSv2 expect them."""
