@@ -14,7 +14,7 @@ from dimo_core.backbone import Backbone, Rows, row_parts
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
-from dimo_core.process import Schedule, mask_ratio
+from dimo_core.method.process import Schedule, mask_ratio
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens

@@ -11,7 +11,7 @@ from dimo_core.cli import main
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
-from dimo_core.one_step import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.registry import Registry
 from dimo_core.subjects import find_subject
 

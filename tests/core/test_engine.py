@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from dimo_core.checkpoint import complete_steps, step_name
-from dimo_core.denoiser import Denoiser
-from dimo_core.dimo_objective import Dimo
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.feeds import ConditionFeed
 from dimo_core.files.folder import Folder
 from dimo_core.finite import FiniteGuard
 from dimo_core.guidance import Constant
+from dimo_core.method.denoiser import Denoiser
+from dimo_core.method.dimo import Dimo
+from dimo_core.method.one_step import OneStep
 from dimo_core.metrics_log import read_metrics
 from dimo_core.objective import Ingredients, Optimisation
-from dimo_core.one_step import OneStep
 from dimo_core.part_state import PartState
 from dimo_core.settings import Train
 from dimo_divergences import Jeffrey

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dimo_core.draws import Draws
-from dimo_core.masked_modelling import MaskedModelling, MaskedModellingObjective
+from dimo_core.method.masked_modelling import MaskedModelling, MaskedModellingObjective
+from dimo_core.method.process import draw_remask
 from dimo_core.objective import Batch, Ingredients
-from dimo_core.step import draw_remask
 
 B, L, V = 6, 4, 5
 DRAWS = Draws(seed=2, phase="denoise", total=B)

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimo_core.denoiser import Denoiser
 from dimo_core.draws import Draws
 from dimo_core.generator import filtered
-from dimo_core.one_step import OneStep, OneStepGenerator
-from dimo_core.process import perturb
+from dimo_core.method.denoiser import Denoiser
+from dimo_core.method.one_step import OneStep, OneStepGenerator
+from dimo_core.method.process import perturb
 
 C = torch.tensor([0, 1, 1])
 DRAWS = Draws(seed=0, phase="p", total=3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dimo_core.draws import Draws
-from dimo_core.process import apply_mask, draw_mask, initial_tokens, mask_ratio, masked_count, perturb
+from dimo_core.method.process import apply_mask, draw_mask, initial_tokens, mask_ratio, masked_count, perturb
 from dimo_core.tokens import TokenSpace
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "schedules.json").read_text())

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimo_core.denoiser import Denoiser, DenoisingAuxiliary
 from dimo_core.divergence import Divergence
 from dimo_core.draws import RecordedDraws
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
 from dimo_core.generator import Rollout, filtered
 from dimo_core.guidance import Constant, guided
-from dimo_core.one_step import OneStep, OneStepGenerator
-from dimo_core.process import perturb
-from dimo_core.step import Remask, Step
-from dimo_core.weights import weight_sum
+from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
+from dimo_core.method.one_step import OneStep, OneStepGenerator
+from dimo_core.method.process import Remask, perturb
+from dimo_core.method.step import Step
+from dimo_core.method.weighting import weight_sum
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit

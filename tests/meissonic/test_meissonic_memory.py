@@ -12,7 +12,7 @@ from dimo_core import backbone, memory
 from dimo_core.config import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.memory import LiveTensors, MemoryPlan, plan_memory
-from dimo_core.one_step import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_meissonic.teacher import Meissonic
 
 WHOLE = 2 * 4096 * 8192 * 4

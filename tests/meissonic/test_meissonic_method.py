@@ -11,15 +11,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from dimo_core import process
 from dimo_core.config import resolve_job
-from dimo_core.denoiser import Denoiser, DenoisingAuxiliary
-from dimo_core.dimo_objective import Dimo
 from dimo_core.draws import Draws, RecordedDraws
 from dimo_core.guidance import Constant, guided
+from dimo_core.method import process
+from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
+from dimo_core.method.dimo import Dimo
+from dimo_core.method.process import draw_remask
+from dimo_core.method.step import Step
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
-from dimo_core.step import Step, draw_remask
 from dimo_core.tokens import TokenSpace
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_meissonic.samplings import SAMPLINGS

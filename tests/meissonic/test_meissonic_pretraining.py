@@ -15,7 +15,7 @@ from dimo_core.choice import Choice
 from dimo_core.config import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.masked_modelling import DenoisePhase, MaskedModelling
+from dimo_core.method.masked_modelling import DenoisePhase, MaskedModelling
 from dimo_core.objective import Batch
 from dimo_core.registry import Registry
 from dimo_core.run import distill

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.files.weights import assign
-from dimo_core.process import perturb
+from dimo_core.method.process import perturb
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.timestep import Clock
 from dimo_meissonic.transformer import MeissonicTransformer

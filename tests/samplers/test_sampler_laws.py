@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
-from dimo_core.process import mask_ratio
+from dimo_core.method.process import mask_ratio
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_samplers.ancestral import AncestralSampler
 from dimo_samplers.kernel import first_jump, posterior

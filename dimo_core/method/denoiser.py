@@ -9,7 +9,7 @@ from torch import Tensor
 from dimo_core.auxiliary import Auxiliary, AuxiliaryOptions
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
-from dimo_core.one_step import trainable_copy
+from dimo_core.method.one_step import trainable_copy
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 

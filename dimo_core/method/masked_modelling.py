@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from attrs import validators as v
 from torch import Tensor
 
-from dimo_core import conditions, process
+from dimo_core import conditions
 from dimo_core.backbone import Backbone, full
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
+from dimo_core.method import process
+from dimo_core.method.process import draw_remask
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -23,7 +25,6 @@ from dimo_core.objective import (
     Phase,
     Stream,
 )
-from dimo_core.step import draw_remask
 from dimo_core.teacher import Teacher
 
 

@@ -19,86 +19,24 @@ from typing import Literal
 
 import attrs
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from dimo_core import process
 from dimo_core.auxiliary import Auxiliary
-from dimo_core.backbone import Backbone, Rows, full, row_parts
+from dimo_core.backbone import Backbone, Rows, row_parts
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer
 from dimo_core.divergence import Divergence
-from dimo_core.draws import Draws
 from dimo_core.generator import Generator, Rollout
 from dimo_core.guidance import Guidance, guided
+from dimo_core.method import process
+from dimo_core.method.logits import Logits
+from dimo_core.method.process import Remask
+from dimo_core.method.weighting import Weight
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
-from dimo_core.weights import Weight
 
 Jacobian = Literal["auxiliary", "student"]
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Remask:
-    """Where q_{t|0} hides tokens; ratio and counts stay on the CPU.
-
-    Attributes:
-        ratio: r(t) of each sample.
-        counts: Masked tokens of each sample.
-        masked: The masked sites, on the training device.
-        rows: The same sites as flat indices into B * L, sample by sample.
-    """
-
-    ratio: Float[Tensor, " B"]
-    counts: Int[Tensor, " B"]
-    masked: Bool[Tensor, "B L"]
-    rows: Rows
-
-
-def draw_remask(
-    length: int,
-    schedule: process.Schedule,
-    masking: process.Masking,
-    draws: Draws,
-    *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Remask:
-    """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
-    host = draws.host()
-    ratio = process.mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
-    masked = process.draw_mask(ratio, length, host, masking)
-    rows = masked.flatten().nonzero().squeeze(1)
-    return Remask(
-        ratio=ratio,
-        counts=masked.sum(1),
-        masked=transfer(masked, draws.device),
-        rows=transfer(rows, draws.device),
-    )
-
-
-class Logits:
-    """The logits of one forward pass, made for some rows at a time.
-
-    Gradients gather at the hidden states; ``backward`` then sends them through the network, once.
-
-    Args:
-        hidden: Hidden states, with their graph.
-        head: Logits of rows, from hidden states.
-    """
-
-    def __init__(self, hidden: Float[Tensor, "B L D"], head: Callable[[Tensor, Rows], Tensor]) -> None:
-        self.hidden, self.head = hidden, head
-        self.leaf = hidden.detach().requires_grad_(hidden.requires_grad)
-
-    def __call__(self, rows: Rows) -> Float[Tensor, "k V"]:
-        """The logits of flat rows, in fp32 at least."""
-        return full(self.head(self.leaf, rows))
-
-    def backward(self) -> None:
-        """Hand on what the rows' backward passes left."""
-        if self.leaf.grad is not None:
-            self.hidden.backward(self.leaf.grad)
-            self.leaf.grad = None
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -6,11 +6,15 @@ t = 0 is clean, t = 1 is all masked, and r(t) increases.
 import math
 from typing import Literal
 
+import attrs
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dimo_core.backbone import Rows
+from dimo_core.device import transfer
 from dimo_core.draws import Draws
+from dimo_core.method import process
 from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["linear", "square", "cosine", "arccos"]
@@ -69,3 +73,41 @@ def initial_tokens(space: TokenSpace, r_init: float, draws: Draws) -> Tokens:
 def perturb(e: Float[Tensor, "B L E"], sigma: float, eps: Float[Tensor, "B L E"]) -> Float[Tensor, "B L E"]:
     """Noise on token embeddings, sqrt(1 - sigma^2) e + sigma eps (paper, section 3.3)."""
     return math.sqrt(1 - sigma**2) * e + sigma * eps.to(e)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Remask:
+    """Where q_{t|0} hides tokens; ratio and counts stay on the CPU.
+
+    Attributes:
+        ratio: r(t) of each sample.
+        counts: Masked tokens of each sample.
+        masked: The masked sites, on the training device.
+        rows: The same sites as flat indices into B * L, sample by sample.
+    """
+
+    ratio: Float[Tensor, " B"]
+    counts: Int[Tensor, " B"]
+    masked: Bool[Tensor, "B L"]
+    rows: Rows
+
+
+def draw_remask(
+    length: int,
+    schedule: process.Schedule,
+    masking: process.Masking,
+    draws: Draws,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Remask:
+    """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
+    host = draws.host()
+    ratio = process.mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
+    masked = process.draw_mask(ratio, length, host, masking)
+    rows = masked.flatten().nonzero().squeeze(1)
+    return Remask(
+        ratio=ratio,
+        counts=masked.sum(1),
+        masked=transfer(masked, draws.device),
+        rows=transfer(rows, draws.device),
+    )

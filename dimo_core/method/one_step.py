@@ -9,11 +9,11 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core import process
 from dimo_core.backbone import Backbone, row_parts
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
+from dimo_core.method import process
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 

@@ -8,10 +8,13 @@ import torch
 from attrs import validators as v
 from torch import Tensor, nn
 
-from dimo_core import process
 from dimo_core.backbone import Rows
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
+from dimo_core.method import process
+from dimo_core.method.process import Remask, draw_remask
+from dimo_core.method.step import Jacobian, Step
+from dimo_core.method.weighting import WEIGHTS, WeightName
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -21,8 +24,6 @@ from dimo_core.objective import (
     Part,
     Phase,
 )
-from dimo_core.step import Jacobian, Remask, Step, draw_remask
-from dimo_core.weights import WEIGHTS, WeightName
 
 
 def _check_bounds(

@@ -1,0 +1,1 @@
+"""The paper: its process, step, losses and networks."""
