@@ -4,11 +4,13 @@ from typing import Any
 
 from loguru import logger
 
+from dimo_core.data.feeds import CachedFeed, TokenFeed
+from dimo_core.data.token_cache import TokenCache
+from dimo_core.data.token_encoding import encoded
 from dimo_core.device import find_device
 from dimo_core.engine import Engine
 from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
-from dimo_core.feeds import CachedFeed, TokenFeed
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
 from dimo_core.objective import Ingredients
@@ -18,8 +20,6 @@ from dimo_core.run_folder import CONFIG, log_file, open_run_folder, publish
 from dimo_core.settings import Evaluate
 from dimo_core.table import Table
 from dimo_core.teacher import Teacher
-from dimo_core.token_cache import TokenCache
-from dimo_core.token_encoding import encoded
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""

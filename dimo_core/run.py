@@ -10,10 +10,10 @@ from rich.console import Console
 
 from dimo_core.alarms import Alarms
 from dimo_core.config import resolve_job
+from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import UsageError
-from dimo_core.feeds import ConditionFeed
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dimo_core.checkpoint import complete_steps, step_name
+from dimo_core.data.feeds import ConditionFeed
 from dimo_core.engine import Action, Engine
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
-from dimo_core.feeds import ConditionFeed
 from dimo_core.files.folder import Folder
 from dimo_core.finite import FiniteGuard
 from dimo_core.guidance import Constant

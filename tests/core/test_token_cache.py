@@ -16,14 +16,14 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.conditions import Conditioning
+from dimo_core.data.feeds import CachedFeed, EpochOrder, TokenFeed
+from dimo_core.data.token_cache import EncodedExamples, TokenCache, smallest
+from dimo_core.data.token_encoding import encoded, prefetched
 from dimo_core.draws import permutation
 from dimo_core.errors import CheckpointError, Interrupted, PluginError, UsageError
-from dimo_core.feeds import CachedFeed, EpochOrder, TokenFeed
 from dimo_core.files.folder import Folder
 from dimo_core.sources import Data, Examples, Picture, PictureStream
 from dimo_core.teacher import Teacher
-from dimo_core.token_cache import EncodedExamples, TokenCache, smallest
-from dimo_core.token_encoding import encoded, prefetched
 from dimo_core.tokens import TokenSpace
 
 CPU = torch.device("cpu")

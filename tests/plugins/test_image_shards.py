@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 
 from dimo_core.config_pretraining import resolve_pretraining
+from dimo_core.data.feeds import CachedFeed
+from dimo_core.data.token_cache import TokenCache
 from dimo_core.errors import MissingLibraryError, UsageError
-from dimo_core.feeds import CachedFeed
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import expanded
 from dimo_core.pretraining import pretrain
 from dimo_core.registry import Registry
 from dimo_core.sources import Picture
-from dimo_core.token_cache import TokenCache
 from dimo_images.shards import ImageShards
 
 CLASSES = ("cat", "dog", "eel")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dimo_core.data.feeds import TokenFeed
 from dimo_core.errors import UsageError
-from dimo_core.feeds import TokenFeed
 from dimo_core.sources import Examples
 from dimo_core.teacher import EvaluationPlan, Teacher
 from dimo_core.testing import check_options

@@ -8,11 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dimo_core import conditions
+from dimo_core.data.token_cache import EncodedExamples
 from dimo_core.draws import Draws, permutation
 from dimo_core.objective import Batch
 from dimo_core.sources import ConditionStream, Data, Examples
 from dimo_core.teacher import Teacher
-from dimo_core.token_cache import EncodedExamples
 from dimo_core.tokens import Tokens
 
 

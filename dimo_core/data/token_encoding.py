@@ -11,12 +11,12 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core import conditions
+from dimo_core.data.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
 from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress
 from dimo_core.signals import Stop
 from dimo_core.sources import Picture
 from dimo_core.teacher import Teacher
-from dimo_core.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
 from dimo_core.tokens import Tokens
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""Batches of conditions and tokens by global position."""
