@@ -18,8 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.files.folder import Folder
-from dimo_core.metrics_log import read_metrics
 from dimo_core.run import distill
 
 SHOWN = ("fid", "readable", "accuracy", "entropy", "precision", "recall", "is", "density", "coverage")

@@ -20,7 +20,7 @@ from even_or_odd import COST, STUDIES
 from dimo_core.config import resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
-from dimo_core.engine import Engine
+from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
 
 

@@ -8,7 +8,7 @@ from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import TokenCache
 from dimo_core.data.token_encoding import encoded
 from dimo_core.device import find_device
-from dimo_core.engine import Engine
+from dimo_core.engine.loop import Engine
 from dimo_core.errors import UsageError
 from dimo_core.evaluation import Evaluator
 from dimo_core.files.folder import Folder

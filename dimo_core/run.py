@@ -8,11 +8,11 @@ import yaml
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.alarms import Alarms
 from dimo_core.config import resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
-from dimo_core.engine import Action, Engine
+from dimo_core.engine.alarms import Alarms
+from dimo_core.engine.loop import Action, Engine
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator

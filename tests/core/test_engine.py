@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimo_core.checkpoint import complete_steps, step_name
 from dimo_core.data.feeds import ConditionFeed
-from dimo_core.engine import Action, Engine
+from dimo_core.engine.checkpoint import complete_steps, step_name
+from dimo_core.engine.finite import FiniteGuard
+from dimo_core.engine.loop import Action, Engine
+from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.engine.part_state import PartState
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
-from dimo_core.finite import FiniteGuard
 from dimo_core.guidance import Constant
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
 from dimo_core.method.one_step import OneStep
-from dimo_core.metrics_log import read_metrics
 from dimo_core.objective import Ingredients, Optimisation
-from dimo_core.part_state import PartState
 from dimo_core.settings import Train
 from dimo_divergences import Jeffrey
 from dimo_prompts.labels import Labels

@@ -8,11 +8,11 @@ import pytest
 import torch
 from loguru import logger
 
-from dimo_core.alarms import Alarms
+from dimo_core.engine.alarms import Alarms
+from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.method.one_step import OneStep
-from dimo_core.metrics_log import read_metrics
 from dimo_core.run import RunResult, distill
 from dimo_divergences import Jeffrey
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.files.folder import Folder
-from dimo_core.metrics_log import read_metrics
 
 QUICK = ["--eval.enabled", "false", "--train.sample_every", "0", "--train.log_every", "1", "--device", "cpu"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DIMO_LOG_LEVEL": "WARNING"}

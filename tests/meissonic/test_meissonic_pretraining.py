@@ -288,7 +288,7 @@ def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) 
     """Pretrain; with ``stop_at`` stopped after so many steps, and resumed."""
     from dimo_core import pretraining
     from dimo_core.config_pretraining import resolve_pretraining
-    from dimo_core.engine import Engine
+    from dimo_core.engine.loop import Engine
 
     monkeypatch.setattr(pretraining, "_judge", lambda *_: None)
     job = resolve_pretraining({**ARGUMENTS, "out": str(out)})

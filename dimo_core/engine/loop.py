@@ -16,14 +16,14 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.draws import Draws, stream_seed
+from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
+from dimo_core.engine.finite import FiniteGuard
+from dimo_core.engine.metrics_log import MetricsLog
+from dimo_core.engine.part_state import PartState
 from dimo_core.errors import Interrupted, NumericalError
 from dimo_core.files.folder import Folder
-from dimo_core.finite import FiniteGuard
-from dimo_core.metrics_log import MetricsLog
 from dimo_core.objective import Batch, Objective, Phase
-from dimo_core.part_state import PartState
 from dimo_core.progress import Progress
 from dimo_core.settings import Train
 from dimo_core.signals import Stop
