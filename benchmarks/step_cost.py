@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from even_or_odd import COST, STUDIES
 
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine.loop import Engine

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dimo_core.backbone import Backbone
     from dimo_core.choice import Choice
     from dimo_core.conditions import Conditioning
-    from dimo_core.config import job_from_config, resolve_job
+    from dimo_core.config.distil import Job, job_from_config, resolve_job
     from dimo_core.divergence import Divergence
     from dimo_core.draws import Draws
     from dimo_core.errors import (
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dimo_core.generator import Generator, GeneratorOptions, Rollout
     from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
     from dimo_core.hookspecs import KINDS, PLUGIN_API, Register, hookimpl
-    from dimo_core.job import Job
     from dimo_core.metric import FeatureExtractor, Metric, Samples
     from dimo_core.objective import (
         Batch,

@@ -6,10 +6,10 @@ from typing import Any
 import attrs
 from loguru import logger
 
-from dimo_core.config import first_look, suggestion
-from dimo_core.config_draft import Draft, choose, complete, finish, next_folder, scalar_options
-from dimo_core.config_layers import Layer
-from dimo_core.config_sections import Context
+from dimo_core.config.distil import first_look, suggestion
+from dimo_core.config.draft import Draft, choose, complete, finish, next_folder, scalar_options
+from dimo_core.config.layers import Layer
+from dimo_core.config.sections import Context
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions

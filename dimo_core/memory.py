@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dimo_core import conditions
+from dimo_core.config.distil import Job
 from dimo_core.draws import Draws
-from dimo_core.job import Job
 from dimo_core.objective import Batch, Objective
 
 META = torch.device("meta")

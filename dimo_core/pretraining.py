@@ -4,6 +4,7 @@ from typing import Any
 
 from loguru import logger
 
+from dimo_core.config.pretrain import PretrainJob
 from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import TokenCache
 from dimo_core.data.token_encoding import encoded
@@ -14,7 +15,6 @@ from dimo_core.evaluation import Evaluator
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
 from dimo_core.objective import Ingredients
-from dimo_core.pretrain_job import PretrainJob
 from dimo_core.registry import Registry, built
 from dimo_core.run_folder import CONFIG, log_file, open_run_folder, publish
 from dimo_core.settings import Evaluate

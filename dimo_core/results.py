@@ -6,6 +6,7 @@ from loguru import logger
 from torch import nn
 
 from dimo_core.backbone import Backbone
+from dimo_core.config.distil import Job
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
@@ -13,7 +14,6 @@ from dimo_core.evaluation import Evaluator
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
-from dimo_core.job import Job
 from dimo_core.pictures import Picture
 from dimo_core.plots import plots
 from dimo_core.registry import Registry

@@ -8,7 +8,7 @@ import yaml
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine.alarms import Alarms
@@ -17,7 +17,6 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
-from dimo_core.job import Job
 from dimo_core.memory import plan_memory
 from dimo_core.registry import Registry
 from dimo_core.results import Results

@@ -6,10 +6,10 @@ from typing import Literal
 
 import attrs
 
-from dimo_core.config_draft import choose, complete
-from dimo_core.config_layers import Layer
-from dimo_core.config_sampling import DEFAULTS
-from dimo_core.config_sections import Context
+from dimo_core.config.draft import choose, complete
+from dimo_core.config.layers import Layer
+from dimo_core.config.sample import DEFAULTS
+from dimo_core.config.sections import Context
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, built, generator_folder, read_card

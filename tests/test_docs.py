@@ -15,11 +15,11 @@ import torch
 import dimo_core
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.cli.dispatch import main as command
+from dimo_core.config.distil import Job
 from dimo_core.discovery import Offer
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
-from dimo_core.job import Job
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
 from dimo_core.method.one_step import OneStep

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from dimo_core.config_layers import Layer, from_pairs
+from dimo_core.config.layers import Layer, from_pairs
 from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path

@@ -12,7 +12,7 @@ import yaml
 from dimo_core.choice import Choice
 from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
-from dimo_core.config_layers import Layer, from_environment, from_file
+from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     layers = teacher_layers(rest)
 
     from dimo_core.compare import compare
-    from dimo_core.config_draft import next_folder
-    from dimo_core.config_sampling import DEFAULTS
+    from dimo_core.config.draft import next_folder
+    from dimo_core.config.sample import DEFAULTS
     from dimo_core.lineup import TeacherRows
     from dimo_core.subjects import chosen_teacher, teacher_of_generators
 
@@ -197,7 +197,7 @@ def _parser() -> Parser:
 
 def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> int:
     from dimo_core.compare import merge
-    from dimo_core.config_draft import next_folder
+    from dimo_core.config.draft import next_folder
 
     alone = {"--merge", "--out"}
     others = [word.partition("=")[0] for word in argv if word.startswith("--")]

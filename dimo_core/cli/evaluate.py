@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     layers = teacher_layers(rest)
 
     from dimo_core.compare import compare
-    from dimo_core.config_draft import next_folder
+    from dimo_core.config.draft import next_folder
     from dimo_core.lineup import labels
     from dimo_core.subjects import find_subject
 

@@ -9,8 +9,8 @@ import attrs
 import yaml
 
 from dimo_core.cli.arguments import SHORT
-from dimo_core.config_draft import Draft
-from dimo_core.config_sampling import SamplingDraft
+from dimo_core.config.draft import Draft
+from dimo_core.config.sample import SamplingDraft
 from dimo_core.errors import UnknownNameError
 from dimo_core.options import Option, Path, first_line, plain, type_name
 from dimo_core.sampler import listing

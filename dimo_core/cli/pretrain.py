@@ -8,9 +8,9 @@ import yaml
 
 from dimo_core.cli import arguments
 from dimo_core.cli.helping import pretrain_help
-from dimo_core.config_layers import from_environment, from_file
-from dimo_core.config_pretraining import KEYS, draft_pretraining, pretraining_of
-from dimo_core.config_resume import resumed
+from dimo_core.config.layers import from_environment, from_file
+from dimo_core.config.pretrain import KEYS, draft_pretraining, pretraining_of
+from dimo_core.config.resume import resumed
 from dimo_core.errors import UsageError
 from dimo_core.pretraining import pretrain
 from dimo_core.registry import Registry

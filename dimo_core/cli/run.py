@@ -8,9 +8,9 @@ import yaml
 
 from dimo_core.cli import arguments
 from dimo_core.cli.helping import run_help
-from dimo_core.config import KEYS, draft_job, job_of
-from dimo_core.config_layers import from_environment, from_file
-from dimo_core.config_resume import resumed
+from dimo_core.config.distil import KEYS, draft_job, job_of
+from dimo_core.config.layers import from_environment, from_file
+from dimo_core.config.resume import resumed
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 

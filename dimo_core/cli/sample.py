@@ -63,9 +63,9 @@ def _generator(argv: Sequence[str]) -> int:
 
 def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.cli.helping import sample_help
-    from dimo_core.config_draft import next_folder
-    from dimo_core.config_layers import from_environment, from_file
-    from dimo_core.config_sampling import KEYS, draft_sampling, sampling_of
+    from dimo_core.config.draft import next_folder
+    from dimo_core.config.layers import from_environment, from_file
+    from dimo_core.config.sample import KEYS, draft_sampling, sampling_of
     from dimo_core.registry import Registry
     from dimo_core.sampling import sample_teacher
 

@@ -8,7 +8,7 @@ import torch
 
 from dimo_core.cli.arguments import SHORT
 from dimo_core.cli.dispatch import COMMANDS
-from dimo_core.config import DEFAULTS
+from dimo_core.config.distil import DEFAULTS
 from dimo_core.registry import INTERFACES, Registry
 
 DOCS = Path(__file__).parents[2] / "docs"

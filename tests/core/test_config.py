@@ -7,12 +7,11 @@ import pytest
 import yaml
 
 from dimo_core.choice import Choice
-from dimo_core.config import DEFAULTS, KEYS, draft_job, job_from_config, job_of, resolve_job
-from dimo_core.config_layers import from_environment, from_file, from_mapping
-from dimo_core.config_resume import resumed
+from dimo_core.config.distil import DEFAULTS, KEYS, Job, draft_job, job_from_config, job_of, resolve_job
+from dimo_core.config.layers import from_environment, from_file, from_mapping
+from dimo_core.config.resume import resumed
 from dimo_core.errors import ConfigError, DimoError, PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
-from dimo_core.job import Job
 from dimo_core.method.dimo import Dimo
 from dimo_core.objective import Optimisation
 from dimo_core.registry import Registry

@@ -10,8 +10,8 @@ import yaml
 from loguru import logger
 
 from dimo_core.cli import main
-from dimo_core.config import resolve_job
-from dimo_core.config_sampling import STEPS, resolve_sampling
+from dimo_core.config.distil import resolve_job
+from dimo_core.config.sample import STEPS, resolve_sampling
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry

@@ -7,12 +7,11 @@ import attrs
 import pytest
 import torch
 
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.draws import Draws
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
-from dimo_core.job import Job
 from dimo_core.memory import plan_memory
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit

@@ -8,7 +8,7 @@ import torch
 
 import dimo_maskgit
 from dimo_core.cli.dispatch import main as dimo
-from dimo_core.config_pretraining import resolve_pretraining
+from dimo_core.config.pretrain import resolve_pretraining
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder

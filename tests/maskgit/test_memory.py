@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
-from dimo_core.job import Job
 from dimo_core.memory import plan_memory
 
 CPU = torch.device("cpu")

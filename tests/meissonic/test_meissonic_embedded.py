@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from dimo_core.conditions import Conditioning
-from dimo_core.config import resolve_job
-from dimo_core.config_pretraining import resolve_pretraining
+from dimo_core.config.distil import resolve_job
+from dimo_core.config.pretrain import resolve_pretraining
 from dimo_core.draws import Draws
 from dimo_core.method.one_step import OneStep
 from dimo_core.teacher import to_uint8

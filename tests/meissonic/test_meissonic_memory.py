@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dimo_core import backbone, memory
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.memory import LiveTensors, MemoryPlan, plan_memory
 from dimo_core.method.one_step import OneStep

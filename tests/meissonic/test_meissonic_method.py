@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws, RecordedDraws
 from dimo_core.guidance import Constant, guided
 from dimo_core.method import process

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from dimo_core.choice import Choice
-from dimo_core.config import resolve_job
+from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.method.masked_modelling import DenoisePhase, MaskedModelling
@@ -287,7 +287,7 @@ ARGUMENTS: dict[str, Any] = {
 def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) -> Path:
     """Pretrain; with ``stop_at`` stopped after so many steps, and resumed."""
     from dimo_core import pretraining
-    from dimo_core.config_pretraining import resolve_pretraining
+    from dimo_core.config.pretrain import resolve_pretraining
     from dimo_core.engine.loop import Engine
 
     monkeypatch.setattr(pretraining, "_judge", lambda *_: None)

@@ -443,7 +443,7 @@ def test_betas_that_diverged_in_the_paper_are_warned_of(
 
 
 def test_a_wrong_option_is_refused_by_the_configuration(published: Path) -> None:
-    from dimo_core.config import resolve_job
+    from dimo_core.config.distil import resolve_job
 
     with pytest.raises(ConfigError, match="timestep"):
         resolve_job({"teacher": {"name": "meissonic", "timestep": "one"}})

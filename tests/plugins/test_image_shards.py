@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dimo_core.config_pretraining import resolve_pretraining
+from dimo_core.config.pretrain import resolve_pretraining
 from dimo_core.data.feeds import CachedFeed
 from dimo_core.data.token_cache import TokenCache
 from dimo_core.errors import MissingLibraryError, UsageError

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from dimo_core.config_layers import Layer
+from dimo_core.config.layers import Layer
 from dimo_core.errors import ConfigError, DimoError, PluginError
 from dimo_core.options import Option, Path, build, coerce, options_of, plain
 from dimo_core.registry import Registry

@@ -1,4 +1,4 @@
-"""From names and options to a way of sampling a teacher; see ``dimo_core.config`` for distillation.
+"""From names and options to a way of sampling a teacher; see ``dimo_core.config.distil`` for distillation.
 
 Precedence, option by option: command line (or Python arguments) > config files > environment > the teacher's
 named sampling > plugin default.
@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 from loguru import logger
 
-from dimo_core.config import first_look, suggestion
-from dimo_core.config_draft import Draft, choose, complete, finish
-from dimo_core.config_layers import Layer, from_mapping
-from dimo_core.config_sections import Context, Section
+from dimo_core.config.distil import first_look, suggestion
+from dimo_core.config.draft import Draft, choose, complete, finish
+from dimo_core.config.layers import Layer, from_mapping
+from dimo_core.config.sections import Context, Section
 from dimo_core.errors import DimoError
 from dimo_core.options import Option, options_of
 from dimo_core.registry import Registry

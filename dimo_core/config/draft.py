@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from dimo_core.config_layers import Layer
-from dimo_core.config_sections import Context, Given, Section
+from dimo_core.config.layers import Layer
+from dimo_core.config.sections import Context, Given, Section
 from dimo_core.errors import ConfigError, DimoError
 from dimo_core.files.folder import Folder
 from dimo_core.options import Option, Path, build, coerce, field_docs, options_of, plain

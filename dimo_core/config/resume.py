@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from dimo_core.config_layers import Layer, from_file
-from dimo_core.config_sections import Problems
+from dimo_core.config.layers import Layer, from_file
+from dimo_core.config.sections import Problems
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
 
