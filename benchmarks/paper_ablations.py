@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from paper_table import DIVERGED, RUNS, SEEDS, Options, finished, generators, merged, spread, trained
 
 from dimo_core.compare import Comparing, compare
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.lineup import TeacherRows
 from dimo_core.registry import Registry
-from dimo_core.table import Row, Table
 
 SHORT = 600
 SHOWN = ("fid", "readable", "accuracy", "entropy", "precision", "recall", "density", "coverage")

@@ -20,10 +20,10 @@ from loguru import logger
 from dimo_core.choice import Choice
 from dimo_core.compare import Comparing, compare
 from dimo_core.errors import NumericalError
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.lineup import TeacherRows
 from dimo_core.registry import Registry
 from dimo_core.run import distill
-from dimo_core.table import Row, Table
 
 RUNS, SEEDS = Path("runs/paper"), (0, 1, 2)
 DIVERGED = "diverged.txt"

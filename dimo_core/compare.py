@@ -9,20 +9,21 @@ from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.comparison import PROTOCOL, Comparison
 from dimo_core.comparison_files import merged, publish, read_result
 from dimo_core.comparison_table import result_of
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
+from dimo_core.evaluation.comparison import PROTOCOL, Comparison
+from dimo_core.evaluation.drawing import Method, identity
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.protocols import Protocol
+from dimo_core.evaluation.row_batches import Shard
+from dimo_core.evaluation.row_store import RowStore
+from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
-from dimo_core.judge import Judge
-from dimo_core.lineup import Method, TeacherRows, generator_methods, identity, teacher_methods
-from dimo_core.protocols import Protocol
+from dimo_core.lineup import TeacherRows, generator_methods, teacher_methods
 from dimo_core.registry import Registry, built
-from dimo_core.row_batches import Shard
-from dimo_core.row_store import RowStore
 from dimo_core.run_folder import log_file
-from dimo_core.table import Table
 from dimo_core.teacher import EvaluationPlan, Teacher
 
 SITES = 2**15

@@ -10,12 +10,12 @@ import attrs
 
 from dimo_core.comparison_plots import comparison_plots
 from dimo_core.errors import UsageError
-from dimo_core.evaluation import COUNTS_DIFFER
+from dimo_core.evaluation.comparison import COUNTS_DIFFER
+from dimo_core.evaluation.protocols import differences
+from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
 from dimo_core.pictures import Picture
-from dimo_core.protocols import differences
 from dimo_core.report import Report, write_report
-from dimo_core.table import Row, Table, finite
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.plots import (
     COLOURS,
     QUIET,
@@ -19,7 +20,6 @@ from dimo_core.plots import (
     styled,
     ticked,
 )
-from dimo_core.table import Row, Table
 
 MOST = 6
 """The most metrics that are drawn."""

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 
-from dimo_core.comparison import Comparison
 from dimo_core.comparison_files import Comparable, machine_notes
-from dimo_core.evaluation import size_notes
-from dimo_core.image_files import picture_batches
-from dimo_core.lineup import Method
+from dimo_core.evaluation.comparison import Comparison, size_notes
+from dimo_core.evaluation.drawing import Method
+from dimo_core.evaluation.protocols import digest
+from dimo_core.evaluation.reference import picture_batches
+from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
 from dimo_core.pictures import Picture, over_time
-from dimo_core.protocols import digest
-from dimo_core.table import Kind, Row, Table
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""

@@ -6,62 +6,20 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.choice import Choice
 from dimo_core.conditions import Condition
-from dimo_core.drawing import Draw
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
+from dimo_core.evaluation.drawing import Method, Opened
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card, strangers
 from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
-from dimo_core.sampler import Sampled, Sampler, TeacherSampling, described
+from dimo_core.sampler import Sampled, Sampler, TeacherSampling
 from dimo_core.suggestions import EvaluationPlan
-from dimo_core.table import Kind
 from dimo_core.teacher import Teacher
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Opened:
-    """A method that is ready to draw.
-
-    Attributes:
-        draw: Draws a batch of tokens.
-        network: What it uses, on the device.
-    """
-
-    draw: Draw
-    network: nn.Module
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Method:
-    """One row of a comparison.
-
-    Attributes:
-        name: As people read it.
-        kind: ``teacher`` or ``generator``.
-        series: What rows of one curve share.
-        steps: Sampling steps.
-        identity: What decides its samples, besides seed and conditions: plain data.
-        open: Reads the weights; rows of one teacher share its network.
-        sampling: Name of the teacher's sampling; empty for none.
-        temperature: Sampling temperature of a generator, where it was chosen.
-        drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
-    """
-
-    name: str
-    kind: Kind
-    series: str
-    steps: int
-    identity: Mapping[str, Any]
-    open: Callable[[], Opened]
-    sampling: str = ""
-    temperature: float | None = None
-    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -194,11 +152,6 @@ def generator_methods(
                 )
             )
     return found
-
-
-def identity(teacher: Teacher) -> dict[str, Any]:
-    """What tells a teacher from every other: its options, and the digests of its parts."""
-    return {"teacher": described(teacher), "parts": dict(teacher.provenance())}
 
 
 def labels(urls: Sequence[str]) -> list[str]:

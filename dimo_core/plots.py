@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from dimo_core.table import Row, Table
+from dimo_core.evaluation.table import Row, Table
 
 INK, QUIET, LINE, PAPER = "#22252a", "#6b7078", "#e3e4e1", "#fbfbf9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a3588c", "#56b4e9", "#8a7000")

@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
+from dimo_core.evaluation.numbers import aligned
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.number_text import aligned
 from dimo_core.pictures import Picture
-from dimo_core.table import Row, Table
 
 NAME = "report.html"
 TILES = 4

@@ -10,7 +10,8 @@ from dimo_core.config.distil import Job
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
-from dimo_core.evaluation import Evaluator
+from dimo_core.evaluation.comparison import Evaluator
+from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
@@ -21,7 +22,6 @@ from dimo_core.report import Report, sheets_over_time, write_report
 from dimo_core.run_folder import publish
 from dimo_core.sampler import TeacherSampling
 from dimo_core.showcase import Showcase
-from dimo_core.table import Table
 
 
 class Results:

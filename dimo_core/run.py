@@ -14,6 +14,7 @@ from dimo_core.device import find_device
 from dimo_core.engine.alarms import Alarms
 from dimo_core.engine.loop import Action, Engine
 from dimo_core.errors import UsageError
+from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
@@ -21,7 +22,6 @@ from dimo_core.memory import plan_memory
 from dimo_core.registry import Registry
 from dimo_core.results import Results
 from dimo_core.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder
-from dimo_core.table import Table
 
 
 @attrs.frozen(kw_only=True, eq=False)

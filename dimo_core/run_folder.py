@@ -11,9 +11,9 @@ from rich.console import Console
 from dimo_core.conditions import Conditioning
 from dimo_core.config.resume import check_unchanged
 from dimo_core.errors import UsageError
+from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.sources import Conditions, ConditionStream
-from dimo_core.table import Table
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from dimo_core.drawing import Drawing, DrawnBatch
+from dimo_core.evaluation.drawing import Drawing, DrawnBatch
 from dimo_core.files.images import RECORDS, image_jpeg, image_png
 from dimo_core.files.weights import sha256
 from dimo_core.pictures import sheet

@@ -10,9 +10,9 @@ from torch import nn
 
 from dimo_core.conditions import Condition, Conditioning, raw_conditions
 from dimo_core.device import find_device
-from dimo_core.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
 from dimo_core.draws import Draws
 from dimo_core.errors import Interrupted, UsageError
+from dimo_core.evaluation.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, load_generator
 from dimo_core.files.prompts import PromptSet

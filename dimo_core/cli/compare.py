@@ -18,7 +18,7 @@ from dimo_core.registry import Registry
 
 if TYPE_CHECKING:
     from dimo_core.compare import Comparing
-    from dimo_core.row_batches import Shard
+    from dimo_core.evaluation.row_batches import Shard
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
@@ -219,7 +219,7 @@ def guidance_of(text: str) -> Choice:
 
 
 def _shard(text: str) -> "Shard":
-    from dimo_core.row_batches import Shard
+    from dimo_core.evaluation.row_batches import Shard
 
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found:

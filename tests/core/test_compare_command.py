@@ -183,7 +183,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dimo_core.comparison.Comparison.run", stop)
+    monkeypatch.setattr("dimo_core.evaluation.comparison.Comparison.run", stop)
     assert 130 == main(["compare", *FEW, "--out", "out"])
     assert "The same command with --out out goes on" in capsys.readouterr().err
 

@@ -15,13 +15,14 @@ from dimo_core.comparison_plots import comparison_plots
 from dimo_core.comparison_table import _row as rows_of
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
-from dimo_core.evaluation import COUNTS_DIFFER
+from dimo_core.evaluation.comparison import COUNTS_DIFFER
+from dimo_core.evaluation.drawing import Method
+from dimo_core.evaluation.reference import picture_batches
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import picture_files, png
-from dimo_core.image_files import picture_batches
-from dimo_core.lineup import Method, labels
+from dimo_core.lineup import labels
 from dimo_core.pictures import Picture
-from dimo_core.table import Row, Table
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from dimo_core import drawing as drawing_module
 from dimo_core.choice import Choice
-from dimo_core.comparison import Comparison
 from dimo_core.errors import CheckpointError, MissingLibraryError, NumericalError, UsageError
+from dimo_core.evaluation import drawing as drawing_module
+from dimo_core.evaluation.comparison import Comparison
+from dimo_core.evaluation.drawing import Method, Opened
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.protocols import Protocol, digest
+from dimo_core.evaluation.row_batches import Shard
+from dimo_core.evaluation.row_store import RowStore
 from dimo_core.files.folder import Folder
-from dimo_core.judge import Judge
-from dimo_core.lineup import Method, Opened
-from dimo_core.protocols import Protocol, digest
-from dimo_core.row_batches import Shard
-from dimo_core.row_store import RowStore
 from dimo_core.sampler import Sampled
 
 SAMPLES, BATCH, BLOCK = 30, 4, 10

@@ -9,9 +9,9 @@ from loguru import logger
 
 from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
-from dimo_core.evaluation import Evaluator
+from dimo_core.evaluation.comparison import Evaluator
+from dimo_core.evaluation.table import Table
 from dimo_core.settings import Evaluate
-from dimo_core.table import Table
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import attrs
 import pytest
 from rich.console import Console
 
-from dimo_core.number_text import aligned, shortened
-from dimo_core.table import Row, Table
+from dimo_core.evaluation.numbers import aligned, shortened
+from dimo_core.evaluation.table import Row, Table
 
 
 def row(name, kind="teacher", **metrics):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dimo_core.intervals import half_sample_intervals
+from dimo_core.evaluation.intervals import half_sample_intervals
 from dimo_core.metric import Samples
 
 

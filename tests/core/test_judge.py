@@ -10,12 +10,12 @@ from loguru import logger
 
 from dimo_core.choice import Choice
 from dimo_core.errors import CheckpointError, PluginError, UsageError
-from dimo_core.evaluation import size_notes
-from dimo_core.judge import Judge
+from dimo_core.evaluation.comparison import size_notes
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.observations import observation
+from dimo_core.evaluation.table import Row
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
-from dimo_core.observing import observation
 from dimo_core.sources import Data, Picture, PictureStream
-from dimo_core.table import Row
 
 
 class Stream(PictureStream):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dimo_core.drawing import DrawnBatch
 from dimo_core.errors import UsageError
-from dimo_core.kept_pictures import KeptPictures
+from dimo_core.evaluation.drawing import DrawnBatch
+from dimo_core.evaluation.kept_samples import KeptPictures
 
 ONE, SEVERAL = (None,), (0, -1)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.plots import _series, _smooth, plots, quality, spread, spread_of
-from dimo_core.table import Row, Table
 
 
 def opened(data):

@@ -9,7 +9,7 @@ import yaml
 
 from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
-from dimo_core.protocols import NAMED, Protocol, differences, digest
+from dimo_core.evaluation.protocols import NAMED, Protocol, differences, digest
 
 
 @pytest.fixture

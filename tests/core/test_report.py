@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.pictures import Picture, sheet
 from dimo_core.plots import plots
 from dimo_core.report import Report, sheets_over_time, write_report
-from dimo_core.table import Row, Table
 from dimo_core.teacher import Preview
 
 VOID = {"meta", "img", "br", "link"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dimo_core.cli.dispatch import main as command
-from dimo_core.evaluation import Evaluator
+from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.guidance import Constant, Guidance, Ramp
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling

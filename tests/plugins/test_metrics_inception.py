@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from dimo_core.choice import Choice
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.judge import Judge
+from dimo_core.evaluation.judge import Judge
 from dimo_core.metric import Samples
 from dimo_core.registry import Registry
 from dimo_core.teacher import EvaluationPlan, Teacher

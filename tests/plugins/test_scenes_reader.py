@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.judge import Judge
+from dimo_core.evaluation.judge import Judge
 from dimo_core.metric import Samples
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher

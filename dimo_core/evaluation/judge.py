@@ -10,13 +10,13 @@ import attrs
 from loguru import logger
 
 from dimo_core.errors import DimoError, UsageError
+from dimo_core.evaluation.observations import extracted, observation, unseen
+from dimo_core.evaluation.protocols import APART
+from dimo_core.evaluation.reference import real_batches
+from dimo_core.evaluation.table import Better
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
-from dimo_core.observing import extracted, observation, unseen
-from dimo_core.protocols import APART
-from dimo_core.real_data import real_batches
 from dimo_core.registry import Loader, built
 from dimo_core.sources import Data
-from dimo_core.table import Better
 from dimo_core.teacher import EvaluationPlan, Teacher
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from dimo_core.drawing import DrawnBatch
 from dimo_core.errors import UsageError
+from dimo_core.evaluation.drawing import DrawnBatch
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import image_png
 from dimo_core.teacher import Teacher

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dimo_core.number_text import aligned, fine_decimals, shortened
+from dimo_core.evaluation.numbers import aligned, fine_decimals, shortened
 
 RATES = ("samples/s", "images/s")
 """Columns that a terminal does without: others say the same."""

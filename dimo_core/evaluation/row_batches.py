@@ -6,12 +6,11 @@ from typing import Any
 
 import attrs
 
-from dimo_core.drawing import Drawing, DrawnBatch
-from dimo_core.judge import Judge
-from dimo_core.kept_pictures import KeptPictures
-from dimo_core.lineup import Opened
+from dimo_core.evaluation.drawing import Drawing, DrawnBatch, Opened
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.kept_samples import KeptPictures
+from dimo_core.evaluation.row_store import Part, RowStore
 from dimo_core.metric import Samples
-from dimo_core.row_store import Part, RowStore
 
 Told = Callable[[int, int, bool], None]
 """Receives the samples of a batch, those of the row up to its end, and whether it was there before."""

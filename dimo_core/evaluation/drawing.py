@@ -1,7 +1,7 @@
 """Drawing many samples in batches, repeatably."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,8 @@ from dimo_core import conditions
 from dimo_core.backbone import inference
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
-from dimo_core.sampler import Sampled
+from dimo_core.evaluation.table import Kind
+from dimo_core.sampler import Sampled, described
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
 
@@ -171,3 +172,48 @@ def joined(batches: Sequence[DrawnBatch]) -> Drawn:
         passes=max(batch.passes for batch in batches),
         seconds=sum(batch.seconds for batch in batches),
     )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Opened:
+    """A method that is ready to draw.
+
+    Attributes:
+        draw: Draws a batch of tokens.
+        network: What it uses, on the device.
+    """
+
+    draw: Draw
+    network: nn.Module
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Method:
+    """One row of a comparison.
+
+    Attributes:
+        name: As people read it.
+        kind: ``teacher`` or ``generator``.
+        series: What rows of one curve share.
+        steps: Sampling steps.
+        identity: What decides its samples, besides seed and conditions: plain data.
+        open: Reads the weights; rows of one teacher share its network.
+        sampling: Name of the teacher's sampling; empty for none.
+        temperature: Sampling temperature of a generator, where it was chosen.
+        drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
+    """
+
+    name: str
+    kind: Kind
+    series: str
+    steps: int
+    identity: Mapping[str, Any]
+    open: Callable[[], Opened]
+    sampling: str = ""
+    temperature: float | None = None
+    drawn: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def identity(teacher: Teacher) -> dict[str, Any]:
+    """What tells a teacher from every other: its options, and the digests of its parts."""
+    return {"teacher": described(teacher), "parts": dict(teacher.provenance())}

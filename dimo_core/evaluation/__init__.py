@@ -1,0 +1,1 @@
+"""Samples drawn, remembered and judged."""
