@@ -9,8 +9,6 @@ from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.comparison_files import merged, publish, read_result
-from dimo_core.comparison_table import result_of
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.comparison import PROTOCOL, Comparison
@@ -23,6 +21,8 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.lineup import TeacherRows, generator_methods, teacher_methods
 from dimo_core.registry import Registry, built
+from dimo_core.report.comparison_files import merged, publish, read_result
+from dimo_core.report.comparison_table import result_of
 from dimo_core.run_folder import log_file
 from dimo_core.teacher import EvaluationPlan, Teacher
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dimo_core.evaluation.drawing import Drawing, DrawnBatch
 from dimo_core.files.images import RECORDS, image_jpeg, image_png
 from dimo_core.files.weights import sha256
-from dimo_core.pictures import sheet
+from dimo_core.report.sheets import sheet
 from dimo_core.teacher import Preview
 from dimo_core.unfinished import Unfinished
 

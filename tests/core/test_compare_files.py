@@ -10,9 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dimo_core.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
-from dimo_core.comparison_plots import comparison_plots
-from dimo_core.comparison_table import _row as rows_of
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.evaluation.comparison import COUNTS_DIFFER
@@ -22,7 +19,10 @@ from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import picture_files, png
 from dimo_core.lineup import labels
-from dimo_core.pictures import Picture
+from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
+from dimo_core.report.comparison_plots import comparison_plots
+from dimo_core.report.comparison_table import _row as rows_of
+from dimo_core.report.sheets import Picture
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dimo_core.files.images import image_png, png
-from dimo_core.pictures import GAP, MARGIN, beside, grid, over_time, sheet
+from dimo_core.report.sheets import GAP, MARGIN, beside, grid, over_time, sheet
 from dimo_core.teacher import Preview
 
 

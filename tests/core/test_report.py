@@ -8,9 +8,9 @@ import torch
 
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.pictures import Picture, sheet
-from dimo_core.plots import plots
-from dimo_core.report import Report, sheets_over_time, write_report
+from dimo_core.report.page import Report, sheets_over_time, write_report
+from dimo_core.report.plots import plots
+from dimo_core.report.sheets import Picture, sheet
 from dimo_core.teacher import Preview
 
 VOID = {"meta", "img", "br", "link"}

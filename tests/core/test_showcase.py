@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dimo_core.guidance import Constant
-from dimo_core.showcase import Showcase
+from dimo_core.report.fixed_samples import Showcase
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.plots import (
+from dimo_core.report.plots import (
     COLOURS,
     QUIET,
     between,

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from dimo_core.comparison_files import Comparable, machine_notes
 from dimo_core.evaluation.comparison import Comparison, size_notes
 from dimo_core.evaluation.drawing import Method
 from dimo_core.evaluation.protocols import digest
 from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
-from dimo_core.pictures import Picture, over_time
+from dimo_core.report.comparison_files import Comparable, machine_notes
+from dimo_core.report.sheets import Picture, over_time
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""

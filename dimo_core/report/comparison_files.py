@@ -8,14 +8,14 @@ from typing import Any
 
 import attrs
 
-from dimo_core.comparison_plots import comparison_plots
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.comparison import COUNTS_DIFFER
 from dimo_core.evaluation.protocols import differences
 from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
-from dimo_core.pictures import Picture
-from dimo_core.report import Report, write_report
+from dimo_core.report.comparison_plots import comparison_plots
+from dimo_core.report.page import Report, write_report
+from dimo_core.report.sheets import Picture
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"

@@ -14,7 +14,7 @@ import attrs
 from dimo_core.evaluation.numbers import aligned
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.pictures import Picture
+from dimo_core.report.sheets import Picture
 
 NAME = "report.html"
 TILES = 4

@@ -13,7 +13,7 @@ from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
-from dimo_core.pictures import Picture, beside, sheet
+from dimo_core.report.sheets import Picture, beside, sheet
 from dimo_core.sampler import Sampler
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview, Teacher
