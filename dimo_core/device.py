@@ -38,7 +38,7 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def described(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """A device with what the speed of it depends on."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"{device} ({named}, {torch.get_num_threads()} threads)"

@@ -11,7 +11,7 @@ from torch import nn
 
 from dimo_core.backbone import Backbone, inference
 from dimo_core.conditions import Condition
-from dimo_core.device import described
+from dimo_core.device import device_name
 from dimo_core.draws import Draws
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.evaluation.drawing import Draw, Drawing, Method, Opened
@@ -168,7 +168,7 @@ class Comparison:
     @property
     def machine(self) -> dict[str, str]:
         """What seconds depend on."""
-        return {"device": described(self.device), **versions()}
+        return {"device": device_name(self.device), **versions()}
 
     def _request(self, of: str, method: Method, seed: int) -> dict[str, Any]:
         return {
@@ -311,7 +311,7 @@ ENOUGH = 20
 
 COUNTS_DIFFER = "Rows differ in n: distances such as FID grow when there are fewer samples."
 
-Progress = Callable[[str, int, int], None]
+Announce = Callable[[str, int, int], None]
 """Receives the name of a row, how many of its samples are drawn, and how many will be."""
 
 
@@ -348,7 +348,7 @@ class Evaluator:
     settings: Evaluate = attrs.field(factory=Evaluate)
     seed: int = 0
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
-    progress: Progress = _silent
+    progress: Announce = _silent
 
     @classmethod
     def resolve(
