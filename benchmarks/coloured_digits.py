@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
-from dimo_core.run import distill
+from dimo_core.jobs.distil import distill
 
 SEEDS = (0, 1, 2)
 TAGS = ("single_object", "colors", "two_object", "position", "color_attr")

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.files.folder import Folder
-from dimo_core.run import distill
+from dimo_core.jobs.distil import distill
 
 SHOWN = ("fid", "readable", "accuracy", "entropy", "precision", "recall", "is", "density", "coverage")
 SEEDS = (0, 1, 2)

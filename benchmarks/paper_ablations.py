@@ -19,9 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from paper_table import DIVERGED, RUNS, SEEDS, Options, finished, generators, merged, spread, trained
 
-from dimo_core.compare import Comparing, compare
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.lineup import TeacherRows
+from dimo_core.jobs.compare import Comparing, compare
+from dimo_core.jobs.compared import TeacherRows
 from dimo_core.registry import Registry
 
 SHORT = 600

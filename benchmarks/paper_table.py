@@ -18,12 +18,12 @@ from typing import Any
 from loguru import logger
 
 from dimo_core.choice import Choice
-from dimo_core.compare import Comparing, compare
 from dimo_core.errors import NumericalError
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.lineup import TeacherRows
+from dimo_core.jobs.compare import Comparing, compare
+from dimo_core.jobs.compared import TeacherRows
+from dimo_core.jobs.distil import distill
 from dimo_core.registry import Registry
-from dimo_core.run import distill
 
 RUNS, SEEDS = Path("runs/paper"), (0, 1, 2)
 DIVERGED = "diverged.txt"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dimo_core.generator import Generator, GeneratorOptions, Rollout
     from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
     from dimo_core.hookspecs import KINDS, PLUGIN_API, Register, hookimpl
+    from dimo_core.jobs.distil import RunResult, distill
     from dimo_core.metric import FeatureExtractor, Metric, Samples
     from dimo_core.objective import (
         Batch,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         Phase,
     )
     from dimo_core.registry import Registry
-    from dimo_core.run import RunResult, distill
     from dimo_core.sampler import Sampled, Sampler
     from dimo_core.settings import Evaluate, Train
     from dimo_core.sources import Conditions, ConditionStream, Data, Examples

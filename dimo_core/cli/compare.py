@@ -17,8 +17,8 @@ from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 
 if TYPE_CHECKING:
-    from dimo_core.compare import Comparing
     from dimo_core.evaluation.row_batches import Shard
+    from dimo_core.jobs.compare import Comparing
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
@@ -31,11 +31,11 @@ def main(argv: Sequence[str]) -> int:
         return _merge(options, rest, argv)
     layers = teacher_layers(rest)
 
-    from dimo_core.compare import compare
     from dimo_core.config.draft import next_folder
     from dimo_core.config.sample import DEFAULTS
-    from dimo_core.lineup import TeacherRows
-    from dimo_core.subjects import chosen_teacher, teacher_of_generators
+    from dimo_core.jobs.compare import compare
+    from dimo_core.jobs.compared import TeacherRows
+    from dimo_core.jobs.locate import chosen_teacher, teacher_of_generators
 
     registry = Registry.discover()
     teacher = chosen_teacher(layers, registry, None)
@@ -78,7 +78,7 @@ def comparing(options: argparse.Namespace, out: str, **what: Any) -> "Comparing"
         out: Where the results go.
         **what: Further attributes of ``Comparing``.
     """
-    from dimo_core.compare import Comparing
+    from dimo_core.jobs.compare import Comparing
 
     changes: Mapping[str, Any] = {name: getattr(options, name) for name in CHANGES}
     metrics = changes["metrics"]
@@ -196,8 +196,8 @@ def _parser() -> Parser:
 
 
 def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> int:
-    from dimo_core.compare import merge
     from dimo_core.config.draft import next_folder
+    from dimo_core.jobs.compare import merge
 
     alone = {"--merge", "--out"}
     others = [word.partition("=")[0] for word in argv if word.startswith("--")]

@@ -9,8 +9,8 @@ import yaml
 from dimo_core.cli import arguments
 from dimo_core.cli.helping import convert_help
 from dimo_core.config.layers import from_environment, from_file
-from dimo_core.conversion import conversion_of, convert, draft_conversion
 from dimo_core.errors import UsageError
+from dimo_core.jobs.convert import conversion_of, convert, draft_conversion
 from dimo_core.registry import Registry
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from dimo_core.cli.parsing import Parser
-from dimo_core.doctor import Examination, examine
+from dimo_core.jobs.doctor import Examination, examine
 
 
 def main(argv: Sequence[str]) -> int:

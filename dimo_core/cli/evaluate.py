@@ -10,8 +10,8 @@ from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 
 if TYPE_CHECKING:
-    from dimo_core.lineup import TeacherRows
-    from dimo_core.subjects import Subject
+    from dimo_core.jobs.compared import TeacherRows
+    from dimo_core.jobs.locate import Subject
 
 OF_TEACHER = ("sampler", "sampling_steps", "sampling", "guidance")
 """Options that say how a teacher is sampled."""
@@ -22,10 +22,10 @@ def main(argv: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(list(argv))
     layers = teacher_layers(rest)
 
-    from dimo_core.compare import compare
     from dimo_core.config.draft import next_folder
-    from dimo_core.lineup import labels
-    from dimo_core.subjects import find_subject
+    from dimo_core.jobs.compare import compare
+    from dimo_core.jobs.compared import labels
+    from dimo_core.jobs.locate import find_subject
 
     registry = Registry.discover()
     subject = find_subject(options.path, layers, registry)
@@ -47,7 +47,7 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
     Raises:
         UsageError: for options that have no meaning for the subject.
     """
-    from dimo_core.lineup import TeacherRows
+    from dimo_core.jobs.compared import TeacherRows
 
     given = [f"--{name.replace('_', '-')}" for name in OF_TEACHER if getattr(options, name) is not None]
     if subject.kind != "teacher" and given:

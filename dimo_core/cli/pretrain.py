@@ -12,7 +12,7 @@ from dimo_core.config.layers import from_environment, from_file
 from dimo_core.config.pretrain import KEYS, draft_pretraining, pretraining_of
 from dimo_core.config.resume import resumed
 from dimo_core.errors import UsageError
-from dimo_core.pretraining import pretrain
+from dimo_core.jobs.pretrain import pretrain
 from dimo_core.registry import Registry
 
 SHORT = {name: path for name, path in arguments.SHORT.items() if path[0] == "train"}

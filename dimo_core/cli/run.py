@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
         return 0
 
-    from dimo_core.run import dry_run, run
+    from dimo_core.jobs.distil import run
+    from dimo_core.jobs.dry_run import dry_run
 
     if "dry_run" in given.flags:
         dry_run(job)

@@ -44,7 +44,7 @@ def _generator(argv: Sequence[str]) -> int:
     if options.path is None:
         parser.error("the following arguments are required: PATH, or --teacher NAME in place of it")
 
-    from dimo_core.sampling import sample_folder
+    from dimo_core.jobs.sample import sample_folder
 
     conditions, count = _wanted(options)
     written = sample_folder(
@@ -66,8 +66,8 @@ def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.config.draft import next_folder
     from dimo_core.config.layers import from_environment, from_file
     from dimo_core.config.sample import KEYS, draft_sampling, sampling_of
+    from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
-    from dimo_core.sampling import sample_teacher
 
     parser = Parser("dimo sample", "", add_help=False)
     _drawing(parser.add_argument)

@@ -43,10 +43,10 @@ def started(monkeypatch):
 
         return record
 
-    monkeypatch.setattr("dimo_core.run.run", recorder("run"))
-    monkeypatch.setattr("dimo_core.run.dry_run", recorder("dry_run"))
+    monkeypatch.setattr("dimo_core.jobs.distil.run", recorder("run"))
+    monkeypatch.setattr("dimo_core.jobs.dry_run.dry_run", recorder("dry_run"))
     monkeypatch.setattr("dimo_core.cli.pretrain.pretrain", recorder("pretrain"))
-    monkeypatch.setattr("dimo_core.sampling.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
+    monkeypatch.setattr("dimo_core.jobs.sample.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
     return calls
 
 
@@ -185,7 +185,7 @@ def fail_with(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("dimo_core.run.run", fail)
+    monkeypatch.setattr("dimo_core.jobs.distil.run", fail)
 
 
 @pytest.mark.parametrize(

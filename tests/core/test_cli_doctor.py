@@ -5,8 +5,8 @@ import json
 import pytest
 from loguru import logger
 
-from dimo_core import doctor
 from dimo_core.cli import main
+from dimo_core.jobs import doctor
 
 
 @pytest.fixture(autouse=True)

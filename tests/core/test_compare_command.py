@@ -11,9 +11,9 @@ from dimo_core.cli import main
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.jobs.locate import find_subject
 from dimo_core.method.one_step import OneStep
 from dimo_core.registry import Registry
-from dimo_core.subjects import find_subject
 
 EMBEDDED = Path(__file__).parents[2] / "teachers" / "dimo_maskgit" / "embedded"
 FEW = ["--samples", "24", "--metrics", "fidelity", "digits", "--device", "cpu"]

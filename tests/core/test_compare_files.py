@@ -18,7 +18,7 @@ from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import picture_files, png
-from dimo_core.lineup import labels
+from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.report.comparison_plots import comparison_plots
 from dimo_core.report.comparison_table import _row as rows_of

@@ -10,9 +10,9 @@ from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
 from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.evaluation.table import Table
+from dimo_core.jobs.results import Results
 from dimo_core.report.page import Report
 from dimo_core.report.plots import quality
-from dimo_core.results import Results
 from dimo_core.settings import Evaluate
 from dimo_core.teacher import Sampling
 

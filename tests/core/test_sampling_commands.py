@@ -45,7 +45,7 @@ def started(monkeypatch):
         calls.append((teacher, sampling, options))
         return Nothing()
 
-    monkeypatch.setattr("dimo_core.sampling.sample_teacher", record)
+    monkeypatch.setattr("dimo_core.jobs.sample.sample_teacher", record)
     return calls
 
 

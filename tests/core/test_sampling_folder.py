@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dimo_core import sampling
 from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
@@ -17,8 +16,9 @@ from dimo_core.expectations import require_suggestions
 from dimo_core.files.folder import Folder
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
+from dimo_core.jobs import sample
+from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_core.sampler import TeacherSampling
-from dimo_core.sampling import sample_folder, sample_teacher
 from dimo_core.teacher import Sampling
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
@@ -38,7 +38,7 @@ def loaded(toy, monkeypatch):
         return load.teacher, generator
 
     load.teacher, load.calls, load.obeys, load.generators = toy.Teacher(), calls, True, []
-    monkeypatch.setattr(sampling, "load_generator", load)
+    monkeypatch.setattr(sample, "load_generator", load)
     return load
 
 

@@ -12,7 +12,7 @@ from dimo_core.data.feeds import ConditionFeed
 from dimo_core.draws import Draws
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
-from dimo_core.memory import plan_memory
+from dimo_core.jobs.dry_run import plan_memory
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit
 from dimo_maskgit.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from dimo_core.config.pretrain import resolve_pretraining
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.pretraining import pretrain
+from dimo_core.jobs.pretrain import pretrain
 from dimo_core.sources import Examples
 from dimo_core.testing import check_options, check_teacher
 from dimo_digits.data import Digits

@@ -10,7 +10,7 @@ from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
-from dimo_core.memory import plan_memory
+from dimo_core.jobs.dry_run import plan_memory
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dimo_core.run import distill
+from dimo_core.jobs.distil import distill
 
 SLOW = {"log_every": 100, "checkpoint_every": 1500, "sample_every": 0}
 

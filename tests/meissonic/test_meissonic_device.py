@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dimo_core import device
-from dimo_core.run import distill
-from dimo_core.sampling import sample_folder, sample_teacher
+from dimo_core.jobs.distil import distill
+from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_meissonic.teacher import Meissonic
 
 

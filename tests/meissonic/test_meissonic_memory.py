@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from dimo_core import backbone, memory
+from dimo_core import backbone
 from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws
-from dimo_core.memory import LiveTensors, MemoryPlan, plan_memory
+from dimo_core.jobs import dry_run
+from dimo_core.jobs.dry_run import LiveTensors, MemoryPlan, plan_memory
 from dimo_core.method.one_step import OneStep
 from dimo_meissonic.teacher import Meissonic
 
@@ -87,7 +88,7 @@ def test_no_two_whole_sets_of_logits_are_alive_at_once(
     configs: Path, prompts: Any, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even one is: only some masked rows have logits. Without parts there are many."""
-    monkeypatch.setattr(memory, "LiveTensors", Largest)
+    monkeypatch.setattr(dry_run, "LiveTensors", Largest)
     monkeypatch.setattr(Largest, "most", 0)
     parts = plan(configs, prompts, preset, **TWO)
     assert Largest.most == 0
@@ -166,7 +167,7 @@ def test_checkpointing_saves_activations_block_by_block(prompts: Any, tmp_path: 
 def test_the_full_configuration_is_planned_without_weights(
     prompts: Any, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "LiveTensors", Largest)
+    monkeypatch.setattr(dry_run, "LiveTensors", Largest)
     monkeypatch.setattr(Largest, "most", 0)
     planned = plan(write_configs(tmp_path), prompts, preset)
     assert (1_006_946_304, 0) == planned.parameters["teacher"]

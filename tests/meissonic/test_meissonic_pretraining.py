@@ -15,10 +15,10 @@ from dimo_core.choice import Choice
 from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.errors import Interrupted, UsageError
+from dimo_core.jobs.distil import distill
 from dimo_core.method.masked_modelling import DenoisePhase, MaskedModelling
 from dimo_core.objective import Batch
 from dimo_core.registry import Registry
-from dimo_core.run import distill
 from dimo_core.sources import Examples
 from dimo_core.teacher import EvaluationPlan
 from dimo_core.testing import check_teacher
@@ -286,11 +286,11 @@ ARGUMENTS: dict[str, Any] = {
 
 def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) -> Path:
     """Pretrain; with ``stop_at`` stopped after so many steps, and resumed."""
-    from dimo_core import pretraining
     from dimo_core.config.pretrain import resolve_pretraining
     from dimo_core.engine.loop import Engine
+    from dimo_core.jobs import pretrain
 
-    monkeypatch.setattr(pretraining, "_judge", lambda *_: None)
+    monkeypatch.setattr(pretrain, "_judge", lambda *_: None)
     job = resolve_pretraining({**ARGUMENTS, "out": str(out)})
     if stop_at:
         whole = Engine.take_step
@@ -303,10 +303,10 @@ def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) 
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "take_step", stopped)
             with pytest.raises(Interrupted):
-                pretraining.pretrain(job)
-        pretraining.pretrain(job, resume=True)
+                pretrain.pretrain(job)
+        pretrain.pretrain(job, resume=True)
     else:
-        pretraining.pretrain(job)
+        pretrain.pretrain(job)
     return out / "teacher"
 
 

@@ -24,7 +24,7 @@ from dimo_core.data.token_cache import TokenCache
 from dimo_core.errors import MissingLibraryError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import expanded
-from dimo_core.pretraining import pretrain
+from dimo_core.jobs.pretrain import pretrain
 from dimo_core.registry import Registry
 from dimo_core.sources import Picture
 from dimo_images.shards import ImageShards

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import yaml
 from loguru import logger
-from rich.console import Console
 
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
@@ -18,10 +16,9 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
-from dimo_core.memory import plan_memory
+from dimo_core.jobs.results import Results
+from dimo_core.jobs.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder
 from dimo_core.registry import Registry
-from dimo_core.results import Results
-from dimo_core.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -60,16 +57,6 @@ def distill(
     """
     registry = registry or Registry.discover()
     return run(resolve_job(options, preset=preset, registry=registry), resume=resume, registry=registry)
-
-
-def dry_run(job: Job) -> None:
-    """Print what the job would do and need; nothing is allocated, read or written."""
-    console = Console()
-    console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
-    for table in plan_memory(job).tables():
-        console.print(table)
-    for advice in job.teacher.advise(job.config):
-        logger.warning(advice)
 
 
 def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> RunResult:

@@ -18,11 +18,10 @@ from dimo_core.files.generator_folder import CARD, load_generator
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.generator import Generator
+from dimo_core.jobs.sample_files import SampleFiles, Unfinished
 from dimo_core.registry import Registry
-from dimo_core.sample_files import SampleFiles
 from dimo_core.sampler import Sampled, TeacherSampling, described
 from dimo_core.teacher import Sampling, Teacher
-from dimo_core.unfinished import Unfinished
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""

@@ -9,6 +9,9 @@ from unittest import mock
 import attrs
 import torch
 import torch.nn.functional as F
+import yaml
+from loguru import logger
+from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -194,3 +197,13 @@ def _bytes(module: nn.Module, trained: bool = False) -> int:
 
 def _count(module: nn.Module, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
+
+
+def dry_run(job: Job) -> None:
+    """Print what the job would do and need; nothing is allocated, read or written."""
+    console = Console()
+    console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
+    for table in plan_memory(job).tables():
+        console.print(table)
+    for advice in job.teacher.advise(job.config):
+        logger.warning(advice)

@@ -15,12 +15,12 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
+from dimo_core.jobs.run_folder import publish
 from dimo_core.registry import Registry
 from dimo_core.report.fixed_samples import Showcase
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
 from dimo_core.report.sheets import Picture
-from dimo_core.run_folder import publish
 from dimo_core.sampler import TeacherSampling
 
 
