@@ -11,7 +11,13 @@ from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.sampler import Sampled
 from dimo_core.sources import ConditionStream
-from dimo_core.testing import check_conditions, check_divergence, check_options, check_sampler, check_teacher
+from dimo_core.testing.checks import (
+    check_conditions,
+    check_divergence,
+    check_options,
+    check_sampler,
+    check_teacher,
+)
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit

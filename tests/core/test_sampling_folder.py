@@ -12,7 +12,6 @@ from PIL import Image
 from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.expectations import require_suggestions
 from dimo_core.files.folder import Folder
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
@@ -20,6 +19,7 @@ from dimo_core.jobs import sample
 from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_core.sampler import TeacherSampling
 from dimo_core.teacher import Sampling
+from dimo_core.testing.expectations import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 

@@ -2,7 +2,7 @@
 
 Each check raises ``AssertionError`` with a sentence on what the interface asks for and what was found::
 
-    from dimo_core.testing import check_teacher
+    from dimo_core.testing.checks import check_teacher
 
     def test_my_teacher_keeps_the_contract():
         check_teacher(MyTeacher(), ["a prompt", "another"])
@@ -22,7 +22,11 @@ from dimo_core.conditions import Condition, Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
-from dimo_core.expectations import (
+from dimo_core.guidance import Constant
+from dimo_core.sampler import Sampled, Sampler
+from dimo_core.sources import Conditions
+from dimo_core.teacher import Teacher
+from dimo_core.testing.expectations import (
     partly_masked,
     require,
     require_close,
@@ -32,10 +36,6 @@ from dimo_core.expectations import (
     require_suggestions,
     require_tokens,
 )
-from dimo_core.guidance import Constant
-from dimo_core.sampler import Sampled, Sampler
-from dimo_core.sources import Conditions
-from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 TOLERANCE = 1e-4

@@ -1,0 +1,1 @@
+"""The conformance kit: does a plugin keep what its interface promises?."""
