@@ -6,10 +6,11 @@ bin := ".venv/bin/"
 test *arguments:
     {{bin}}pytest {{arguments}}
 
-# Style and types.
+# Style, types, and who may import whom.
 lint:
     {{bin}}ruff check
     {{bin}}ruff format --check
+    {{bin}}lint-imports
     {{bin}}mypy
 
 # The documentation, strictly and offline, into docs/_build/html.

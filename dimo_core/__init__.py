@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from dimo_core.sampler import Sampled, Sampler
     from dimo_core.settings import Evaluate, Train
     from dimo_core.sources import Conditions, ConditionStream, Data, Examples
-    from dimo_core.teacher import EvaluationPlan, Preview, Sampling, Teacher
+    from dimo_core.suggestions import EvaluationPlan, Sampling
+    from dimo_core.teacher import Preview, Teacher
     from dimo_core.tokens import Tokens, TokenSpace
     from dimo_core.tracker import Tracker
 
@@ -53,7 +54,8 @@ _MODULES = {
     "auxiliary": ("Auxiliary", "AuxiliaryOptions"),
     "backbone": ("Backbone",),
     "choice": ("Choice",),
-    "config": ("job_from_config", "resolve_job"),
+    "conditions": ("Conditioning",),
+    "config.distil": ("Job", "job_from_config", "resolve_job"),
     "divergence": ("Divergence",),
     "draws": ("Draws",),
     "errors": (
@@ -68,12 +70,11 @@ _MODULES = {
         "UnknownNameError",
         "UsageError",
     ),
-    "folder": ("Folder",),
+    "files.folder": ("Folder",),
     "generator": ("Generator", "GeneratorOptions", "Rollout"),
     "guidance": ("Adaptive", "Constant", "Guidance", "Ramp"),
     "hookspecs": ("KINDS", "PLUGIN_API", "Register", "hookimpl"),
-    "job": ("Job",),
-    "metric": ("FeatureExtractor", "Metric", "Samples", "Tracker"),
+    "metric": ("FeatureExtractor", "Metric", "Samples"),
     "objective": (
         "Batch",
         "Ingredients",
@@ -84,12 +85,14 @@ _MODULES = {
         "Phase",
     ),
     "registry": ("Registry",),
-    "run": ("RunResult", "distill"),
+    "jobs.distil": ("RunResult", "distill"),
     "sampler": ("Sampled", "Sampler"),
     "settings": ("Evaluate", "Train"),
     "sources": ("ConditionStream", "Conditions", "Data", "Examples"),
-    "teacher": ("Conditioning", "EvaluationPlan", "Preview", "Sampling", "Teacher"),
+    "suggestions": ("EvaluationPlan", "Sampling"),
+    "teacher": ("Preview", "Teacher"),
     "tokens": ("TokenSpace", "Tokens"),
+    "tracker": ("Tracker",),
 }
 
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -13,7 +13,8 @@ from dimo_core.draws import Draws
 from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Loader, built
-from dimo_core.teacher import Sampling, Teacher
+from dimo_core.suggestions import Sampling
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
 

@@ -14,7 +14,7 @@ from dimo_core.errors import UsageError
 if TYPE_CHECKING:
     from dimo_core.conditions import Conditioning
     from dimo_core.draws import Draws
-    from dimo_core.teacher import EvaluationPlan
+    from dimo_core.suggestions import EvaluationPlan
 
 
 FEW = 10

@@ -13,9 +13,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition, Conditioning
 from dimo_core.errors import UsageError
 from dimo_core.sources import Examples
-from dimo_core.suggestions import EvaluationPlan as EvaluationPlan
-from dimo_core.suggestions import Recipe
-from dimo_core.suggestions import Sampling as Sampling
+from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
 from dimo_core.tokens import Tokens, TokenSpace
 
 Capability = Literal["guidance", "decode", "encode", "create", "save"]

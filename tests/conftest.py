@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Conditioning
-from dimo_core.suggestions import Recipe
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan, Recipe
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 DATA = Path(__file__).parent / "data"

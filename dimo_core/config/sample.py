@@ -18,7 +18,8 @@ from dimo_core.errors import DimoError
 from dimo_core.options import Option, options_of
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling, find
-from dimo_core.teacher import Sampling, Teacher
+from dimo_core.suggestions import Sampling
+from dimo_core.teacher import Teacher
 
 DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "sampler": "maskgit", "guidance": "constant"}
 """Plugins by registry name, when neither the teacher nor anybody else chooses others."""

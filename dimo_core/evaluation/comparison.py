@@ -33,7 +33,8 @@ from dimo_core.registry import Loader, built
 from dimo_core.sampler import Sampled, Sampler, TeacherSampling, described
 from dimo_core.settings import Evaluate
 from dimo_core.sources import Conditions
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 
 SHOWN = 10
 """Samples that the grid shows of each row."""

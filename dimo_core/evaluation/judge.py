@@ -17,7 +17,8 @@ from dimo_core.evaluation.table import Better
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
 from dimo_core.registry import Loader, built
 from dimo_core.sources import Data
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 
 
 @attrs.frozen(kw_only=True)

@@ -24,7 +24,8 @@ from dimo_core.jobs.run_folder import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 
 SITES = 2**15
 """The most tokens that are drawn at a time, unless a batch size is given."""

@@ -21,7 +21,8 @@ from dimo_core.generator import Generator
 from dimo_core.jobs.sample_files import SampleFiles, Unfinished
 from dimo_core.registry import Registry
 from dimo_core.sampler import Sampled, TeacherSampling, described
-from dimo_core.teacher import Sampling, Teacher
+from dimo_core.suggestions import Sampling
+from dimo_core.teacher import Teacher
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""

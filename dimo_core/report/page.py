@@ -72,7 +72,7 @@ class Report:
             "Training": _plots(curves),
             "Settings": _details("Evaluation protocol", protocol) + _details("All options", self.config),
         }
-        page = Template((files("dimo_core") / "report_page.html").read_text(encoding="utf-8"))
+        page = Template((files("dimo_core.report") / "page.html").read_text(encoding="utf-8"))
         return page.substitute(
             title=escape(self.title),
             lead=f'<p class="lead">{escape(self.lead)}</p>' if self.lead else "",

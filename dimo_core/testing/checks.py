@@ -2,7 +2,7 @@
 
 Each check raises ``AssertionError`` with a sentence on what the interface asks for and what was found::
 
-    from dimo_core.testing.checks import check_teacher
+    from dimo_core.testing import check_teacher
 
     def test_my_teacher_keeps_the_contract():
         check_teacher(MyTeacher(), ["a prompt", "another"])

@@ -11,7 +11,8 @@ from dimo_core.draws import Draws
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 

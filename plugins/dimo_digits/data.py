@@ -16,7 +16,7 @@ from dimo_core.choice import Choice
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.sources import Data, Examples
-from dimo_core.teacher import EvaluationPlan
+from dimo_core.suggestions import EvaluationPlan
 from dimo_digits.augmentation import augmented
 
 SPLITS = ("teacher", "reader", "reference")

@@ -9,7 +9,7 @@ from attrs import validators as v
 from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
 from dimo_core.sources import Data, Examples
-from dimo_core.teacher import EvaluationPlan
+from dimo_core.suggestions import EvaluationPlan
 from dimo_scenes.captions import TAGS, Caption
 from dimo_scenes.combinations import Choices
 from dimo_scenes.composing import compose, handwriting

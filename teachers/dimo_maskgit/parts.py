@@ -19,7 +19,8 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
-from dimo_maskgit.tokenizer import Tokenizer, load_tokenizer
+from dimo_maskgit.tokenizer import Tokenizer
+from dimo_maskgit.tokenizers import load_tokenizer
 from dimo_maskgit.transformer import PUBLISHED, Architecture
 from dimo_maskgit.vqgan import Vqgan
 from dimo_maskgit.vqgan_config import VqganConfig

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import attrs
 
 from dimo_core.choice import Choice
-from dimo_core.teacher import Sampling
+from dimo_core.suggestions import Sampling
 
 _V1 = "MaskGIT-pytorch v1.0"
 _EMBEDDED = "Embedded teacher, seed 0, 3,000 samples"

@@ -17,8 +17,8 @@ from dimo_core.errors import CheckpointError, ConfigError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import assign, encode_tensors, sha256
 from dimo_core.sources import Examples
-from dimo_core.suggestions import Recipe
-from dimo_core.teacher import Capability, EvaluationPlan, Sampling, Teacher
+from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
+from dimo_core.teacher import Capability, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_maskgit.parts import (
     CARD,

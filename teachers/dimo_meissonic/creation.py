@@ -14,7 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import encode_tensors, sha256
 from dimo_core.sources import Examples
-from dimo_core.teacher import EvaluationPlan
+from dimo_core.suggestions import EvaluationPlan
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import FORMAT, TEXT, TRANSFORMER, VQVAE, WEIGHTS, Part, Published
 from dimo_meissonic.image_fit import fit_images, image_config

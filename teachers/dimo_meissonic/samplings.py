@@ -10,7 +10,7 @@ unless told otherwise, as in distillation. Each source says so.
 from collections.abc import Mapping
 
 from dimo_core.choice import Choice
-from dimo_core.teacher import Sampling
+from dimo_core.suggestions import Sampling
 
 _OPTIONS = {"schedule": "cosine", "counts": "amused", "order": "confidence", "gumbel": 2.0}
 _TIMESTEP = "Published with --teacher.timestep step_index; the default, zero, is that of distillation"

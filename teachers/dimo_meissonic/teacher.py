@@ -18,8 +18,8 @@ from dimo_core.device import find_device
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import assign
 from dimo_core.sources import Examples
-from dimo_core.suggestions import Recipe
-from dimo_core.teacher import Capability, EvaluationPlan, Sampling, Teacher
+from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
+from dimo_core.teacher import Capability, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.conditions import PromptConditions

@@ -16,7 +16,8 @@ from dimo_core.guidance import Constant
 from dimo_core.metric import FeatureExtractor, Metric
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions, Data, Examples
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 
 LENGTH, CODES = 4, 5

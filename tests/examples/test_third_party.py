@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dimo_core.testing.checks import check_sampler
+from dimo_core.testing import check_sampler
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "dimo-toy-tabular"
 TEACHER_AT_ONE_STEP = 0.9457

@@ -14,7 +14,7 @@ from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.pretrain import pretrain
 from dimo_core.sources import Examples
-from dimo_core.testing.checks import check_options, check_teacher
+from dimo_core.testing import check_options, check_teacher
 from dimo_digits.data import Digits
 from dimo_maskgit.codebook import PatchCodebook, fit_codebook
 from dimo_maskgit.pretraining import Pretraining

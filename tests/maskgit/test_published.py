@@ -18,7 +18,7 @@ from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.generator_folder import load_generator, read_card
-from dimo_core.testing.checks import check_teacher
+from dimo_core.testing import check_teacher
 from dimo_maskgit.parts import infer_architecture, is_weights_file
 from dimo_maskgit.pretraining import Pretraining
 from dimo_maskgit.teacher import MaskGit

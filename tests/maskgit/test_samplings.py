@@ -17,7 +17,7 @@ from dimo_core.jobs.sample import sample_teacher
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling
 from dimo_core.settings import Evaluate
-from dimo_core.teacher import Sampling
+from dimo_core.suggestions import Sampling
 from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step

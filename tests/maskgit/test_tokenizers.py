@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_maskgit.codebook import PatchCodebook
-from dimo_maskgit.tokenizer import load_tokenizer
+from dimo_maskgit.tokenizers import load_tokenizer
 
 SPEC = {"kind": "patches", "channels": 3, "patch": 2, "side": 6}
 ROWS = torch.rand(5, 12, generator=torch.Generator().manual_seed(0))

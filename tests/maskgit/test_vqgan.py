@@ -20,7 +20,7 @@ from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
 from dimo_core.files.weights import encode_tensors
 from dimo_core.teacher import to_uint8
 from dimo_maskgit.diffusers_model import load_vq_model
-from dimo_maskgit.tokenizer import load_tokenizer
+from dimo_maskgit.tokenizers import load_tokenizer
 from dimo_maskgit.vqgan import Vqgan
 from dimo_maskgit.vqgan_config import VqganConfig
 

@@ -20,8 +20,8 @@ from dimo_core.method.masked_modelling import DenoisePhase, MaskedModelling
 from dimo_core.objective import Batch
 from dimo_core.registry import Registry
 from dimo_core.sources import Examples
-from dimo_core.teacher import EvaluationPlan
-from dimo_core.testing.checks import check_teacher
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.testing import check_teacher
 from dimo_meissonic.creation import new_parts
 from dimo_meissonic.fitting import Batches
 from dimo_meissonic.image_fit import fit_images, image_config

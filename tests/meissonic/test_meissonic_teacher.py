@@ -18,7 +18,7 @@ from torch import Tensor
 from dimo_core import conditions
 from dimo_core.errors import CheckpointError, ConfigError, MissingLibraryError, UsageError
 from dimo_core.registry import Registry
-from dimo_core.testing.checks import check_teacher
+from dimo_core.testing import check_teacher
 from dimo_meissonic.files import VOCABULARY, WEIGHTS, WHAT_IS_NEEDED
 from dimo_meissonic.teacher import Meissonic
 from dimo_meissonic.text import NEGATIVE_PROMPT

@@ -16,7 +16,7 @@ import torch
 from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
 from dimo_core.metric import Samples
 from dimo_core.teacher import Teacher
-from dimo_core.testing.checks import check_options
+from dimo_core.testing import check_options
 from dimo_metrics.clip_model import Preprocessing
 from dimo_metrics.clip_score import ClipScore
 

@@ -18,8 +18,9 @@ from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.evaluation.judge import Judge
 from dimo_core.metric import Samples
 from dimo_core.registry import Registry
-from dimo_core.teacher import EvaluationPlan, Teacher
-from dimo_core.testing.checks import check_options
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
+from dimo_core.testing import check_options
 from dimo_metrics.fidelity import Fidelity
 from dimo_metrics.inception import FILES, Inception
 from dimo_metrics.library import load_torch_fidelity

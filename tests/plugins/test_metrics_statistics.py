@@ -14,7 +14,7 @@ from scipy import linalg
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.metric import Samples
 from dimo_core.teacher import Teacher
-from dimo_core.testing.checks import check_options
+from dimo_core.testing import check_options
 from dimo_metrics.fidelity import Fidelity
 from dimo_metrics.reference_batch import ReferenceBatch
 from dimo_metrics.statistics import Statistics, frechet_distance, read_statistics

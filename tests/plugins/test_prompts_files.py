@@ -19,7 +19,7 @@ from dimo_core.errors import ConfigError, SourceError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.distil import RunResult, distill
 from dimo_core.jobs.run_folder import open_conditions
-from dimo_core.testing.checks import check_conditions
+from dimo_core.testing import check_conditions
 from dimo_divergences import Jeffrey
 from dimo_prompts import index, reading
 from dimo_prompts.labels import Labels

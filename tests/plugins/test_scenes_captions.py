@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.testing.checks import check_options
+from dimo_core.testing import check_options
 from dimo_scenes.captions import (
     COLOURED,
     COLOURS,

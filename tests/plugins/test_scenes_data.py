@@ -12,8 +12,9 @@ from torch import Tensor
 from dimo_core.data.feeds import TokenFeed
 from dimo_core.errors import UsageError
 from dimo_core.sources import Examples
-from dimo_core.teacher import EvaluationPlan, Teacher
-from dimo_core.testing.checks import check_options
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
+from dimo_core.testing import check_options
 from dimo_scenes.captions import TAGS, parse
 from dimo_scenes.combinations import colour_is_held_out, pair_is_held_out, unseen
 from dimo_scenes.composing import GROUND, INKS, PARTS, compose, handwriting, part_of, stored

@@ -15,7 +15,7 @@ from dimo_core.evaluation.judge import Judge
 from dimo_core.metric import Samples
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
-from dimo_core.testing.checks import check_options
+from dimo_core.testing import check_options
 from dimo_scenes.captions import TAGS, Caption, parse
 from dimo_scenes.composing import compose, handwriting
 from dimo_scenes.data import SPLITS, Scenes

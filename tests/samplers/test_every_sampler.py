@@ -19,7 +19,7 @@ from dimo_core.draws import Draws
 from dimo_core.guidance import Adaptive, Constant, Guidance, Ramp
 from dimo_core.registry import Registry
 from dimo_core.sampler import Sampled, Sampler
-from dimo_core.testing.checks import check_sampler
+from dimo_core.testing import check_sampler
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.ancestral import AncestralSampler

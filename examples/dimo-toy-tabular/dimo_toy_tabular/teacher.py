@@ -15,8 +15,8 @@ from dimo_core.backbone import Backbone, Rows
 from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
-from dimo_core.suggestions import Recipe
-from dimo_core.teacher import EvaluationPlan, Teacher
+from dimo_core.suggestions import EvaluationPlan, Recipe
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_toy_tabular.joint import CODES, LENGTH, MASK, joint, log_conditionals
 

@@ -10,7 +10,7 @@ from dimo_toy_tabular.joint import CODES, LENGTH, MASK, histogram, one_step, tot
 from dimo_toy_tabular.teacher import Tabular
 
 from dimo_core.divergence import Divergence
-from dimo_core.testing.checks import check_conditions, check_divergence, check_teacher
+from dimo_core.testing import check_conditions, check_divergence, check_teacher
 
 TEACHER = Tabular(noise=0.1)
 

@@ -12,7 +12,8 @@ from dimo_core.divergence import Divergence
 from dimo_core.metric import Metric
 from dimo_core.sampler import Sampler
 from dimo_core.sources import Conditions, Data
-from dimo_core.teacher import EvaluationPlan, Sampling, Teacher
+from dimo_core.suggestions import EvaluationPlan, Sampling
+from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 
 

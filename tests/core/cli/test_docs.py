@@ -11,7 +11,7 @@ from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.registry import INTERFACES, Registry
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 CLI = (DOCS / "cli.md").read_text()
 PLUGINS = (DOCS / "plugins.md").read_text()
 
@@ -37,7 +37,7 @@ def test_every_kind_is_documented_with_its_interface(kind, interface):
 
 
 def test_every_environment_variable_is_documented():
-    sources = (Path(__file__).parents[2] / "dimo_core").rglob("*.py")
+    sources = (Path(__file__).parents[3] / "dimo_core").rglob("*.py")
     used = {
         name for path in sources for name in re.findall(r"environ\.get\(\"(DIMO_\w+)\"", path.read_text())
     }

@@ -17,7 +17,7 @@ from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 
-TOYS = Path(__file__).parents[1] / "data" / "toy_site"
+TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 TOY = ["sample", "--teacher", "toy"]
 
 

@@ -18,7 +18,7 @@ from dimo_core.guidance import Constant
 from dimo_core.jobs import sample
 from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_core.sampler import TeacherSampling
-from dimo_core.teacher import Sampling
+from dimo_core.suggestions import Sampling
 from dimo_core.testing.expectations import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))

@@ -13,7 +13,7 @@ from dimo_core.draws import Draws
 from dimo_core.method.process import apply_mask, draw_mask, initial_tokens, mask_ratio, masked_count, perturb
 from dimo_core.tokens import TokenSpace
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "schedules.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "schedules.json").read_text())
 SCHEDULES = ("linear", "square", "cosine", "arccos")
 RISING = ("linear", "square")
 """In the source r = u and r = u^2 rise with its u, the others fall: there t = 1 - u."""

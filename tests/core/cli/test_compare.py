@@ -15,7 +15,7 @@ from dimo_core.jobs.locate import find_subject
 from dimo_core.method.one_step import OneStep
 from dimo_core.registry import Registry
 
-EMBEDDED = Path(__file__).parents[2] / "teachers" / "dimo_maskgit" / "embedded"
+EMBEDDED = Path(__file__).parents[3] / "teachers" / "dimo_maskgit" / "embedded"
 FEW = ["--samples", "24", "--metrics", "fidelity", "digits", "--device", "cpu"]
 
 

@@ -16,7 +16,7 @@ from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
 
-TOYS = Path(__file__).parents[1] / "data" / "toy_site"
+TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 TOY = ["run", "--teacher", "toy"]
 
 

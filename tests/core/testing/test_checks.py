@@ -11,7 +11,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
 from dimo_core.sampler import Sampled
 from dimo_core.sources import ConditionStream
-from dimo_core.testing.checks import (
+from dimo_core.testing import (
     check_conditions,
     check_divergence,
     check_options,

@@ -14,7 +14,7 @@ from dimo_core.jobs.results import Results
 from dimo_core.report.page import Report
 from dimo_core.report.plots import quality
 from dimo_core.settings import Evaluate
-from dimo_core.teacher import Sampling
+from dimo_core.suggestions import Sampling
 
 SAMPLINGS = {
     "greedy": Sampling(

@@ -17,7 +17,7 @@ from dimo_core.objective import Optimisation
 from dimo_core.registry import Registry
 from dimo_core.settings import Train
 
-TOYS = Path(__file__).parents[1] / "data" / "toy_site"
+TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 
 
 @pytest.fixture(autouse=True)
