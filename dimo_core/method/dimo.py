@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.method import process
-from dimo_core.method.losses import Jacobian
+from dimo_core.method.losses import Jacobian, measures
 from dimo_core.method.process import draw_remask
 from dimo_core.method.step import Step
 from dimo_core.method.weighting import WEIGHTS, WeightName
@@ -175,7 +175,8 @@ class DimoPhase(Phase):
                 z_theta, z_phi = theta(rows), phi(rows)
                 s.generator_backward(z_theta, z_phi, z_psi, w[rows // length], draws.total)
                 if watch:
-                    add_to(logs, s.watch(z_theta, z_phi, z_psi, remask.total))
+                    means = measures(z_theta, z_phi, z_psi, divergence=s.divergence)
+                    add_to(logs, {name: mean * (len(rows) / remask.total) for name, mean in means.items()})
             if self.auxiliary:
                 add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta[rows], remask.total)})
 

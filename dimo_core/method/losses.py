@@ -86,6 +86,25 @@ def denoising_loss(
     return F.cross_entropy(full(z), x, reduction="sum", label_smoothing=label_smoothing)
 
 
+@torch.no_grad()
+def measures(
+    z_theta: Float[Tensor, "K V"],
+    z_phi: Float[Tensor, "K V"],
+    z_psi: Float[Tensor, "K V"],
+    *,
+    divergence: Divergence,
+) -> dict[str, Float[Tensor, ""]]:
+    """What the log of a run shows besides losses, each a mean over the rows: divergence, entropies, scale."""
+    log_p_theta, log_p_phi, log_p_psi = (z.log_softmax(-1) for z in (z_theta, z_phi, z_psi))
+    return {
+        "divergence": divergence.value(log_p_phi, log_p_psi).mean(),
+        "entropy_theta": entropy(log_p_theta).mean(),
+        "entropy_phi": entropy(log_p_phi).mean(),
+        "logit_scale": logit_scale(z_theta).mean(),
+        **divergence.diagnostics(log_p_phi, log_p_psi),
+    }
+
+
 def distance(z_theta: Float[Tensor, "K V"], z_phi: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
     """mean abs(p_theta - p_phi) over the codes of each row, DMD's measure (appendix C)."""
     return (z_theta.softmax(-1) - z_phi.softmax(-1)).abs().mean(-1)

@@ -12,7 +12,7 @@ Heads are evaluated at the K masked rows only; elsewhere the gradient is zero. `
 give z_theta, z_phi and z_psi of k of them at a time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 import torch
@@ -117,22 +117,3 @@ class Step:
         loss = self.p_psi.loss(z_psi, x_theta) / total
         loss.backward()
         return loss.detach()
-
-    def watch(
-        self,
-        z_theta: Float[Tensor, "k V"],
-        z_phi: Float[Tensor, "k V"],
-        z_psi: Float[Tensor, "k V"],
-        total: int,
-    ) -> Mapping[str, Float[Tensor, ""]]:
-        """What the log shows of rows besides losses: its share of means over ``total`` masked tokens."""
-        with torch.no_grad():
-            log_p, log_q, log_g = (z.log_softmax(-1) for z in (z_phi, z_psi, z_theta))
-            means = {
-                "divergence": self.divergence.value(log_p, log_q).mean(),
-                "entropy_theta": losses.entropy(log_g).mean(),
-                "entropy_phi": losses.entropy(log_p).mean(),
-                "logit_scale": losses.logit_scale(z_theta).mean(),
-                **self.divergence.diagnostics(log_p, log_q),
-            }
-            return {name: mean * (len(z_theta) / total) for name, mean in means.items()}
