@@ -67,6 +67,10 @@ class EvaluationPlan:
         return cls(**plan)
 
 
+ASSUMED = EvaluationPlan(metrics=(), best="")
+"""How a teacher that has no plan is sampled."""
+
+
 @attrs.frozen(kw_only=True)
 class Sampling:
     """A named way to sample the teacher in many steps, by registry names.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dimo_core.choice import Choice
-from dimo_core.cli import arguments
+from dimo_core.cli.command import read
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
         return _merge(options, rest, argv)
     layers = teacher_layers(rest)
 
+    from dimo_core.config.distil import DEFAULTS
     from dimo_core.config.draft import next_folder
-    from dimo_core.config.sample import DEFAULTS
     from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import TeacherRows
     from dimo_core.jobs.locate import chosen_teacher, teacher_of_generators
@@ -63,7 +63,7 @@ def teacher_layers(rest: Sequence[str]) -> list[Layer]:
     Raises:
         UsageError: for what is no option of a teacher.
     """
-    given = arguments.read(rest, {})
+    given = read(rest, {})
     if given.flags or given.resume:
         wrong = [f"--{flag.replace('_', '-')}" for flag in sorted(given.flags)] or ["--resume"]
         raise UsageError(f"{wrong[0]} is no option of this command; the same command with --out goes on.")

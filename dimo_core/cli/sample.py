@@ -1,21 +1,15 @@
 """``dimo sample``: draw samples from a trained generator, or from a teacher in many steps."""
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, get_args
 
-import yaml
-
-from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
-from dimo_core.options import Path
 
-SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}
-"""Short forms of the teacher's form of the command."""
+if TYPE_CHECKING:
+    from dimo_core.config.draft import Draft
 
 COUNT = 64
 """Samples, when nobody says how many."""
@@ -62,29 +56,29 @@ def _generator(argv: Sequence[str]) -> int:
 
 
 def _teacher(argv: Sequence[str]) -> int:
-    from dimo_core.cli.helping import sample_help
+    from dimo_core.cli.command import Command, read
     from dimo_core.config.draft import next_folder
-    from dimo_core.config.layers import from_environment, from_file
     from dimo_core.config.sample import KEYS, draft_sampling, sampling_of
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
+    command = Command(
+        prog="dimo sample --teacher NAME",
+        about="Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named "
+        "sampling is a preset of steps, sampler and guidance; options that are given besides override it.",
+        keys=KEYS,
+        draft=draft_sampling,
+        job_of=sampling_of,
+        short={"temperature": ("sampler", "temperature")},
+        more=_more,
+    )
     parser = Parser("dimo sample", "", add_help=False)
     _drawing(parser.add_argument)
     options, rest = parser.parse_known_args(list(argv))
     if (path := _positional(rest)) is not None:
         raise UsageError(f"{path!r} and a teacher: give either PATH, for a generator, or --teacher NAME.")
-    given = arguments.read(rest, SHORT)
-    if "dry_run" in given.flags or given.resume:
-        raise UsageError("--dry-run and --resume are options of `dimo run`")
-    layers = [from_environment(os.environ, KEYS), *map(from_file, given.config), given.layer]
-    drafted = draft_sampling(layers, Registry.discover(), short=[*SHORT])
-    if "help" in given.flags:
-        sys.stdout.write(sample_help(drafted, SHORT, _drawing))
-        return 0
-    job = sampling_of(drafted)
-    if "print_config" in given.flags:
-        sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
+    job = command.job(read(rest, command.short), Registry.discover())
+    if job is None:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
     out = options.out or next_folder("sample", *names)
@@ -102,6 +96,15 @@ def _teacher(argv: Sequence[str]) -> int:
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
     print(f"{count} samples in {out} ({job.sampling.title}, {passes} each)")
     return 0
+
+
+def _more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup, draft: "Draft") -> None:
+    from dimo_core.sampler import listing
+
+    _drawing(top.add_argument)
+    shown = parser.add_argument_group("samplings of the teacher")
+    for name, text in listing(draft.presets).items():
+        shown.add_argument(name, help=text.replace("%", "%%"))
 
 
 def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, int]:

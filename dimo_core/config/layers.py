@@ -1,10 +1,12 @@
 """Where option values come from: config files, the environment, the command line, Python, presets.
 
-Each source is a ``Layer`` of nested data; a later layer overrides an earlier one, option by option.
+Each source is a ``Layer`` of nested data; a later layer overrides an earlier one, option by option. A
+``Context`` collects what is wrong with any of them, so that one message can tell it all.
 """
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,9 +14,10 @@ import fsspec
 import yaml
 
 from dimo_core.choice import Choice
-from dimo_core.errors import ConfigError, DimoError
+from dimo_core.errors import ConfigError, DimoError, PluginError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
+from dimo_core.registry import Registry
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +58,69 @@ class Layer:
         chosen = section.get("name", self.assumed.get(kind))
         return None if chosen is None else str(chosen)
 
+    def leaves(self, path: Path) -> Iterator[Path]:
+        """The options below an unknown key as they were typed; for files the key itself."""
+        inner: Any = self.data if path[0] in self.data else self.objects
+        for key in path:
+            inner = inner[key]
+        if self.text and isinstance(inner, Mapping):
+            for key in inner:
+                yield from self.leaves((*path, key))
+        else:
+            yield path
+
+
+@attrs.define(kw_only=True)
+class Context:
+    """What choosing plugins, and finding and explaining mistakes, needs.
+
+    Attributes:
+        registry: Of the installed plugins.
+        suggestions: Whether the teacher's presets and evaluation plan count.
+        short: Short forms on the command line, for near matches.
+        problems: Mistakes, in order.
+        notes: What is worth a warning, in order.
+        known: Keys of every option of the chosen plugins, for near matches.
+    """
+
+    registry: Registry
+    suggestions: bool = True
+    short: Sequence[str] = ()
+    problems: list[DimoError] = attrs.field(factory=list)
+    notes: list[str] = attrs.field(factory=list)
+    known: Sequence[str] = ()
+
+    def report(self, problem: DimoError) -> None:
+        """Remember a mistake, once."""
+        if str(problem) not in map(str, self.problems):
+            self.problems.append(problem)
+
+    def note(self, text: str) -> None:
+        """Remember a warning, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def check(self) -> None:
+        """Raise what was found: a single mistake as it is, several as one error of several lines."""
+        if len(self.problems) == 1:
+            raise self.problems[0]
+        if self.problems:
+            plugin = any(isinstance(error, PluginError) for error in self.problems)
+            raise (PluginError if plugin else ConfigError)("\n".join(map(str, self.problems)))
+
+    def unknown(self, path: Path, layer: Layer, reason: str = "") -> None:
+        """Report a key that no option has; the reason says more than that."""
+        where, key = layer.where(path), ".".join(path)
+        if layer.lenient:
+            self.note(f"{where} is ignored: there is no option {key}")
+            return
+        candidates = [known for known in self.known if "." in known or "." not in key]
+        candidates += self.short if layer.spelling else ()
+        text, dashes = f"{where}: {reason or 'unknown option.'}", "--" if layer.spelling else ""
+        for match in difflib.get_close_matches(key, candidates, n=1):
+            text += f" Did you mean {dashes}{match}?"
+        self.report(layer.fault(text))
+
 
 def from_mapping(data: Mapping[Any, Any], origin: str, **settings: Any) -> Layer:
     """A layer from the shape of a config file; a plugin may also be a ``Choice`` or a finished object.
@@ -69,31 +135,42 @@ def from_mapping(data: Mapping[Any, Any], origin: str, **settings: Any) -> Layer
     """
     sections: dict[str, Any] = {}
     objects: dict[str, object] = {}
-    for key, value in data.items():
-        key = str(key)
+    for key, value in ((str(key), value) for key, value in data.items()):
         if isinstance(value, Choice):
             value = value.as_dict()
         elif isinstance(value, os.PathLike):
             value = os.fspath(value)
-        if value is None or isinstance(value, bool | int | float | Sequence):
-            sections[key] = _scalar(key, value, origin)
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             sections[key] = {str(inner): item for inner, item in value.items()}
-        else:
+        elif key in KINDS and value is None:
+            sections[key] = {}
+        elif key in KINDS and isinstance(value, str):
+            sections[key] = {"name": value}
+        elif value is not None and not isinstance(value, bool | int | float | Sequence):
             objects[key] = value
+        elif key in KINDS:
+            expected = f"expected a name, or a mapping with 'name' and options, got {value!r}"
+            raise ConfigError(f"{key} in {origin}: {expected}")
+        else:
+            sections[key] = value
     return Layer(origin=origin, data=sections, objects=objects, **settings)
 
 
-def _scalar(key: str, value: Any, origin: str) -> Any:
-    if key not in KINDS:
-        return value
-    if value is None:
-        return {}
-    if not isinstance(value, str):
-        raise ConfigError(
-            f"{key} in {origin}: expected a name, or a mapping with 'name' and options, got {value!r}"
-        )
-    return {"name": value}
+def suggestion(data: Mapping[str, Any], origin: str, defaults: Mapping[str, str]) -> Layer:
+    """A layer from a plugin: sections without a name are meant for the default plugins.
+
+    Args:
+        data: The shape of a config file.
+        origin: What it is, as people read it.
+        defaults: Plugins that are meant, by kind.
+
+    Raises:
+        PluginError: when it has not that shape.
+    """
+    try:
+        return from_mapping(data, origin, assumed=defaults, fault=PluginError)
+    except ConfigError as error:
+        raise PluginError(str(error)) from error
 
 
 def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str, **settings: Any) -> Layer:

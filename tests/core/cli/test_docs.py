@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dimo_core.cli.arguments import SHORT
+from dimo_core.cli.command import SHORT
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.registry import INTERFACES, Registry
