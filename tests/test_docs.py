@@ -16,7 +16,6 @@ import dimo_core
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.cli.dispatch import main as command
 from dimo_core.config.distil import Job
-from dimo_core.discovery import Offer
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
@@ -26,7 +25,7 @@ from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import draw_remask
 from dimo_core.objective import Ingredients
 from dimo_core.options import field_docs
-from dimo_core.registry import Registry
+from dimo_core.registry import Offer, Registry
 from dimo_core.settings import Evaluate, Train
 from dimo_core.teacher import Teacher
 

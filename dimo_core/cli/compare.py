@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dimo_core.choice import Choice
 from dimo_core.cli.command import read
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
+from dimo_core.suggestions import Choice
 
 if TYPE_CHECKING:
     from dimo_core.evaluation.row_batches import Shard

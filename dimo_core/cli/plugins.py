@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimo_core.cli.parsing import Parser
-from dimo_core.discovery import Offer
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
-from dimo_core.registry import Registry
+from dimo_core.registry import Offer, Registry
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         {"entry_point": b.entry_point, "dist": b.dist, "version": b.version, "error": b.error}
         for b in registry.broken
     ]
-    disabled = [{"entry_point": point, "dist": dist} for dist, point in registry.findings.disabled]
+    disabled = [{"entry_point": d.entry_point, "dist": d.dist} for d in registry.disabled]
     if options.json:
         json.dump({"plugins": rows, "broken": broken, "disabled": disabled}, sys.stdout, indent=1)
         print()

@@ -14,8 +14,8 @@ from loguru import logger
 from dimo_core.config.layers import Context, Layer
 from dimo_core.errors import ConfigError, DimoError
 from dimo_core.files.folder import Folder
+from dimo_core.hookspecs import INTERFACES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
-from dimo_core.registry import INTERFACES
 
 if TYPE_CHECKING:
     from dimo_core.teacher import Teacher

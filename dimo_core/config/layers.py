@@ -13,11 +13,11 @@ import attrs
 import fsspec
 import yaml
 
-from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, DimoError, PluginError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
+from dimo_core.suggestions import Choice
 
 
 @attrs.frozen(kw_only=True)

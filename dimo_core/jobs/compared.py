@@ -8,7 +8,6 @@ import attrs
 import torch
 
 from dimo_core.backbone import Backbone
-from dimo_core.choice import Choice
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
@@ -18,7 +17,7 @@ from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampled, Sampler, TeacherSampling
-from dimo_core.suggestions import ASSUMED, EvaluationPlan
+from dimo_core.suggestions import ASSUMED, Choice, EvaluationPlan
 from dimo_core.teacher import Teacher
 
 

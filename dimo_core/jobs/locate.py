@@ -11,7 +11,7 @@ from dimo_core.config.draft import choose, complete
 from dimo_core.config.layers import Context, Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.generator_folder import CARD, built, generator_folder, read_card
+from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
 from dimo_core.files.images import picture_files
 from dimo_core.options import build
 from dimo_core.registry import Registry
@@ -62,7 +62,7 @@ def teacher_of_generators(paths: Sequence[str], registry: Registry) -> Teacher:
         UsageError: when its teacher is not installed.
     """
     folder = generator_folder(paths[0])
-    teacher: Teacher = built(registry, "teacher", read_card(folder)["teacher"], folder)
+    teacher: Teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
     return teacher
 
 
