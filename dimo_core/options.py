@@ -100,12 +100,9 @@ def convert(
         The typed values, and for each value of another type what is wrong with it.
     """
     hints, parser = _parser(cls, prefix)
-    typed: dict[Path, Any] = {}
-    wrong: dict[Path, str] = {}
-    given = {path: True if text and v is None and hints[path] is bool else v for path, v in values.items()}
-    if text:
-        wrong = {path: "needs a value" for path, value in given.items() if value is None}
-        given = {path: value for path, value in given.items() if value is not None}
+    absent = [path for path, v in values.items() if text and v is None and hints[path] is not bool]
+    given = {p: True if text and v is None else v for p, v in values.items() if p not in absent}
+    typed, wrong = dict[Path, Any](), dict.fromkeys(absent, "needs a value")
     whole = _read(parser, given)
     for path, value in given.items():
         # Together they are right or wrong; of one by itself it is known which.

@@ -83,9 +83,8 @@ class EvaluationPlan:
         plan: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
-        for name in ("data", "features", "sampler", "guidance", "conditions"):
-            if plan.get(name) is not None:
-                plan[name] = Choice.from_dict(plan[name])
+        for name in {"data", "features", "sampler", "guidance", "conditions"} & plan.keys():
+            plan[name] = plan[name] and Choice.from_dict(plan[name])
         plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
         return cls(**plan)
 

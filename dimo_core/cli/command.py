@@ -34,9 +34,6 @@ GENERAL: Mapping[str, tuple[str, str]] = {
 FLAGS = ("help", "print_config", "dry_run")
 """Options of the commands that take no value."""
 
-PLAIN = ("config", "resume")
-"""Options of the commands that are not part of the configuration."""
-
 _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
 DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
@@ -78,7 +75,7 @@ def read(argv: Sequence[str], short: Mapping[str, Path]) -> Arguments:
         UsageError: for what is no option, or lacks its value.
     """
     flags: set[str] = set()
-    plain: dict[str, list[str]] = {name: [] for name in PLAIN}
+    plain: dict[str, list[str]] = {"config": [], "resume": []}  # no part of the configuration
     pairs: list[tuple[Path, str | None, str]] = []
     rest = ["--help" if token == "-h" else token for token in argv]
     while rest:
@@ -95,9 +92,9 @@ def read(argv: Sequence[str], short: Mapping[str, Path]) -> Arguments:
         # A negative number is the value of the option before it, an option is not.
         given = value if has_value else rest.pop(0) if rest and not rest[0].startswith("--") else None
         path = short.get(name) or tuple(name.split("."))
-        if given is None and (name in (*KINDS, *PLAIN, "preset") or path[-1] == "name"):
+        if given is None and (name in (*KINDS, *plain, "preset") or path[-1] == "name"):
             raise ConfigError(f"{written} needs a value")
-        if name in PLAIN:
+        if name in plain:
             plain[name].append(str(given))
         else:
             pairs.append((path, given, written))
@@ -188,13 +185,9 @@ class Command:
         if self.more is not None:
             self.more(parser, top, draft)
         _add(top, ["--log-level"], "LEVEL", "trace | debug | info | warning | error (default: info)")
-        for option in draft.sections[""].options():
-            self._add_option(top, option, draft)
         for key, section in draft.sections.items():
-            if not key:
-                continue
             title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-            shown = parser.add_argument_group(title.rstrip("."))
+            shown = parser.add_argument_group(title.rstrip(".")) if key else top
             if section.name:
                 names = draft.context.registry.names(key)
                 _add(shown, [f"--{key}"], "NAME", _names(names, section.name))
@@ -204,7 +197,7 @@ class Command:
 
     def _add_option(self, shown: argparse._ArgumentGroup, option: Option, draft: Draft) -> None:
         short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == option.path]
-        value = draft.value(option)
+        value = draft.given.get(option.path, (option.default, None))[0]
         default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
         text = f"{option.doc} ({type_name(option.type)}, {default})".lstrip()
         _add(shown, [f"--{option.key}", *short], option.path[-1].upper(), text)

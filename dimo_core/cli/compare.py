@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         samplers=tuple(map(choice, options.samplers or ())),
         steps=tuple(options.sampling_steps or ()),
         samplings=tuple(options.samplings or ()),
-        guidance=None if options.guidance is None else guidance_of(options.guidance),
+        guidance=guidance_of(options.guidance),
     )
     generators = tuple(dict.fromkeys(options.generators or ()))
     rows_or_none = None if options.generators_only else rows
@@ -210,12 +210,12 @@ def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]
     return 0
 
 
-def guidance_of(text: str) -> Choice:
-    """Constant guidance of a scale, or a plugin as for ``choice``."""
+def guidance_of(text: str | None) -> Choice | None:
+    """Constant guidance of a scale, or a plugin as for ``choice``; None when not given."""
     try:
-        return Choice("constant", {"scale": float(text)})
+        return None if text is None else Choice("constant", {"scale": float(text)})
     except ValueError:
-        return choice(text)
+        return choice(str(text))
 
 
 def _shard(text: str) -> "Shard":

@@ -57,7 +57,7 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
         raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
     if subject.kind != "teacher":
         return None
-    guidance = None if options.guidance is None else guidance_of(options.guidance)
+    guidance = guidance_of(options.guidance)
     if options.sampling is not None:
         if options.sampler is not None or options.sampling_steps is not None:
             raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
@@ -20,7 +20,8 @@ OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo sample``."""
-    names = [token[2:].partition("=")[0].partition(".")[0].replace("-", "_") for token in _options(argv)]
+    given = [token[2:] for token in argv if token.startswith("--")]
+    names = [token.partition("=")[0].partition(".")[0].replace("-", "_") for token in given]
     if "teacher" in names or "config" in names:
         return _teacher(argv)
     for name in names:
@@ -40,18 +41,9 @@ def _generator(argv: Sequence[str]) -> int:
 
     from dimo_core.jobs.sample import sample_folder
 
-    conditions, count = _wanted(options)
-    written = sample_folder(
-        options.path,
-        count=count,
-        conditions=conditions,
-        temperature=options.temperature,
-        seed=options.seed,
-        out=options.out,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
-    print(f"{count} samples in {written[-1].rpartition('/')[0]}")
+    wanted = _wanted(options)
+    written = sample_folder(options.path, temperature=options.temperature, out=options.out, **wanted)
+    print(f"{wanted['count']} samples in {written[-1].rpartition('/')[0]}")
     return 0
 
 
@@ -82,19 +74,10 @@ def _teacher(argv: Sequence[str]) -> int:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
     out = options.out or next_folder("sample", *names)
-    conditions, count = _wanted(options)
-    drawn = sample_teacher(
-        job.teacher,
-        job.sampling,
-        count=count,
-        conditions=conditions,
-        seed=options.seed,
-        out=out,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
+    wanted = _wanted(options)
+    drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{count} samples in {out} ({job.sampling.title}, {passes} each)")
+    print(f"{wanted['count']} samples in {out} ({job.sampling.title}, {passes} each)")
     return 0
 
 
@@ -107,17 +90,18 @@ def _more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup, draft: 
         shown.add_argument(name, help=text.replace("%", "%%"))
 
 
-def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, int]:
-    """Conditions and number of samples.
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """What is drawn, and how: conditions, number of samples and what both forms have besides.
 
     Raises:
         UsageError: when options contradict each other, or a file holds no prompts.
     """
+    how = {name: getattr(options, name) for name in ("seed", "device", "batch_size")}
     if options.prompts_from is None:
         for name in ("each", "layout"):
             if getattr(options, name) not in (None, "plain"):
                 raise UsageError(f"--{name} goes with --prompts-from, which is not given")
-        return options.conditions, options.count or COUNT
+        return how | {"conditions": options.conditions, "count": options.count or COUNT}
     for name in ("conditions", "count"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} and --prompts-from: all prompts of the files are sampled; give one")
@@ -126,11 +110,7 @@ def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, 
         each=options.each or 1,
         layout=options.layout or "plain",
     )
-    return prompts, len(prompts.files())
-
-
-def _options(argv: Sequence[str]) -> list[str]:
-    return [token for token in argv if token.startswith("--")]
+    return how | {"conditions": prompts, "count": len(prompts.files())}
 
 
 def _positional(rest: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from attrs import validators as v
 
 from dimo_core.auxiliary import AuxiliaryOptions
 from dimo_core.config.draft import Draft, Section, choose, complete, first_look, group, next_folder
-from dimo_core.config.layers import Context, Layer, from_mapping, suggestion
+from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.divergence import Divergence
 from dimo_core.errors import DimoError, UnknownNameError
 from dimo_core.generator import GeneratorOptions
@@ -110,11 +110,7 @@ KEYS = ("preset", *DEFAULTS, *GROUPS, *(field.name for field in attrs.fields(Com
 
 
 def resolve_job(
-    overrides: Mapping[str, Any] | None = None,
-    preset: str | None = None,
-    registry: Registry | None = None,
-    *,
-    layers: Sequence[Layer] = (),
+    overrides: Mapping[str, Any] | None = None, preset: str | None = None, registry: Registry | None = None
 ) -> Job:
     """Everything that a distillation needs.
 
@@ -123,7 +119,6 @@ def resolve_job(
             ``train`` and ``eval`` objects of their classes.
         preset: One of the teacher's recipes; its first one when neither this nor a layer names one.
         registry: The installed plugins; discovered when None.
-        layers: Further sources below ``overrides``, from the lowest to the highest.
 
     Raises:
         ConfigError: for wrong options, all of them in one message.
@@ -132,7 +127,7 @@ def resolve_job(
     """
     arguments = dict(overrides or {}) | ({"preset": preset} if preset is not None else {})
     layer = from_mapping(arguments, "the arguments")
-    return job_of(draft_job([*layers, layer], Context(registry=registry or Registry.discover())))
+    return job_of(draft_job([layer], Context(registry=registry or Registry.discover())))
 
 
 def job_from_config(config: Mapping[str, Any], registry: Registry | None = None) -> Job:
@@ -168,7 +163,7 @@ def draft_job(layers: Sequence[Layer], context: Context) -> Draft:
     meant = [kind for kind in DEFAULTS if kind != "teacher" and (not lost or kind in named)]
     kinds = [choose(kind, DEFAULTS[kind], layers, context) for kind in meant]
     groups = [group(key, cls, layers, context) for key, cls in GROUPS.items()]
-    draft = complete([chosen, *kinds, *groups], Common, layers, context, KEYS)
+    draft = complete([chosen, *kinds, *groups, Section(key="", cls=Common)], layers, context, KEYS)
     return attrs.evolve(draft, preset=preset, presets=recipes)
 
 
@@ -200,12 +195,12 @@ def _suggestions(
     if plan is not None:
         suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
         defaults |= {kind: choice.name for kind, choice in suggested.items()}
-        layers.append(suggestion(suggested, f"the evaluation plan of {section.title}", defaults))
+        layers.append(from_mapping(suggested, f"the evaluation plan of {section.title}", defaults))
     if preset is None:
         preset = next(iter(recipes), None)
     elif preset not in recipes:
         context.report(UnknownNameError("preset", str(preset), recipes, f"(of {section.title})"))
         return layers, None, recipes
     if preset is not None:
-        layers.append(suggestion(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
+        layers.append(from_mapping(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
     return layers, preset, recipes

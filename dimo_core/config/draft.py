@@ -62,7 +62,9 @@ class Section:
         paths, given = [option.path for option in self.options()], Given()
         for layer, data in self._speaking(layers, context):
             values = dict(self._flatten(data, self.prefix, paths, layer, context))
-            typed, wrong = convert(self.cls, values, self.prefix, text=layer.text) if self.cls else ({}, {})
+            if self.cls is None:
+                continue
+            typed, wrong = convert(self.cls, values, self.prefix, text=bool(layer.spelling))
             given |= {path: (value, layer) for path, value in typed.items()}
             for path, reason in wrong.items():
                 context.report(layer.fault(f"{layer.where(path)}: {reason}"))
@@ -167,10 +169,6 @@ class Draft:
     preset: str | None = None
     presets: Mapping[str, Any] = attrs.field(factory=dict)
 
-    def value(self, option: Option) -> Any:
-        """What an option is set to, or its default."""
-        return self.given[option.path][0] if option.path in self.given else option.default
-
     def make(self) -> dict[str, Any]:
         """The fields of a job: objects and values by key, and the resolved ``config`` as plain data.
 
@@ -185,31 +183,22 @@ class Draft:
         for key, section in self.sections.items():
             options = plain(made[key]) if attrs.has(type(made[key])) else {}
             config |= {key: ({"name": section.name} if section.name else {}) | options} if key else options
-        own = made.pop("")
-        return (
-            made
-            | {option.key: getattr(own, option.key) for option in self.sections[""].options()}
-            | {"config": config}
-        )
+        own = attrs.asdict(made.pop(""), recurse=False) if "" in made else {}
+        return made | own | {"config": config}
 
 
 def complete(
-    sections: Sequence[Section | None],
-    own: type | None,
-    layers: Sequence[Layer],
-    context: Context,
-    keys: Sequence[str],
+    sections: Sequence[Section | None], layers: Sequence[Layer], context: Context, keys: Sequence[str]
 ) -> Draft:
     """Gather the values of all sections.
 
     Args:
         sections: The chosen sections; None for one that could not be loaded.
-        own: Options of the job itself; None when it has none.
         layers: From the lowest to the highest precedence.
         context: Registry and mistakes.
         keys: All top-level keys, those of missing sections included.
     """
-    chosen = [*filter(None, sections), Section(key="", cls=own)]
+    chosen = [section for section in sections if section is not None]
     context.known = [*keys, *(option.key for section in chosen for option in section.options())]
     given = Given()
     for section in chosen:
@@ -217,7 +206,7 @@ def complete(
     for layer in layers:
         for key in (*layer.data, *layer.objects):
             if key not in keys:
-                for path in layer.leaves((key,)):
+                for path in [path for path in layer.spelling if path[0] == key] or [(key,)]:
                     context.unknown(path, layer)
     return Draft(sections={s.key: s for s in chosen}, given=given, context=context)
 

@@ -6,7 +6,8 @@ Each source is a ``Layer`` of nested data; a later layer overrides an earlier on
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -28,21 +29,21 @@ class Layer:
         origin: What it is, as people read it.
         data: Nested values; the section of a plugin is a mapping that may hold ``name``.
         objects: Finished options objects by section, from Python.
-        text: Values are text, still to be read by type.
-        assumed: Names that sections without ``name`` are meant for, by kind.
+        assumed: Of a plugin's suggestion: the plugins that sections without ``name`` are meant for, by kind.
+        spelling: Of text, still to be read by type: how each option was written.
         lenient: Unknown keys are no error.
-        fault: The error that a mistake in it is.
-        spelling: How each option was written, where that is not its key.
     """
 
     origin: str
     data: Mapping[str, Any]
     objects: Mapping[str, object] = attrs.field(factory=dict)
-    text: bool = False
     assumed: Mapping[str, str] = attrs.field(factory=dict)
-    lenient: bool = False
-    fault: type[DimoError] = ConfigError
     spelling: Mapping[Path, str] = attrs.field(factory=dict)
+    lenient: bool = False
+
+    def fault(self, text: str) -> DimoError:
+        """A mistake in it, which is the plugin's when that suggested it."""
+        return (PluginError if self.assumed else ConfigError)(text)
 
     def where(self, path: Path) -> str:
         """An option of this layer, as its user wrote it."""
@@ -57,17 +58,6 @@ class Layer:
             return None
         chosen = section.get("name", self.assumed.get(kind))
         return None if chosen is None else str(chosen)
-
-    def leaves(self, path: Path) -> Iterator[Path]:
-        """The options below an unknown key as they were typed; for files the key itself."""
-        inner: Any = self.data if path[0] in self.data else self.objects
-        for key in path:
-            inner = inner[key]
-        if self.text and isinstance(inner, Mapping):
-            for key in inner:
-                yield from self.leaves((*path, key))
-        else:
-            yield path
 
 
 @attrs.define(kw_only=True)
@@ -122,19 +112,22 @@ class Context:
         self.report(layer.fault(text))
 
 
-def from_mapping(data: Mapping[Any, Any], origin: str, **settings: Any) -> Layer:
+def from_mapping(
+    data: Mapping[Any, Any], origin: str, assumed: Mapping[str, str] = MappingProxyType({})
+) -> Layer:
     """A layer from the shape of a config file; a plugin may also be a ``Choice`` or a finished object.
 
     Args:
         data: Nested values; ``teacher: maskgit`` stands for ``teacher: {name: maskgit}``.
         origin: What it is, as people read it.
-        **settings: Further attributes of the layer.
+        assumed: Of a plugin's suggestion: the plugins that sections without a name are meant for, by kind.
 
     Raises:
-        ConfigError: when a section is no mapping.
+        DimoError: when a section is no mapping; a ``PluginError`` of a suggestion.
     """
     sections: dict[str, Any] = {}
     objects: dict[str, object] = {}
+    layer = Layer(origin=origin, data=sections, objects=objects, assumed=assumed)
     for key, value in ((str(key), value) for key, value in data.items()):
         if isinstance(value, Choice):
             value = value.as_dict()
@@ -150,37 +143,19 @@ def from_mapping(data: Mapping[Any, Any], origin: str, **settings: Any) -> Layer
             objects[key] = value
         elif key in KINDS:
             expected = f"expected a name, or a mapping with 'name' and options, got {value!r}"
-            raise ConfigError(f"{key} in {origin}: {expected}")
+            raise layer.fault(f"{key} in {origin}: {expected}")
         else:
             sections[key] = value
-    return Layer(origin=origin, data=sections, objects=objects, **settings)
+    return layer
 
 
-def suggestion(data: Mapping[str, Any], origin: str, defaults: Mapping[str, str]) -> Layer:
-    """A layer from a plugin: sections without a name are meant for the default plugins.
-
-    Args:
-        data: The shape of a config file.
-        origin: What it is, as people read it.
-        defaults: Plugins that are meant, by kind.
-
-    Raises:
-        PluginError: when it has not that shape.
-    """
-    try:
-        return from_mapping(data, origin, assumed=defaults, fault=PluginError)
-    except ConfigError as error:
-        raise PluginError(str(error)) from error
-
-
-def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str, **settings: Any) -> Layer:
+def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str) -> Layer:
     """A layer of text values by path, as the command line and the environment give them.
 
     Args:
         pairs: Path, value (None for an option string without one), and the spelling for messages; the last
             one of a path counts.
         origin: What it is, as people read it.
-        **settings: Further attributes of the layer.
 
     Raises:
         ConfigError: when one path is an option and a group of options at once.
@@ -199,7 +174,7 @@ def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str, **set
                 )
         inner[path[-1]] = value
         spelling[path] = written
-    return Layer(origin=origin, data=data, text=True, spelling=spelling, **settings)
+    return Layer(origin=origin, data=data, spelling=spelling)
 
 
 def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
@@ -214,7 +189,7 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
         path = tuple(variable.removeprefix("DIMO_").lower().split("__"))
         if variable.startswith("DIMO_") and path[0] in keys:
             pairs.append((path, environ[variable], variable))
-    return from_pairs(pairs, "the environment", lenient=True)
+    return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
 def from_file(url: str) -> Layer:
@@ -239,8 +214,7 @@ def from_file(url: str) -> Layer:
     except (OSError, ValueError, ImportError, RecursionError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
-    if data is None:
-        data = {}
+    data = {} if data is None else data
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"config file {url!r} must hold a mapping such as 'teacher: maskgit', got {data!r:.60}"
@@ -254,16 +228,12 @@ def _refuse_repeats(node: Any) -> None:
     Raises:
         yaml.MarkedYAMLError: for the first one.
     """
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-            _refuse_repeats(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeats(item)
+    seen = set()
+    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                twice = f"the key {key.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
+            seen.add(key.value)
+        _refuse_repeats(value)

@@ -57,17 +57,13 @@ KEYS = ("teacher", "model", "data", "objective", "train", *(field.name for field
 
 
 def resolve_pretraining(
-    overrides: Mapping[str, Any] | None = None,
-    registry: Registry | None = None,
-    *,
-    layers: Sequence[Layer] = (),
+    overrides: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> PretrainJob:
     """Everything that a pretraining needs.
 
     Args:
         overrides: The shape of a config file; ``data`` and ``objective`` may also be finished objects.
         registry: The installed plugins; discovered when None.
-        layers: Further sources below ``overrides``, from the lowest to the highest.
 
     Raises:
         ConfigError: for wrong options, all of them in one message.
@@ -76,7 +72,7 @@ def resolve_pretraining(
     """
     layer = from_mapping(overrides or {}, "the arguments")
     context = Context(registry=registry or Registry.discover())
-    return pretraining_of(draft_pretraining([*layers, layer], context))
+    return pretraining_of(draft_pretraining([layer], context))
 
 
 def draft_pretraining(layers: Sequence[Layer], context: Context) -> Draft:
@@ -89,18 +85,16 @@ def draft_pretraining(layers: Sequence[Layer], context: Context) -> Draft:
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     sections: list[Section | None] = []
     if chosen is not None:
-        sections = [Section(key="teacher", name=chosen.name, cls=None), _model(chosen, layers, context)]
+        sections.append(Section(key="teacher", name=chosen.name, cls=None))
+        options = getattr(chosen.cls, "pretraining_options", None)
+        if options is None:
+            context.report(ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher."))
+        else:
+            sections.append(group("model", options, layers, context))
     for kind, default in (("data", "digits"), ("objective", "masked-modelling")):
         sections.append(choose(kind, default, layers, context))
-    return complete([*sections, group("train", Train, layers, context)], Own, layers, context, KEYS)
-
-
-def _model(teacher: Section, layers: Sequence[Layer], context: Context) -> Section | None:
-    options = getattr(teacher.cls, "pretraining_options", None)
-    if options is None:
-        context.report(ConfigError(f"{teacher.title} cannot be pretrained. Choose another --teacher."))
-        return None
-    return group("model", options, layers, context)
+    sections += [group("train", Train, layers, context), Section(key="", cls=Own)]
+    return complete(sections, layers, context, KEYS)
 
 
 def pretraining_of(draft: Draft) -> PretrainJob:

@@ -12,7 +12,7 @@ from attrs import validators as v
 
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.draft import Draft, Section, choose, complete, first_look
-from dimo_core.config.layers import Context, Layer, from_mapping, suggestion
+from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.errors import DimoError
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling, find
@@ -55,17 +55,13 @@ class SamplingJob:
 
 
 def resolve_sampling(
-    overrides: Mapping[str, Any] | None = None,
-    registry: Registry | None = None,
-    *,
-    layers: Sequence[Layer] = (),
+    overrides: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> SamplingJob:
     """A teacher and a way of sampling it.
 
     Args:
         overrides: The shape of a config file, with the keys ``KEYS``; plugins may be finished objects.
         registry: The installed plugins; discovered when None.
-        layers: Further sources below ``overrides``, from the lowest to the highest.
 
     Raises:
         ConfigError: for wrong options, all of them in one message.
@@ -74,7 +70,7 @@ def resolve_sampling(
     """
     layer = from_mapping(overrides or {}, "the arguments")
     context = Context(registry=registry or Registry.discover())
-    return sampling_of(draft_sampling([*layers, layer], context))
+    return sampling_of(draft_sampling([layer], context))
 
 
 def draft_sampling(layers: Sequence[Layer], context: Context) -> Draft:
@@ -95,7 +91,7 @@ def draft_sampling(layers: Sequence[Layer], context: Context) -> Draft:
         except DimoError as error:
             context.report(error)
     sections = [chosen, *(choose(kind, DEFAULTS[kind], layers, context) for kind in KINDS[1:])]
-    draft = complete(sections, Own, layers, context, KEYS)
+    draft = complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
     return attrs.evolve(draft, preset=name, presets=samplings)
 
 
@@ -109,7 +105,7 @@ def _suggestion(
         way, origin = find(samplings, name, section.title), f"sampling {name!r} of {section.title}"
     steps = way.steps if isinstance(way, Sampling) else max(way.steps, default=Own().steps)
     data = {"sampling": name, "steps": steps, "sampler": way.sampler, "guidance": way.guidance}
-    return suggestion(data, origin, {**DEFAULTS, "teacher": section.name})
+    return from_mapping(data, origin, {**DEFAULTS, "teacher": section.name})
 
 
 def sampling_of(draft: Draft) -> SamplingJob:

@@ -7,8 +7,8 @@ import attrs
 from loguru import logger
 
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.config.draft import Draft, choose, complete, first_look, next_folder
-from dimo_core.config.layers import Context, Layer, suggestion
+from dimo_core.config.draft import Draft, Section, choose, complete, first_look, next_folder
+from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
@@ -93,8 +93,8 @@ def draft_conversion(layers: Sequence[Layer], context: Context) -> Draft:
     if chosen is not None and teacher is not None:
         recipe = next(iter(teacher.recipes().values()), {})
         origin = f"the first preset of {chosen.title}"
-        layers = [suggestion({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
-    return complete(sections, Own, layers, context, KEYS)
+        layers = [from_mapping({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
+    return complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
 
 
 def conversion_of(draft: Draft) -> Conversion:

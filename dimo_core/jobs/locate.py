@@ -50,7 +50,7 @@ def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | N
     context = Context(registry=registry)
     named = any("teacher" in layer.data for layer in layers)
     section = choose("teacher", default or DEFAULTS["teacher"], layers, context)
-    teacher: Teacher | None = complete([section], None, layers, context, ("teacher",)).make().get("teacher")
+    teacher: Teacher | None = complete([section], layers, context, ("teacher",)).make().get("teacher")
     return teacher if named or default is not None else None
 
 
