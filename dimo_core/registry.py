@@ -240,7 +240,7 @@ def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     def register(
         kind: str, name: str, target: str, *, summary: str = "", extra: str = "", api: int = PLUGIN_API
     ) -> None:
-        what = {"kind": kind, "name": name, "target": target, "extra": extra, "api": api}
+        what: dict[str, Any] = {"kind": kind, "name": name, "target": target, "extra": extra, "api": api}
         offer = Offer(**attrs.asdict(source), **what, summary=" ".join(summary.split()))
         if offer not in offers:
             offers.append(offer)

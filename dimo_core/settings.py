@@ -63,7 +63,7 @@ class Evaluate:
     every: int = attrs.field(default=0, validator=v.ge(0))
     samples: int | None = attrs.field(default=None, validator=v.optional(v.gt(1)))
     samples_on_the_way: int = attrs.field(default=1000, validator=v.gt(1))
-    steps: tuple[int, ...] | None = attrs.field(default=None, validator=v.optional(v.deep_iterable(v.ge(1))))
+    steps: tuple[int, ...] | None = None
     samplings: tuple[str, ...] = ()
     batch_size: int = attrs.field(default=500, validator=v.gt(0))
     enabled: bool = True
@@ -72,7 +72,9 @@ class Evaluate:
         """Check the teacher's rows.
 
         Raises:
-            ValueError: if step counts and samplings are given.
+            ValueError: if a step count is below 1, or step counts and samplings are given.
         """
+        if self.steps and min(self.steps) < 1:
+            raise ValueError(f"'steps' must be >= 1: {min(self.steps)}")
         if self.samplings and self.steps is not None:
             raise ValueError("samplings and steps both say what the teacher's rows are: give one of them")
