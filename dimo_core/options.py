@@ -6,6 +6,7 @@ from. A field whose type is itself an attrs class is a group of options: ``--obj
 """
 
 import enum
+import json
 import os
 import re
 import types
@@ -113,6 +114,17 @@ def convert(
         else:
             typed[path] = read[path]
     return typed, wrong
+
+
+def schema(options: Sequence[Option]) -> dict[str, Any]:
+    """A JSON schema of mappings that hold these options."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    for option in options:
+        missing = option.default is attrs.NOTHING
+        settings = {"required": True} if missing else {"default": option.default}
+        parser.add_argument(f"--{option.key}", type=option.type, help=option.doc, **settings)
+    found: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
+    return found
 
 
 def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:

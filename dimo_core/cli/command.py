@@ -5,6 +5,7 @@ whether they exist, is checked against the chosen plugins together with config f
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -19,19 +20,20 @@ from dimo_core.config.layers import Context, Layer, from_environment, from_file,
 from dimo_core.config.resume import resumed
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.hookspecs import KINDS
-from dimo_core.options import Option, Path, first_line, plain, type_name
+from dimo_core.options import Option, Path, first_line, plain, schema, type_name
 from dimo_core.registry import Registry
 
 GENERAL: Mapping[str, tuple[str, str]] = {
     "preset": ("NAME", "recipe of the teacher"),
     "config": ("FILE", "YAML file of options, a path or URL; may be repeated, later files win"),
     "print_config": ("", "print the resolved configuration as YAML and stop"),
+    "print_schema": ("", "print a JSON schema of configuration files for these plugins and stop"),
     "resume": ("FOLDER", "continue the run in this folder; only --device may change and --steps may grow"),
     "dry-run": ("", "build all without weights, print options, parameters and memory, and stop"),
 }
 """What the help says of options outside the sections: what a value is called (empty for a flag), and text."""
 
-FLAGS = ("help", "print_config", "dry_run")
+FLAGS = ("help", "print_config", "print_schema", "dry_run")
 """Options of the commands that take no value."""
 
 _PRECEDENCE = """\
@@ -139,7 +141,7 @@ class Command:
         if not self.takes and (given.resume or "dry_run" in given.flags):
             raise UsageError("--dry-run and --resume are options of `dimo run`")
         explicit = [*map(from_file, given.config), given.layer]
-        if given.resume and "help" not in given.flags:
+        if given.resume and not given.flags & {"help", "print_schema"}:
 
             def again(layers: Sequence[Layer]) -> Any:
                 return self.job_of(self.draft(layers, Context(registry=registry, suggestions=False)))
@@ -151,11 +153,34 @@ class Command:
             if "help" in given.flags:
                 sys.stdout.write(self.help(draft))
                 return None
+            if "print_schema" in given.flags:
+                print(json.dumps(self.schema(draft), indent=1))
+                return None
             job = self.job_of(draft)
         if "print_config" in given.flags:
             sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
             return None
         return job
+
+    def schema(self, draft: Draft) -> dict[str, Any]:
+        """A JSON schema of configuration files for the chosen plugins, with the defaults that the help shows.
+
+        Raises:
+            DimoError: for all mistakes at once.
+        """
+        draft.context.check()
+        options = [Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])]
+        options = options if "preset" in self.keys else []
+        named = {key: section.name for key, section in draft.sections.items() if section.name}
+        options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
+        for option in (option for section in draft.sections.values() for option in section.options()):
+            options.append(attrs.evolve(option, default=draft.value(option)))
+        found = schema(options)
+        for key, name in named.items():
+            names = {"enum": draft.context.registry.names(key), "default": name}
+            found["properties"][key]["properties"]["name"] = names
+            found["properties"][key] = {"anyOf": [names, found["properties"][key]]}
+        return found
 
     def help(self, draft: Draft) -> str:
         """The help text for the chosen plugins.
@@ -179,7 +204,7 @@ class Command:
         top = parser.add_argument_group("general")
         top.add_argument("-h", "--help", action="store_true", help="show this text and stop")
         for name, (metavar, text) in GENERAL.items():
-            if name in ("config", "print_config", *self.takes):
+            if name in ("config", "print_config", "print_schema", *self.takes):
                 text += f": {_names(draft.presets, draft.preset)}" if name == "preset" else ""
                 _add(top, [f"--{name}"], metavar, text)
         if self.more is not None:
@@ -197,7 +222,7 @@ class Command:
 
     def _add_option(self, shown: argparse._ArgumentGroup, option: Option, draft: Draft) -> None:
         short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == option.path]
-        value = draft.given.get(option.path, (option.default, None))[0]
+        value = draft.value(option)
         default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
         text = f"{option.doc} ({type_name(option.type)}, {default})".lstrip()
         _add(shown, [f"--{option.key}", *short], option.path[-1].upper(), text)

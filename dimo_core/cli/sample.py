@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COUNT = 64
 """Samples, when nobody says how many."""
 
-OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config")
+OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
 
 

@@ -169,6 +169,10 @@ class Draft:
     preset: str | None = None
     presets: Mapping[str, Any] = attrs.field(factory=dict)
 
+    def value(self, option: Option) -> Any:
+        """What an option is set to, or its default."""
+        return self.given[option.path][0] if option.path in self.given else option.default
+
     def make(self) -> dict[str, Any]:
         """The fields of a job: objects and values by key, and the resolved ``config`` as plain data.
 
