@@ -164,7 +164,10 @@ class Registry:
         """
         claims = [offer for offer in self.offers(kind) if offer.name == name]
         if not claims:
-            raise UnknownNameError(kind, name, self.names(kind), self._hint(kind))
+            hint = f"(`dimo plugins {kind}` says where each comes from)"
+            if self.broken:
+                hint += f" Not loaded: {'; '.join(f'{b.origin}: {b.error}' for b in self.broken)}"
+            raise UnknownNameError(kind, name, self.names(kind), hint)
         if len(claims) > 1:
             raise PluginError(
                 f"{kind} {name!r} is claimed by {' and by '.join(claim.origin for claim in claims)}. "
@@ -207,12 +210,6 @@ class Registry:
             except (KeyError, AttributeError):
                 continue
         return None
-
-    def _hint(self, kind: str) -> str:
-        hint = f"(`dimo plugins {kind}` says where each comes from)"
-        if self.broken:
-            hint += f" Not loaded: {'; '.join(f'{b.origin}: {b.error}' for b in self.broken)}"
-        return hint
 
 
 def _installed() -> Iterator[tuple[EntryPoint, Source]]:

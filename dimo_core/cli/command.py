@@ -169,12 +169,12 @@ class Command:
             DimoError: for all mistakes at once.
         """
         draft.context.check()
-        options = [Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])]
-        options = options if "preset" in self.keys else []
+        preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])
+        options = [preset] if "preset" in self.keys else []
         named = {key: section.name for key, section in draft.sections.items() if section.name}
         options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
-        for option in (option for section in draft.sections.values() for option in section.options()):
-            options.append(attrs.evolve(option, default=draft.value(option)))
+        for section in draft.sections.values():
+            options += [attrs.evolve(option, default=draft.value(option)) for option in section.options()]
         found = schema(options)
         for key, name in named.items():
             names = {"enum": draft.context.registry.names(key), "default": name}
