@@ -5,7 +5,7 @@ Why nothing of a pickle can run:
 * A pickle gets at code by name only, and ``find_class`` imports nothing: it looks a name up in ``KNOWN``, a
   table of functions of this module and of types of numbers. Every other name gives an :class:`Inert` object.
   (torch answers ``FloatStorage`` and its like before that, with an object that holds a type of numbers.)
-* Only functions of that table are called. They make dictionaries, sets, bytes and views of tensors, and call
+* Only functions of that table are called. They make dictionaries, sets, bytes and views of storages, and call
   nothing that they are given. Calling an ``Inert`` gives another one.
 * Attributes are never set, and only lists, sets, dictionaries and ``Inert`` objects are filled. So no object
   of Python or torch is altered, and none of their methods run.
@@ -47,33 +47,42 @@ class Inert:
     entries: dict[Any, Any] = attrs.field(factory=dict, repr=False)
 
 
+@attrs.frozen(eq=False)
+class _Storage:
+    """Bytes that tensors look at, and the type that their class stands for."""
+
+    flat: Tensor
+    dtype: torch.dtype
+
+
 def _check(fine: bool, otherwise: str) -> None:
     if not fine:
         raise pickle.UnpicklingError(otherwise)
 
 
-def _view(flat: Any, dtype: Any, offset: Any, shape: Any, stride: Any, *bits: Any) -> Tensor:
-    """A view of the storage of a tensor; the arguments may be anything."""
-    kinds = zip((flat, dtype, shape, stride), (Tensor, torch.dtype, tuple, tuple), strict=True)
+def _view(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, *bits: Any) -> Tensor:
+    """A view of a storage; the arguments may be anything."""
+    kinds = zip((storage, dtype, shape, stride), (_Storage, torch.dtype, tuple, tuple), strict=True)
     _check(all(isinstance(*pair) for pair in kinds), "a tensor without storage, type or shape")
     _check(not any(bits), "a tensor conjugated or negated lazily; save what resolve_conj() gives")
-    storage, told = flat.untyped_storage(), f"a tensor of shape {shape} and stride {stride} at {offset}"
+    told = f"a tensor of {dtype}, shape {shape} and stride {stride} at {offset}"
     _check(all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)), told)
     _check(len(shape) <= 64, told)
     try:
-        return torch.empty(0, dtype=dtype, device="cpu").set_(storage).as_strided(shape, stride, offset)
+        whole = torch.empty(0, dtype=dtype, device="cpu").set_(storage.flat.untyped_storage())
+        return whole.as_strided(shape, stride, offset)
     except RuntimeError as error:
-        raise pickle.UnpicklingError(f"{told} leaves its storage of {storage.nbytes()} bytes") from error
+        raise pickle.UnpicklingError(f"{told}: {error}") from error
 
 
-def _tensor(flat: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
     """``rest`` is requires_grad, hooks and maybe bits (lazily conjugated or negated)."""
-    return _view(flat, getattr(flat, "dtype", None), offset, shape, stride, *rest[2:])
+    return _view(storage, getattr(storage, "dtype", None), offset, shape, stride, *rest[2:])
 
 
-def _tensor_v3(flat: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
+def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
     """``rest`` is requires_grad, hooks, dtype and maybe bits; the storage is one of bytes."""
-    return _view(flat, rest[2], offset, shape, stride, *rest[3:])
+    return _view(storage, rest[2], offset, shape, stride, *rest[3:])
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
@@ -115,7 +124,7 @@ KNOWN: Mapping[str, Any] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.storage.UntypedStorage": SimpleNamespace(dtype=torch.uint8),
+    "torch.storage.UntypedStorage": _Storage(torch.empty(0, dtype=torch.uint8, device="cpu"), torch.uint8),
     "torch.Size": _size,
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _dict),
     "builtins.set": _set,
@@ -142,7 +151,7 @@ class Reading:
         size: Its size in bytes.
         records: Records of its zip archive by name; None: it is none.
         inert: What stands for each name that was asked for and is not known.
-        storages: Each storage as one flat tensor, by key.
+        storages: Each storage, by key.
         checksums: Key and CRC-32 (0: not known) of each storage, by its address.
         pickles: What its pickles hold; a zip archive has one, a file of old five.
     """
@@ -150,7 +159,7 @@ class Reading:
     size: int
     records: Mapping[str, zipfile.ZipInfo] | None = None
     inert: dict[str, Inert] = attrs.field(factory=dict)
-    storages: dict[str, Tensor] = attrs.field(factory=dict)
+    storages: dict[str, _Storage] = attrs.field(factory=dict)
     checksums: dict[int, tuple[str, int]] = attrs.field(factory=dict)
     pickles: list[Any] = attrs.field(factory=list)
 
@@ -246,15 +255,17 @@ class _Unpickler(pickle._Unpickler):
             room = record.file_size if record else self.reading.size - self.promised
             _check(nbytes <= room, f"storage {key!r} has {room} bytes, {nbytes} were promised")
             self.promised += nbytes
-            flat = torch.empty(0, dtype=dtype, device="cpu").set_(self.persistent_load(pid))
-            if record and flat.data_ptr() % 16:  # of an archive that others packed again
-                flat = flat.clone()
-            self.reading.storages[key] = flat
+            untyped = self.persistent_load(pid)._untyped_storage
+            if record and untyped.data_ptr() % 16:  # of an archive that others packed again
+                untyped = untyped.clone()
+            flat = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped)
+            self.reading.storages[key] = _Storage(flat, dtype)
             crc = record.CRC if record and room == nbytes else 0
             self.reading.checksums[flat.data_ptr()] = (key, crc)
-        flat = self.reading.storages[key]
-        _check((flat.dtype, flat.numel()) == (dtype, count), f"storage {key!r} has two sizes or types")
-        self.append(flat)
+        storage = self.reading.storages[key]
+        same = (storage.dtype, storage.flat.numel()) == (dtype, count * dtype.itemsize)
+        _check(same, f"storage {key!r} has two sizes or types")
+        self.append(storage)
 
     dispatch: ClassVar[Any] = {
         **dict.fromkeys(range(256), _refuse),
@@ -265,6 +276,9 @@ class _Unpickler(pickle._Unpickler):
         pickle.TUPLE3[0]: lambda self: self._tuple(self._taken(3)),
         **dict.fromkeys((pickle.REDUCE[0], pickle.NEWOBJ[0]), lambda self: self._call(*self._taken(2))),
         pickle.NEWOBJ_EX[0]: lambda self: self._call(*self._taken(3)),
+        pickle.FROZENSET[0]: lambda self: self._call(
+            self.find_class("builtins", "frozenset"), (self.pop_mark(),)
+        ),
         pickle.BUILD[0]: lambda self: self._taken(1),
         pickle.APPEND[0]: lambda self: self._fill(self._taken(1)),
         **dict.fromkeys((pickle.APPENDS[0], pickle.ADDITEMS[0]), lambda self: self._fill(self.pop_mark())),
