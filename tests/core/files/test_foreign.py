@@ -426,55 +426,6 @@ def test_records_that_overlap_are_refused(path: str) -> None:
         read_foreign(path)
 
 
-class View:
-    """Pickles as a tensor of any shape, stride and offset over a storage of 4 numbers."""
-
-    def __init__(self, *view: object) -> None:
-        self.view = view
-
-    def __reduce__(self) -> tuple[object, ...]:
-        storage = torch.ones(4).storage() if not isinstance(self.view[0], str) else self.view[0]
-        return (torch._utils._rebuild_tensor_v2, (storage, *self.view[1:], False, None))
-
-
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-@pytest.mark.parametrize(
-    ("view", "fits"),
-    [
-        ((0, 0, (4,), (1,)), True),
-        ((0, 3, (), ()), True),
-        ((0, 0, (2, 2), (2, 1)), True),
-        ((0, 9, (0,), (1,)), True),
-        ((0, 0, (5,), (1,)), False),
-        ((0, 4, (), ()), False),
-        ((0, 1, (4,), (1,)), False),
-        ((0, -1, (1,), (1,)), False),
-        ((0, 3, (2,), (-1,)), False),
-        ((0, 0, (-1,), (1,)), False),
-        ((0, 0, (2, 2), (2,)), False),
-        ((0, 0, (2**62, 4), (0, 0)), False),
-        ((0, 0, (2**64,), (0,)), False),
-        ((0, 0, (1.0,), (1,)), False),
-        ((0, None, (1,), (1,)), False),
-        ((0, 0, [1], (1,)), False),
-        ((0, 0, (1,) * 65, (1,) * 65), False),
-        (("no storage", 0, (1,), (1,)), False),
-    ],
-)
-@each_container
-def test_a_view_that_leaves_its_storage_is_refused(
-    path: str, container: str, view: tuple[object, ...], fits: bool
-) -> None:
-    save({"a": View(*view)}, path, container)
-    if fits:
-        read_foreign(path).state_dict()
-    else:
-        with pytest.raises(
-            CheckpointError, match=r"is damaged, or no file of torch.save: UnpicklingError: a tensor"
-        ):
-            read_foreign(path)
-
-
 def test_a_tensor_conjugated_lazily_is_refused(path: str) -> None:
     save({"a": torch.ones(1, dtype=torch.complex64).conj()}, path)
     with pytest.raises(CheckpointError, match=r"resolve_conj"):
