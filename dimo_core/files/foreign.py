@@ -210,7 +210,7 @@ def _read_zip(path: Path) -> tuple[Any, Reading]:
 def _refuse_programs(path: Path, names: Iterable[str]) -> None:
     if strange := next((name for name in names if not RECORDS.fullmatch(name)), ""):
         raise CheckpointError(
-            f"{path} is a TorchScript archive, or another with {strange!r}: a program, not weights. "
+            f"{path} is a TorchScript archive, or another with {strange[:99]!r}: a program, not weights. "
             "Where you trust it: torch.save(torch.jit.load(path).state_dict(), 'weights.pth')."
         )
 
