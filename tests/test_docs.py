@@ -179,7 +179,7 @@ def test_the_algorithm_of_the_readme_trains_generator_and_auxiliary(tiny_teacher
     with torch.no_grad():
         for parameter in step.p_psi.parameters():
             parameter.add_(0.1 * torch.arange(parameter.numel()).view_as(parameter).sin())
-    names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3, "count": 9}
+    names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3}
     names |= {"L": 4, "schedule": "cosine", "masking": "exact", "draws": Draws(seed=0, total=3)}
     exec(blocks(README, "python")[0], names)
     for network in (step.p_theta, step.p_psi):
