@@ -19,7 +19,22 @@ import dimo_core
 from dimo_core.cli import main
 
 ROOT = str(Path(dimo_core.__file__).parent) + os.sep
-COMMAND = ["run", "--teacher", "maskgit", "--divergence", "jeffrey", "--beta", "0.2", "--steps", "1", "--out"]
+COMMAND = [
+    "run",
+    "--teacher",
+    "maskgit",
+    "--divergence",
+    "jeffrey",
+    "--beta",
+    "0.2",
+    "--steps",
+    "1",
+    "--train.sample_every",
+    "0",
+    "--eval.enabled",
+    "false",
+    "--out",
+]
 OPTIMIZED = 0x1
 """Flag of code objects that are functions."""
 

@@ -15,9 +15,10 @@ from typing import Any
 import attrs
 import yaml
 
+from dimo_core.cli.parsing import LOG_LEVEL
+from dimo_core.config.builder import Builder
 from dimo_core.config.draft import Draft
 from dimo_core.config.layers import Context, Layer, from_environment, from_file, from_pairs
-from dimo_core.config.resume import resumed
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Option, Path, first_line, plain, schema, type_name
@@ -115,9 +116,7 @@ class Command:
     Attributes:
         prog: ``dimo run``.
         about: What it does.
-        keys: Top-level keys of its configuration.
-        draft: Makes sections and values of layers.
-        job_of: Makes the job of a draft.
+        builder: Makes its job.
         short: Short forms that it has.
         takes: What else of ``GENERAL`` it has.
         more: Adds what else its help shows, to the parser and to the general options.
@@ -125,9 +124,7 @@ class Command:
 
     prog: str
     about: str
-    keys: Sequence[str]
-    draft: Callable[[Sequence[Layer], Context], Draft]
-    job_of: Callable[[Draft], Any]
+    builder: Builder
     short: Mapping[str, Path] = attrs.field(factory=dict)
     takes: Sequence[str] = ()
     more: Callable[[argparse.ArgumentParser, argparse._ArgumentGroup, Draft], None] | None = None
@@ -138,25 +135,23 @@ class Command:
         Raises:
             DimoError: for all mistakes at once.
         """
-        if not self.takes and (given.resume or "dry_run" in given.flags):
-            raise UsageError("--dry-run and --resume are options of `dimo run`")
+        if "dry_run" in given.flags and "dry-run" not in self.takes:
+            raise UsageError("--dry-run is an option of `dimo run` only")
+        if given.resume and "resume" not in self.takes:
+            raise UsageError("--resume is an option of `dimo run` and `dimo pretrain` only")
         explicit = [*map(from_file, given.config), given.layer]
         if given.resume and not given.flags & {"help", "print_schema"}:
-
-            def again(layers: Sequence[Layer]) -> Any:
-                return self.job_of(self.draft(layers, Context(registry=registry, suggestions=False)))
-
-            job = resumed(given.resume, explicit, again)
+            job = self.builder.resumed(given.resume, explicit, registry)
         else:
-            layers = [from_environment(os.environ, self.keys), *explicit]
-            draft = self.draft(layers, Context(registry=registry, short=[*self.short]))
+            layers = [from_environment(os.environ, self.builder.keys), *explicit]
+            draft = self.builder.draft(layers, Context(registry=registry, short=[*self.short]))
             if "help" in given.flags:
                 sys.stdout.write(self.help(draft))
                 return None
             if "print_schema" in given.flags:
                 print(json.dumps(self.schema(draft), indent=1))
                 return None
-            job = self.job_of(draft)
+            job = self.builder.job_of(draft)
         if "print_config" in given.flags:
             sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
             return None
@@ -170,7 +165,7 @@ class Command:
         """
         draft.context.check()
         preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])
-        options = [preset] if "preset" in self.keys else []
+        options = [preset] if "preset" in self.builder.keys else []
         named = {key: section.name for key, section in draft.sections.items() if section.name}
         options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
         for section in draft.sections.values():
@@ -209,7 +204,7 @@ class Command:
                 _add(top, [f"--{name}"], metavar, text)
         if self.more is not None:
             self.more(parser, top, draft)
-        _add(top, ["--log-level"], "LEVEL", "trace | debug | info | warning | error (default: info)")
+        _add(top, ["--log-level"], "LEVEL", LOG_LEVEL)
         for key, section in draft.sections.items():
             title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
             shown = parser.add_argument_group(title.rstrip(".")) if key else top

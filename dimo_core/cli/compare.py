@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
+
+SAME = ("protocol", "device", "batch_size", "intervals", "keep", "stream", "shard")
+"""Options that are attributes of ``Comparing`` as they are."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,14 +48,18 @@ def main(argv: Sequence[str]) -> int:
     assert teacher is not None
     out = options.out or next_folder("compare", registry.name_of("teacher", type(teacher)) or "teacher")
     rows = TeacherRows(
-        samplers=tuple(map(choice, options.samplers or ())),
+        samplers=tuple(options.samplers or ()),
         steps=tuple(options.sampling_steps or ()),
         samplings=tuple(options.samplings or ()),
-        guidance=guidance_of(options.guidance),
+        guidance=options.guidance,
     )
-    generators = tuple(dict.fromkeys(options.generators or ()))
-    rows_or_none = None if options.generators_only else rows
-    wanted = comparing(options, out, rows=rows_or_none, generators=generators, command=said("compare", argv))
+    wanted = comparing(
+        options,
+        ["compare", *argv],
+        out=out,
+        rows=None if options.generators_only else rows,
+        generators=tuple(dict.fromkeys(options.generators or ())),
+    )
     compare(teacher, wanted, registry)
     return 0
 
@@ -70,30 +77,19 @@ def teacher_layers(rest: Sequence[str]) -> list[Layer]:
     return [from_environment(os.environ, ("teacher",)), *map(from_file, given.config), given.layer]
 
 
-def comparing(options: argparse.Namespace, out: str, **what: Any) -> "Comparing":
+def comparing(options: argparse.Namespace, argv: Sequence[str], **what: Any) -> "Comparing":
     """What the options that both commands have ask for.
 
     Args:
         options: Read by a parser with ``add_common``.
-        out: Where the results go.
+        argv: The command as it was typed, after ``dimo``.
         **what: Further attributes of ``Comparing``.
     """
     from dimo_core.jobs.compare import Comparing
 
-    changes: Mapping[str, Any] = {name: getattr(options, name) for name in CHANGES}
-    metrics = changes["metrics"]
-    return Comparing(
-        out=out,
-        protocol=options.protocol,
-        changes={**changes, "metrics": metrics and tuple(map(choice, metrics))},
-        device=options.device,
-        batch_size=options.batch_size,
-        intervals=options.intervals,
-        keep=options.keep_samples,
-        stream=options.stream,
-        shard=None if options.shard is None else _shard(options.shard),
-        **what,
-    )
+    given = {name: getattr(options, name) for name in SAME}
+    changes = {name: getattr(options, name) for name in CHANGES}
+    return Comparing(**given, **what, changes=changes, command=f"dimo {shlex.join(argv)}")
 
 
 def choice(text: str) -> Choice:
@@ -113,9 +109,12 @@ def choice(text: str) -> Choice:
     return Choice(data)
 
 
-def said(command: str, argv: Sequence[str]) -> str:
-    """The command as it was typed."""
-    return f"dimo {command} {shlex.join(argv)}"
+def guidance(text: str) -> Choice:
+    """Constant guidance of a scale, or a plugin as for ``choice``."""
+    try:
+        return Choice("constant", {"scale": float(text)})
+    except ValueError:
+        return choice(text)
 
 
 def add_common(add: Callable[..., argparse.Action]) -> None:
@@ -143,7 +142,9 @@ def add_common(add: Callable[..., argparse.Action]) -> None:
         metavar="T",
         help="sampling temperatures of generators, a row for each (default: each generator's own)",
     )
-    add("--metrics", nargs="+", metavar="NAME", help="what is computed (default: the protocol's)")
+    add(
+        "--metrics", type=choice, nargs="+", metavar="NAME", help="what is computed (default: the protocol's)"
+    )
     add(
         "--intervals",
         type=int,
@@ -154,10 +155,16 @@ def add_common(add: Callable[..., argparse.Action]) -> None:
     add("--batch-size", type=positive, metavar="B", help="samples drawn at a time, at most 500")
     add("--device", metavar="DEVICE", default="auto", help="auto, or a torch device (default: auto)")
     add("--out", metavar="FOLDER", help="where results go; what is finished there is not done again")
-    add("--keep-samples", metavar="FOLDER", help="keep the samples themselves: pictures, or lines")
+    add(
+        "--keep-samples",
+        dest="keep",
+        metavar="FOLDER",
+        help="keep the samples themselves: pictures, or lines",
+    )
     add("--stream", action="store_true", help="write no finished batches; an interrupted row begins anew")
     add(
         "--shard",
+        type=_shard,
         metavar="I/N",
         help="only draw the I-th of N parts of each row; the command without --shard joins them",
     )
@@ -173,7 +180,13 @@ def _parser() -> Parser:
         "'{name: NAME, OPTION: VALUE}'.",
     )
     add = parser.add_argument
-    add("--samplers", nargs="+", metavar="NAME", help="multi-step samplers (default: the teacher's plan's)")
+    add(
+        "--samplers",
+        type=choice,
+        nargs="+",
+        metavar="NAME",
+        help="multi-step samplers (default: the teacher's plan's)",
+    )
     add(
         "--sampling-steps",
         type=positive,
@@ -184,6 +197,7 @@ def _parser() -> Parser:
     add("--samplings", nargs="+", metavar="NAME", help="named samplings of the teacher, too")
     add(
         "--guidance",
+        type=guidance,
         metavar="S",
         help="guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)",
     )
@@ -191,7 +205,6 @@ def _parser() -> Parser:
     add("--generators-only", action="store_true", help="no rows of the teacher")
     add("--merge", nargs="+", metavar="RESULTS", help="draw nothing; put these results in one table")
     add_common(add)
-    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
     return parser
 
 
@@ -208,14 +221,6 @@ def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]
         )
     merge(options.merge, options.out or next_folder("merged"))
     return 0
-
-
-def guidance_of(text: str | None) -> Choice | None:
-    """Constant guidance of a scale, or a plugin as for ``choice``; None when not given."""
-    try:
-        return None if text is None else Choice("constant", {"scale": float(text)})
-    except ValueError:
-        return choice(str(text))
 
 
 def _shard(text: str) -> "Shard":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dimo_core.cli.command import Command, read
-from dimo_core.jobs.convert import conversion_of, convert, draft_conversion
+from dimo_core.jobs.convert import CONVERSION, convert
 from dimo_core.registry import Registry
 
 COMMAND = Command(
@@ -11,9 +11,7 @@ COMMAND = Command(
     about="Turn foreign weights into a folder of safetensors and YAML: those that the teacher's options "
     "name, or, with --generator.init FILE, those of a published one-step generator of that teacher. Files "
     "are read without executing anything in them, and must fit exactly.",
-    keys=("teacher", "out"),
-    draft=draft_conversion,
-    job_of=conversion_of,
+    builder=CONVERSION,
 )
 
 

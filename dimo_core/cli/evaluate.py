@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dimo_core.cli.compare import add_common, choice, comparing, guidance_of, said, teacher_layers
+from dimo_core.cli.compare import add_common, choice, comparing, guidance, teacher_layers
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
@@ -32,11 +32,11 @@ def main(argv: Sequence[str]) -> int:
     subject = find_subject(options.path, layers, registry)
     wanted = comparing(
         options,
-        options.out or next_folder("evaluate", labels([subject.url])[0]),
+        ["evaluate", *argv],
+        out=options.out or next_folder("evaluate", labels([subject.url])[0]),
         rows=_rows(options, subject),
         generators=(subject.url,) if subject.kind == "generator" else (),
         images=subject.url if subject.kind == "images" else None,
-        command=said("evaluate", argv),
     )
     compare(subject.teacher, wanted, registry)
     return 0
@@ -57,16 +57,15 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
         raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
     if subject.kind != "teacher":
         return None
-    guidance = guidance_of(options.guidance)
     if options.sampling is not None:
         if options.sampler is not None or options.sampling_steps is not None:
             raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")
-        return TeacherRows(samplings=(options.sampling,), guidance=guidance)
+        return TeacherRows(samplings=(options.sampling,), guidance=options.guidance)
     plan = subject.teacher.evaluation() or ASSUMED
     return TeacherRows(
-        samplers=() if options.sampler is None else (choice(options.sampler),),
+        samplers=() if options.sampler is None else (options.sampler,),
         steps=(options.sampling_steps or max(plan.steps, default=max(ASSUMED.steps)),),
-        guidance=guidance,
+        guidance=options.guidance,
     )
 
 
@@ -81,10 +80,14 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("path", metavar="PATH", help="folder of a generator, a run, a teacher, or pictures (path or URL)")
-    add("--sampler", metavar="NAME", help="of a teacher: multi-step sampler (default: the plan's)")
+    add(
+        "--sampler",
+        type=choice,
+        metavar="NAME",
+        help="of a teacher: multi-step sampler (default: the plan's)",
+    )
     add("--sampling-steps", type=positive, metavar="N", help="of a teacher: steps (default: the plan's most)")
     add("--sampling", metavar="NAME", help="of a teacher: a named sampling")
-    add("--guidance", metavar="S", help="of a teacher: a scale, 1 being none, or a plugin")
+    add("--guidance", type=guidance, metavar="S", help="of a teacher: a scale, 1 being none, or a plugin")
     add_common(add)
-    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
     return parser

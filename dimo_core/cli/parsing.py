@@ -5,6 +5,8 @@ from typing import NoReturn
 
 from dimo_core.errors import UsageError
 
+LOG_LEVEL = "trace | debug | info | warning | error (default: info)"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are ``UsageError``."""
@@ -14,6 +16,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog, description=description, epilog=epilog, allow_abbrev=False, add_help=add_help
         )
+        # For the help: dispatch has taken it out of the arguments.
+        self.add_argument("--log-level", metavar="LEVEL", help=LOG_LEVEL)
 
     def error(self, message: str) -> NoReturn:
         """Wrong usage.
@@ -30,7 +34,6 @@ def positive(text: str) -> int:
     Raises:
         ValueError: for anything else.
     """
-    number = int(text)
-    if number < 1:
+    if (number := int(text)) < 1:
         raise ValueError
     return number

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dimo_core.cli.command import SHORT, Command, read
-from dimo_core.config.distil import KEYS, draft_job, job_of
+from dimo_core.config.distil import DISTILLATION
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 
@@ -11,9 +11,7 @@ COMMAND = Command(
     prog="dimo run",
     about="Distil a teacher into a one-step generator. Options follow the chosen plugins: name another "
     "teacher or divergence, and --help shows its options.",
-    keys=KEYS,
-    draft=draft_job,
-    job_of=job_of,
+    builder=DISTILLATION,
     short=SHORT,
     takes=("preset", "resume", "dry-run"),
 )

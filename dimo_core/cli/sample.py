@@ -50,7 +50,7 @@ def _generator(argv: Sequence[str]) -> int:
 def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.cli.command import Command, read
     from dimo_core.config.draft import next_folder
-    from dimo_core.config.sample import KEYS, draft_sampling, sampling_of
+    from dimo_core.config.sample import SAMPLING
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
@@ -58,9 +58,7 @@ def _teacher(argv: Sequence[str]) -> int:
         prog="dimo sample --teacher NAME",
         about="Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named "
         "sampling is a preset of steps, sampler and guidance; options that are given besides override it.",
-        keys=KEYS,
-        draft=draft_sampling,
-        job_of=sampling_of,
+        builder=SAMPLING,
         short={"temperature": ("sampler", "temperature")},
         more=_more,
     )
@@ -140,7 +138,6 @@ def _parser() -> Parser:
     _drawing(add)
     add("--temperature", type=float, metavar="T", help="divides the logits (default: that of the generator)")
     add("--teacher", metavar="NAME", help="sample this teacher in many steps instead")
-    add("--log-level", metavar="LEVEL", help="trace | debug | info | warning | error (default: info)")
     return parser
 
 

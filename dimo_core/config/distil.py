@@ -11,6 +11,7 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.auxiliary import AuxiliaryOptions
+from dimo_core.config.builder import Builder
 from dimo_core.config.draft import Draft, Section, choose, complete, first_look, group, next_folder
 from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.divergence import Divergence
@@ -125,9 +126,10 @@ def resolve_job(
         UnknownNameError: for a plugin or preset that does not exist.
         PluginError: for a plugin that cannot be used.
     """
-    arguments = dict(overrides or {}) | ({"preset": preset} if preset is not None else {})
-    layer = from_mapping(arguments, "the arguments")
-    return job_of(draft_job([layer], Context(registry=registry or Registry.discover())))
+    job: Job = DISTILLATION.resolve(
+        dict(overrides or {}) | ({"preset": preset} if preset is not None else {}), registry
+    )
+    return job
 
 
 def job_from_config(config: Mapping[str, Any], registry: Registry | None = None) -> Job:
@@ -138,18 +140,13 @@ def job_from_config(config: Mapping[str, Any], registry: Registry | None = None)
         UnknownNameError: for a plugin that is no longer installed.
         PluginError: for a plugin that cannot be used.
     """
-    layer = from_mapping(config, "the stored configuration")
-    context = Context(registry=registry or Registry.discover(), suggestions=False)
-    return job_of(draft_job([layer], context))
+    job: Job = DISTILLATION.job(
+        [from_mapping(config, "the stored configuration")], registry, suggestions=False
+    )
+    return job
 
 
-def draft_job(layers: Sequence[Layer], context: Context) -> Draft:
-    """Sections and values of a distillation.
-
-    Args:
-        layers: From the lowest to the highest precedence.
-        context: Registry and mistakes.
-    """
+def _draft(layers: Sequence[Layer], context: Context) -> Draft:
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     preset = next((layer.data["preset"] for layer in reversed(layers) if layer.data.get("preset")), None)
     recipes: Mapping[str, Recipe] = {}
@@ -167,12 +164,7 @@ def draft_job(layers: Sequence[Layer], context: Context) -> Draft:
     return attrs.evolve(draft, preset=preset, presets=recipes)
 
 
-def job_of(draft: Draft) -> Job:
-    """The job of a draft.
-
-    Raises:
-        DimoError: for all mistakes of the draft.
-    """
+def _job_of(draft: Draft) -> Job:
     made = draft.make()
     for name in made["eval"].samplings:
         TeacherSampling.named(made["teacher"], name, draft.context.registry)
@@ -204,3 +196,7 @@ def _suggestions(
     if preset is not None:
         layers.append(from_mapping(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
     return layers, preset, recipes
+
+
+DISTILLATION = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
+"""How ``dimo run`` makes its job."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import attrs
 
+from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS, Common
 from dimo_core.config.draft import Draft, Section, choose, complete, group, next_folder
-from dimo_core.config.layers import Context, Layer, from_mapping
+from dimo_core.config.layers import Context, Layer
 from dimo_core.errors import ConfigError
 from dimo_core.objective import ObjectiveOptions
-from dimo_core.registry import Registry
 from dimo_core.settings import Train
 from dimo_core.sources import Data
 from dimo_core.teacher import Teacher
@@ -56,32 +56,7 @@ KEYS = ("teacher", "model", "data", "objective", "train", *(field.name for field
 """Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""
 
 
-def resolve_pretraining(
-    overrides: Mapping[str, Any] | None = None, registry: Registry | None = None
-) -> PretrainJob:
-    """Everything that a pretraining needs.
-
-    Args:
-        overrides: The shape of a config file; ``data`` and ``objective`` may also be finished objects.
-        registry: The installed plugins; discovered when None.
-
-    Raises:
-        ConfigError: for wrong options, all of them in one message.
-        UnknownNameError: for a plugin that does not exist.
-        PluginError: for a plugin that cannot be used.
-    """
-    layer = from_mapping(overrides or {}, "the arguments")
-    context = Context(registry=registry or Registry.discover())
-    return pretraining_of(draft_pretraining([layer], context))
-
-
-def draft_pretraining(layers: Sequence[Layer], context: Context) -> Draft:
-    """Sections and values of a pretraining.
-
-    Args:
-        layers: From the lowest to the highest precedence.
-        context: Registry and mistakes.
-    """
+def _draft(layers: Sequence[Layer], context: Context) -> Draft:
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     sections: list[Section | None] = []
     if chosen is not None:
@@ -97,15 +72,14 @@ def draft_pretraining(layers: Sequence[Layer], context: Context) -> Draft:
     return complete(sections, layers, context, KEYS)
 
 
-def pretraining_of(draft: Draft) -> PretrainJob:
-    """The pretraining job of a draft.
-
-    Raises:
-        DimoError: for all mistakes of the draft.
-    """
+def _job_of(draft: Draft) -> PretrainJob:
     made = draft.make()
     del made["teacher"]
     name, data = (draft.sections[key].name for key in ("teacher", "data"))
     made["teacher_class"] = draft.context.registry.load("teacher", name)
     made["out"] = made["out"] or next_folder("pretrain", name, data)
     return PretrainJob(**made)
+
+
+PRETRAINING = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
+"""How ``dimo pretrain`` makes its job, a ``PretrainJob``."""

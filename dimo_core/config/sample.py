@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
+from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.draft import Draft, Section, choose, complete, first_look
 from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.errors import DimoError
-from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling, find
 from dimo_core.suggestions import ASSUMED, EvaluationPlan, Sampling
 from dimo_core.teacher import Teacher
@@ -54,32 +54,8 @@ class SamplingJob:
     sampling: TeacherSampling
 
 
-def resolve_sampling(
-    overrides: Mapping[str, Any] | None = None, registry: Registry | None = None
-) -> SamplingJob:
-    """A teacher and a way of sampling it.
-
-    Args:
-        overrides: The shape of a config file, with the keys ``KEYS``; plugins may be finished objects.
-        registry: The installed plugins; discovered when None.
-
-    Raises:
-        ConfigError: for wrong options, all of them in one message.
-        UnknownNameError: for a plugin or sampling that does not exist.
-        PluginError: for a plugin that cannot be used.
-    """
-    layer = from_mapping(overrides or {}, "the arguments")
-    context = Context(registry=registry or Registry.discover())
-    return sampling_of(draft_sampling([layer], context))
-
-
-def draft_sampling(layers: Sequence[Layer], context: Context) -> Draft:
-    """Sections and values of sampling a teacher; its presets are the teacher's samplings.
-
-    Args:
-        layers: From the lowest to the highest precedence.
-        context: Registry and mistakes.
-    """
+def _draft(layers: Sequence[Layer], context: Context) -> Draft:
+    """Its presets are the teacher's samplings."""
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     wanted = next((layer.data["sampling"] for layer in reversed(layers) if layer.data.get("sampling")), None)
     name, samplings = None, {}
@@ -108,12 +84,7 @@ def _suggestion(
     return from_mapping(data, origin, {**DEFAULTS, "teacher": section.name})
 
 
-def sampling_of(draft: Draft) -> SamplingJob:
-    """The job of a draft.
-
-    Raises:
-        DimoError: for all mistakes of the draft.
-    """
+def _job_of(draft: Draft) -> SamplingJob:
     made, name = draft.make(), draft.preset
     sampling = TeacherSampling(**{key: made[key] for key in ("steps", "sampler", "guidance")})
     if name is not None:
@@ -121,3 +92,7 @@ def sampling_of(draft: Draft) -> SamplingJob:
         sampling = attrs.evolve(sampling, name=name if sampling == published else f"{name}, changed")
     config = {"sampling": name} | made["config"] | {"sampling": name}
     return SamplingJob(config=config, teacher=made["teacher"], sampling=sampling)
+
+
+SAMPLING = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
+"""How ``dimo sample --teacher`` makes its job, a ``SamplingJob``."""

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 from loguru import logger
 
+from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.draft import Draft, Section, choose, complete, first_look, next_folder
 from dimo_core.config.layers import Context, Layer, from_mapping
@@ -77,14 +78,10 @@ def convert(job: Conversion) -> Folder:
     return folder
 
 
-def draft_conversion(layers: Sequence[Layer], context: Context) -> Draft:
-    """Sections and values of a conversion; a generator is converted when a layer speaks of one.
+def _draft(layers: Sequence[Layer], context: Context) -> Draft:
+    """A generator is converted when a layer speaks of one.
 
-    A generator's x_init, which no weights file holds, is that of the teacher's first preset unless told.
-
-    Args:
-        layers: From the lowest to the highest precedence.
-        context: Registry and mistakes.
+    Its x_init, which no weights file holds, is that of the teacher's first preset unless told.
     """
     kinds = ["teacher", *(["generator"] if any("generator" in layer.data for layer in layers) else [])]
     sections = [choose(kind, DEFAULTS[kind], layers, context) for kind in kinds]
@@ -97,12 +94,7 @@ def draft_conversion(layers: Sequence[Layer], context: Context) -> Draft:
     return complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
 
 
-def conversion_of(draft: Draft) -> Conversion:
-    """The conversion of a draft.
-
-    Raises:
-        DimoError: for all mistakes of the draft.
-    """
+def _job_of(draft: Draft) -> Conversion:
     made = draft.make()
     if not any(path[0] in DEFAULTS for path in draft.given):
         raise UsageError(
@@ -111,3 +103,7 @@ def conversion_of(draft: Draft) -> Conversion:
         )
     names = [section.name for section in draft.sections.values() if section.name]
     return Conversion(**made | {"out": made["out"] or next_folder("converted", *names)})
+
+
+CONVERSION = Builder(keys=("teacher", "out"), draft=_draft, job_of=_job_of)
+"""How ``dimo convert`` makes its job."""

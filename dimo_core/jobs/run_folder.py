@@ -9,7 +9,7 @@ from loguru import logger
 from rich.console import Console
 
 from dimo_core.conditions import Conditioning
-from dimo_core.config.resume import check_unchanged
+from dimo_core.config.builder import check_unchanged
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder

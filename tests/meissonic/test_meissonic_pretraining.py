@@ -286,12 +286,12 @@ ARGUMENTS: dict[str, Any] = {
 
 def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) -> Path:
     """Pretrain; with ``stop_at`` stopped after so many steps, and resumed."""
-    from dimo_core.config.pretrain import resolve_pretraining
+    from dimo_core.config.pretrain import PRETRAINING
     from dimo_core.engine.loop import Engine
     from dimo_core.jobs import pretrain
 
     monkeypatch.setattr(pretrain, "_judge", lambda *_: None)
-    job = resolve_pretraining({**ARGUMENTS, "out": str(out)})
+    job = PRETRAINING.resolve({**ARGUMENTS, "out": str(out)})
     if stop_at:
         whole = Engine.take_step
 
