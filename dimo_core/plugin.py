@@ -1,35 +1,49 @@
 """What the core itself offers, registered as anybody's plugin is."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
 from dimo_core.hookspecs import Register, hookimpl
+from dimo_core.tracker import Tracker
+
+OFFERS = (
+    ("generator", "one_step", "method.one_step:OneStep", "one forward pass from x_init (paper)"),
+    ("auxiliary", "denoiser", "method.denoiser:Denoiser", "an MDM of generated tokens (paper)"),
+    ("guidance", "constant", "guidance:Constant", "the same scale for every mask ratio"),
+    ("guidance", "ramp", "guidance:Ramp", "from 1 (all masked) up to the scale"),
+    ("guidance", "adaptive", "guidance:Adaptive", "from the scale (all masked) to 1"),
+    ("objective", "dimo", "method.dimo:Dimo", "Di[M]O distillation"),
+    (
+        "objective",
+        "masked-modelling",
+        "method.masked_modelling:MaskedModelling",
+        "pretraining of a masked diffusion model",
+    ),
+    ("tracker", "none", "plugin:NoTracker", "nothing besides metrics.jsonl"),
+)
 
 
 @hookimpl
 def dimo_register(register: Register) -> None:
     """Offer the paper's generator, auxiliary and objective, guidance, and the silent tracker."""
-    register(
-        "generator",
-        "one_step",
-        "dimo_core.method.one_step:OneStep",
-        summary="one forward pass from x_init (paper)",
-    )
-    register(
-        "auxiliary",
-        "denoiser",
-        "dimo_core.method.denoiser:Denoiser",
-        summary="an MDM of generated tokens (paper)",
-    )
-    register(
-        "guidance", "constant", "dimo_core.guidance:Constant", summary="the same scale for every mask ratio"
-    )
-    register("guidance", "ramp", "dimo_core.guidance:Ramp", summary="from 1 (all masked) up to the scale")
-    register(
-        "guidance", "adaptive", "dimo_core.guidance:Adaptive", summary="from the scale (all masked) to 1"
-    )
-    register("objective", "dimo", "dimo_core.method.dimo:Dimo", summary="Di[M]O distillation")
-    register(
-        "objective",
-        "masked-modelling",
-        "dimo_core.method.masked_modelling:MaskedModelling",
-        summary="pretraining of a masked diffusion model",
-    )
-    register("tracker", "none", "dimo_core.tracker:NoTracker", summary="nothing besides metrics.jsonl")
+    for kind, name, target, summary in OFFERS:
+        register(kind, name, f"dimo_core.{target}", summary=summary)
+
+
+@attrs.frozen(kw_only=True)
+class NoTracker(Tracker):
+    """Sends numbers nowhere: ``metrics.jsonl`` and the report have them all."""
+
+    def start(self, folder: str, config: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def picture(self, step: int, name: str, path: str) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""

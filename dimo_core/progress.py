@@ -1,8 +1,10 @@
-"""Progress with an estimate of the time left: a live bar on a terminal, plain lines elsewhere."""
+"""Long work: how far it is, in a live bar or in plain lines, and signals that ask it to stop."""
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
+from types import FrameType
 
 from loguru import logger
 from rich.console import Console
@@ -17,7 +19,7 @@ SHOWN = ("divergence", "loss", "entropy_theta", "eval/fid")
 
 
 class Progress:
-    """Shows how far a run is.
+    """Shows how far a run is: a live bar on a terminal, plain lines elsewhere.
 
     Args:
         total: Number of steps.
@@ -88,3 +90,31 @@ def clock(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a request to stop after the step; a second SIGINT stops at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = ""
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        logger.warning("{}: finishing this step, then saving; once more to stop at once", self.requested)
+
+    def __enter__(self) -> "Stop":
+        """Install the handlers, where this is the main thread."""
+        try:
+            self._old = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        except ValueError:  # only the main thread may; elsewhere signals are its caller's business
+            self._old = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the old handlers back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

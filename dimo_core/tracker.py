@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 
 class Tracker(ABC):
     """Where scalars go while a run trains; a frozen attrs class of its options.
@@ -28,20 +26,3 @@ class Tracker(ABC):
     @abstractmethod
     def finish(self) -> None:
         """The run ended."""
-
-
-@attrs.frozen(kw_only=True)
-class NoTracker(Tracker):
-    """Sends numbers nowhere: ``metrics.jsonl`` and the report have them all."""
-
-    def start(self, folder: str, config: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def picture(self, step: int, name: str, path: str) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""

@@ -13,8 +13,7 @@ from torch import Tensor
 from dimo_core import conditions
 from dimo_core.data.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
 from dimo_core.errors import Interrupted, PluginError, UsageError
-from dimo_core.progress import Progress
-from dimo_core.signals import Stop
+from dimo_core.progress import Progress, Stop
 from dimo_core.sources import Picture
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens

@@ -19,14 +19,13 @@ from dimo_core.backbone import Backbone
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
-from dimo_core.engine.metrics_log import MetricsLog
+from dimo_core.engine.metrics_log import forget_metrics, write_metrics
 from dimo_core.engine.part_state import PartState
 from dimo_core.errors import Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.objective import Batch, Objective, Phase, add_to
-from dimo_core.progress import Progress
+from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
-from dimo_core.signals import Stop
 
 
 @runtime_checkable
@@ -100,14 +99,14 @@ class Engine:
             CheckpointError: when checkpoints exist and none fits.
         """
         found = load_newest(self.checkpoints)
-        if found is None:
-            return False
-        manifest, files = found
-        for name, state in self.states.items():
-            state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
-        self.step = manifest["step"]
-        self.guard.count.fill_(manifest["skipped"])
-        return True
+        if found is not None:
+            manifest, files = found
+            for name, state in self.states.items():
+                state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
+            self.step = manifest["step"]
+            self.guard.count.fill_(manifest["skipped"])
+        forget_metrics(self.folder, self.step)
+        return found is not None
 
     def save(self, name: str | None = None) -> None:
         """Write a checkpoint of the finished steps.
@@ -142,8 +141,7 @@ class Engine:
             Interrupted: after SIGINT or SIGTERM, with the state saved.
             NumericalError: for a non-finite gradient, with the state saved under ``checkpoints/nonfinite_*``.
         """
-        t, log = self.train, MetricsLog(self.folder, self.step)
-        began = time.monotonic()
+        t, began = self.train, time.monotonic()
         with Stop() as stop, Progress(t.steps, self.step) as progress:
             while self.step < t.steps:
                 watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
@@ -154,7 +152,7 @@ class Engine:
                         values |= action.run(self.step)
                 if values:
                     values["seconds"] = round(time.monotonic() - began, 3)
-                    log.write(self.step, values)
+                    write_metrics(self.folder, self.step, values)
                     if sink is not None:
                         sink(self.step, values)
                 if self.step % t.checkpoint_every == 0 or self.step == t.steps:

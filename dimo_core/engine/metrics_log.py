@@ -9,23 +9,9 @@ from dimo_core.files.folder import Folder
 NAME = "metrics.jsonl"
 
 
-class MetricsLog:
-    """Appends scalars; a resumed run first forgets the lines that it will write again.
-
-    Args:
-        folder: The run folder.
-        start: First step of this process.
-    """
-
-    def __init__(self, folder: Folder, start: int) -> None:
-        self.folder = folder
-        if folder.exists(NAME):
-            kept = [line for line in read_metrics(folder) if line["step"] <= start]
-            folder.write(NAME, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line."""
-        self.folder.append(NAME, json.dumps({"step": step, **values}) + "\n")
+def write_metrics(folder: Folder, step: int, values: Mapping[str, float]) -> None:
+    """Append the scalars of a step."""
+    folder.append(NAME, json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
@@ -39,3 +25,10 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def forget_metrics(folder: Folder, step: int) -> None:
+    """Drop the lines after ``step``, which a resumed run will write again."""
+    if folder.exists(NAME):
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        folder.write(NAME, "".join(json.dumps(line) + "\n" for line in kept).encode())

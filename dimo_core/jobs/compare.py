@@ -20,7 +20,7 @@ from dimo_core.evaluation.row_store import RowStore
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.compared import TeacherRows, generator_methods, teacher_methods
-from dimo_core.jobs.run_folder import log_file
+from dimo_core.jobs.distil import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of

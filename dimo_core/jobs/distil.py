@@ -1,15 +1,20 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
 from loguru import logger
 
+from dimo_core.conditions import Conditioning
+from dimo_core.config.builder import check_unchanged
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
-from dimo_core.engine.alarms import Alarms
+from dimo_core.engine.alarms import alarm
 from dimo_core.engine.loop import Action, Engine
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import Table
@@ -17,8 +22,14 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
 from dimo_core.jobs.results import Results
-from dimo_core.jobs.run_folder import CONDITIONS, CONFIG, log_file, open_conditions, open_run_folder
 from dimo_core.registry import Registry
+from dimo_core.sources import Conditions, ConditionStream
+
+CONFIG = "config.yaml"
+"""The resolved configuration of a run."""
+
+CONDITIONS = "conditions.json"
+"""What the stream of conditions had found when the run was started, if it keeps a record."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -93,28 +104,29 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
-        results = Results(job, engine, generator, objective.frozen()["teacher"], registry)
+        look = partial(Results, job, engine, generator, objective.frozen()["teacher"], registry)
+        results = look() if job.eval.enabled or job.train.sample_every else None
         logger.info("{} into {} on {}", describe(job), job.out, device)
         for advice in job.teacher.advise(job.config):
             logger.warning(advice)
-        if engine.step == 0 and job.train.sample_every:
-            results.show(0)
+        actions = []
+        if results is not None:
+            if engine.step == 0 and job.train.sample_every:
+                results.show(0)
+            actions.append(Action(every=job.train.sample_every, run=results.show))
+            actions.append(Action(every=job.eval.every, run=results.judge))
         job.tracker.start(job.out, job.config)
-        actions = [
-            Action(every=job.train.sample_every, run=results.show),
-            Action(every=job.eval.every, run=results.judge),
-        ]
-        alarms = Alarms(job.teacher.tokens.codes)
+        raised: set[str] = set()
 
         def sink(step: int, values: Mapping[str, float]) -> None:
-            alarms.check(step, values)
+            alarm(step, values, codes=job.teacher.tokens.codes, raised=raised)
             job.tracker.scalars(step, values)
 
         engine.run(actions, sink)
         with engine.states["generator"].averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
-            table = results.finish()
+            table = (results or look()).finish()
             averaged = {name: t.clone() for name, t in generator.state_dict().items()}
         job.tracker.finish()
         generator.load_state_dict(averaged)
@@ -127,3 +139,56 @@ def describe(job: Job) -> str:
     teacher, divergence, objective = names
     length = f"{job.train.steps} steps of {job.train.batch_size}"
     return f"distilling {teacher} with {objective}, {divergence}, {length}"
+
+
+def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
+    """The run folder.
+
+    Args:
+        out: Path or fsspec URL.
+        config: The resolved configuration.
+        resume: Whether the run that is in it will be continued.
+
+    Raises:
+        UsageError: when it is not empty and no run is continued, or the run was started with other options.
+    """
+    folder = Folder(out)
+    if resume and folder.exists(CONFIG):
+        check_unchanged(folder.read_yaml(CONFIG), config, out)
+    if not resume and folder.names():
+        raise UsageError(
+            f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+        )
+    folder.claim()
+    return folder
+
+
+def open_conditions(
+    source: Conditions, conditioning: Conditioning, folder: Folder, *, seed: int, resume: bool
+) -> ConditionStream:
+    """The conditions of a run; those of a resumed run are as they were when it was started.
+
+    Args:
+        source: Where they come from.
+        conditioning: What the teacher takes.
+        folder: The run folder.
+        seed: Fixes the order.
+        resume: Whether the run that is in the folder is continued.
+
+    Raises:
+        UsageError: when the source cannot give what the teacher takes.
+    """
+    if resume and folder.exists(CONDITIONS):
+        return source.reopen(conditioning, json.loads(folder.read(CONDITIONS)), seed=seed)
+    return source.open(conditioning, seed=seed)
+
+
+@contextmanager
+def log_file(folder: Folder) -> Iterator[None]:
+    """Within, log lines also go to ``run.log``."""
+    form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
+    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
+    try:
+        yield
+    finally:
+        logger.remove(sink)

@@ -15,7 +15,8 @@ from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.jobs.run_folder import CONFIG, log_file, open_run_folder, publish
+from dimo_core.jobs.distil import CONFIG, log_file, open_run_folder
+from dimo_core.jobs.results import publish
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from loguru import logger
+from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
@@ -15,7 +16,6 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
-from dimo_core.jobs.run_folder import publish
 from dimo_core.registry import Registry
 from dimo_core.report.fixed_samples import Showcase
 from dimo_core.report.page import Report, sheets_over_time, write_report
@@ -144,3 +144,10 @@ class Results:
             plots=curves,
             config=config,
         )
+
+
+def publish(table: Table, folder: Folder) -> None:
+    """Write a result table as ``evaluation.json`` and ``evaluation.md``, and print it."""
+    folder.write_json("evaluation.json", table.to_dict())
+    folder.write("evaluation.md", table.markdown().encode())
+    Console().print(table.rich())

@@ -137,7 +137,7 @@ def test_a_claimed_name_is_free_again_when_one_claimant_is_disabled(site):
 
 
 def test_the_same_name_in_another_kind_is_no_clash(site):
-    source = GOOD.format(name="same") + '    register("tracker", "same", "dimo_core.tracker:NoTracker")'
+    source = GOOD.format(name="same") + '    register("tracker", "same", "dimo_core.plugin:NoTracker")'
     install(site, "dimo-one", {"one": source})
     assert Constant is Registry.discover({}).load("guidance", "same")
 

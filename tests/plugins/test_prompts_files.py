@@ -17,8 +17,7 @@ from loguru import logger
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import ConfigError, SourceError, UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.jobs.distil import RunResult, distill
-from dimo_core.jobs.run_folder import open_conditions
+from dimo_core.jobs.distil import RunResult, distill, open_conditions
 from dimo_core.testing import check_conditions
 from dimo_divergences import Jeffrey
 from dimo_prompts import index, reading

@@ -11,7 +11,7 @@ import pytest
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.jobs.run_folder import open_conditions
+from dimo_core.jobs.distil import open_conditions
 from dimo_prompts import index, reading
 from dimo_prompts.prompts import Prompts
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loguru import logger
 
-from dimo_core.engine.alarms import Alarms
+from dimo_core.engine.alarms import alarm
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
@@ -92,11 +92,11 @@ def test_the_manifest_says_where_the_run_stands(tiny_teacher: Any, tmp_path: Pat
 def test_alarms_are_raised_once_each() -> None:
     heard: list[str] = []
     sink = logger.add(lambda message: heard.append(str(message)), level="WARNING", format="{message}")
-    alarms = Alarms(codes=64)
-    alarms.check(1, {"entropy_theta": 2.0, "logit_scale": 5.0})
+    raised: set[str] = set()
+    alarm(1, {"entropy_theta": 2.0, "logit_scale": 5.0}, codes=64, raised=raised)
     assert heard == []
     for step in (2, 3):
-        alarms.check(step, {"entropy_theta": 0.001, "logit_scale": 500.0})
+        alarm(step, {"entropy_theta": 0.001, "logit_scale": 500.0}, codes=64, raised=raised)
     logger.remove(sink)
     assert 2 == len(heard)
     assert "step 2: the entropy of p_theta has collapsed" in heard[0]
