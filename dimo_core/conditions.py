@@ -4,7 +4,6 @@ The core never looks inside a condition; these operations are all it uses. ``Con
 look like.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dimo_core.device import transfer
-from dimo_core.errors import UsageError
+from dimo_core.errors import UsageError, nearest
 
 
 @attrs.frozen(kw_only=True)
@@ -117,11 +116,7 @@ def _label(classes: Sequence[str], text: str) -> int:
         return classes.index(text)
     if text.isdecimal() and (int(text) < len(classes) or not classes):
         return int(text)
-    close = difflib.get_close_matches(text, classes, n=1)
     known = (
         f"Known: {', '.join(classes)}; or an index" if len(classes) <= KNOWN else "Give a name or an index"
     )
-    raise UsageError(
-        f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}."
-        + (f" Did you mean {close[0]!r}?" if close else "")
-    )
+    raise UsageError(f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}.{nearest(text, classes)}")

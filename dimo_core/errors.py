@@ -21,6 +21,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def nearest(name: str, known: Iterable[str], form: str = "{!r}") -> str:
+    """ " Did you mean 'x'?" where one of the known names is near; nothing otherwise."""
+    close = difflib.get_close_matches(name, [*known], n=1)
+    return "".join(f" Did you mean {form.format(match)}?" for match in close)
+
+
 class DimoError(Exception):
     """Base of every error that a user can cause or meet; a bug is an ``AssertionError`` instead."""
 
@@ -42,9 +48,7 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        text = f"unknown {kind} {name!r}. Known: {', '.join(known) or 'none'}."
-        if close := difflib.get_close_matches(name, known, n=1):
-            text += f" Did you mean {close[0]!r}?"
+        text = f"unknown {kind} {name!r}. Known: {', '.join(known) or 'none'}.{nearest(name, known)}"
         super().__init__(f"{text} {hint}".rstrip())
 
 

@@ -40,8 +40,8 @@ def _finite(_guidance: Guidance, attribute: "attrs.Attribute[float]", value: flo
 
 
 @attrs.frozen(kw_only=True)
-class Constant(Guidance):
-    """The same scale for every mask ratio.
+class _Scaled(Guidance):
+    """Guidance with one scale.
 
     Attributes:
         scale: The scale s in z_u + s (z_c - z_u); 1 is off.
@@ -49,20 +49,19 @@ class Constant(Guidance):
 
     scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
 
+
+@attrs.frozen(kw_only=True)
+class Constant(_Scaled):
+    """The same scale for every mask ratio."""
+
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """``scale`` for all."""
         return torch.full_like(mask_ratio, self.scale)
 
 
 @attrs.frozen(kw_only=True)
-class Ramp(Guidance):
-    """From 1 when all is masked to ``scale`` when nothing is (the MaskGIT v1.0 sampler's ramp over steps).
-
-    Attributes:
-        scale: The scale s that is reached at the end.
-    """
-
-    scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
+class Ramp(_Scaled):
+    """From 1 when all is masked to ``scale`` when nothing is (the MaskGIT v1.0 sampler's ramp over steps)."""
 
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """Linear in the sampling step, or in the share of known tokens where there are no steps."""
@@ -71,14 +70,8 @@ class Ramp(Guidance):
 
 
 @attrs.frozen(kw_only=True)
-class Adaptive(Guidance):
-    """From ``scale`` when all is masked to 1 when nothing is (paper, appendix: tried without gain).
-
-    Attributes:
-        scale: The scale s at mask ratio 1.
-    """
-
-    scale: float = attrs.field(default=1.0, validator=[_finite, v.ge(0)])
+class Adaptive(_Scaled):
+    """From ``scale`` when all is masked to 1 when nothing is (paper, appendix: tried without gain)."""
 
     def at(self, mask_ratio: Float[Tensor, " B"], progress: float | None = None) -> Float[Tensor, " B"]:
         """Linear in the mask ratio."""

@@ -111,14 +111,7 @@ class TeacherSampling:
         return f"teacher, {self.name} ({count})" if self.name else f"teacher, {count}"
 
     def draw(self, teacher: Teacher, network: Backbone, c: Condition, draws: Draws) -> Sampled:
-        """One sample for each condition.
-
-        Args:
-            teacher: Token space and null condition.
-            network: The teacher's network, in eval mode on ``draws.device``.
-            c: Conditions.
-            draws: Random numbers.
-        """
+        """One sample for each condition; the arguments are those of ``Sampler.sample``."""
         return self.sampler.sample(teacher, network, c, steps=self.steps, guidance=self.guidance, draws=draws)
 
     def as_dict(self) -> dict[str, Any]:

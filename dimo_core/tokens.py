@@ -13,11 +13,6 @@ Tokens = Int[Tensor, "B L"]
 Modality = Literal["image", "text", "tokens"]
 
 
-def _check_grid(space: "TokenSpace", _: object, grid: tuple[int, int] | None) -> None:
-    if grid is not None and grid[0] * grid[1] != space.length:
-        raise ValueError(f"grid {grid} has {grid[0] * grid[1]} sites, but length is {space.length}")
-
-
 @attrs.frozen(kw_only=True)
 class TokenSpace:
     """Where tokens live: L sites, V codes and one mask id.
@@ -35,7 +30,7 @@ class TokenSpace:
     length: int = attrs.field(validator=v.gt(0))
     codes: int = attrs.field(validator=v.gt(1))
     mask_id: int
-    grid: tuple[int, int] | None = attrs.field(default=None, validator=_check_grid)
+    grid: tuple[int, int] | None = None
     modality: Modality = "tokens"
     scores_mask: bool = False
 
@@ -43,8 +38,13 @@ class TokenSpace:
         """Keep the mask id apart from the codes.
 
         Raises:
-            ValueError: if the mask id is a code, or is not V although the head scores it.
+            ValueError: if the mask id is a code, or is not V although the head scores it; for a grid of
+                another number of sites.
         """
+        if self.grid is not None and self.grid[0] * self.grid[1] != self.length:
+            raise ValueError(
+                f"grid {self.grid} has {self.grid[0] * self.grid[1]} sites, but length is {self.length}"
+            )
         if 0 <= self.mask_id < self.codes:
             raise ValueError(f"mask_id {self.mask_id} is one of the {self.codes} codes")
         if self.scores_mask and self.mask_id != self.codes:

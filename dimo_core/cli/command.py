@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import yaml
 
-from dimo_core.cli.parsing import LOG_LEVEL
+from dimo_core.cli.parsing import log_level, option
 from dimo_core.config.builder import Builder
 from dimo_core.config.draft import Draft
 from dimo_core.config.layers import Context, Layer, from_environment, from_file, from_pairs
@@ -197,30 +197,30 @@ class Command:
             formatter_class=_Formatter,
         )
         top = parser.add_argument_group("general")
-        top.add_argument("-h", "--help", action="store_true", help="show this text and stop")
+        option(top, "-h --help", "", "show this text and stop")
         for name, (metavar, text) in GENERAL.items():
             if name in ("config", "print_config", "print_schema", *self.takes):
                 text += f": {_names(draft.presets, draft.preset)}" if name == "preset" else ""
-                _add(top, [f"--{name}"], metavar, text)
+                option(top, f"--{name}", metavar, text)
         if self.more is not None:
             self.more(parser, top, draft)
-        _add(top, ["--log-level"], "LEVEL", LOG_LEVEL)
+        log_level(top)
         for key, section in draft.sections.items():
             title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
             shown = parser.add_argument_group(title.rstrip(".")) if key else top
             if section.name:
                 names = draft.context.registry.names(key)
-                _add(shown, [f"--{key}"], "NAME", _names(names, section.name))
-            for option in section.options():
-                self._add_option(shown, option, draft)
+                option(shown, f"--{key}", "NAME", _names(names, section.name))
+            for each in section.options():
+                self._add_option(shown, each, draft)
         return parser.format_help()
 
-    def _add_option(self, shown: argparse._ArgumentGroup, option: Option, draft: Draft) -> None:
-        short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == option.path]
-        value = draft.value(option)
+    def _add_option(self, shown: argparse._ArgumentGroup, which: Option, draft: Draft) -> None:
+        short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == which.path]
+        value = draft.value(which)
         default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
-        text = f"{option.doc} ({type_name(option.type)}, {default})".lstrip()
-        _add(shown, [f"--{option.key}", *short], option.path[-1].upper(), text)
+        text = f"{which.doc} ({type_name(which.type)}, {default})".lstrip()
+        option(shown, " ".join([f"--{which.key}", *short]), which.path[-1].upper(), text)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -233,14 +233,6 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = argparse.HelpFormatter._fill_text
         return "\n\n".join(fill(self, part, width, indent) for part in text.split("\n\n"))
-
-
-def _add(shown: argparse._ArgumentGroup, names: Sequence[str], metavar: str, text: str) -> None:
-    escaped = text.replace("%", "%%")
-    if not metavar:
-        shown.add_argument(*names, action="store_true", help=escaped)
-    else:
-        shown.add_argument(*names, metavar=metavar, help=escaped)
 
 
 def _names(names: Collection[str], default: str | None) -> str:

@@ -4,13 +4,13 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dimo_core.cli.command import read
-from dimo_core.cli.parsing import Parser, positive
+from dimo_core.cli.parsing import Parser, device, option, positive
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
@@ -117,57 +117,25 @@ def guidance(text: str) -> Choice:
         return choice(text)
 
 
-def add_common(add: Callable[..., argparse.Action]) -> None:
+def add_common(to: Parser) -> None:
     """Options that ``dimo compare`` and ``dimo evaluate`` have."""
-    add(
-        "--protocol",
-        metavar="NAME",
-        default="plan",
-        help="plan | quick | paper-5k | paper-50k, or a YAML file (default: plan, that of the teacher)",
-    )
-    add("--samples", type=positive, metavar="N", help="samples a row and seed (default: the protocol's)")
-    add(
-        "--seeds",
-        "--seed",
-        type=int,
-        nargs="+",
-        metavar="SEED",
-        help="seeds of every draw; a row is the mean over them (default: 0)",
-    )
-    add(
-        "--temperature",
-        dest="temperatures",
-        type=float,
-        nargs="+",
-        metavar="T",
-        help="sampling temperatures of generators, a row for each (default: each generator's own)",
-    )
-    add(
-        "--metrics", type=choice, nargs="+", metavar="NAME", help="what is computed (default: the protocol's)"
-    )
-    add(
-        "--intervals",
-        type=int,
-        metavar="N",
-        default=0,
-        help="95 %% intervals over N halves of the samples (default: 0, none)",
-    )
-    add("--batch-size", type=positive, metavar="B", help="samples drawn at a time, at most 500")
-    add("--device", metavar="DEVICE", default="auto", help="auto, or a torch device (default: auto)")
-    add("--out", metavar="FOLDER", help="where results go; what is finished there is not done again")
-    add(
-        "--keep-samples",
-        dest="keep",
-        metavar="FOLDER",
-        help="keep the samples themselves: pictures, or lines",
-    )
-    add("--stream", action="store_true", help="write no finished batches; an interrupted row begins anew")
-    add(
-        "--shard",
-        type=_shard,
-        metavar="I/N",
-        help="only draw the I-th of N parts of each row; the command without --shard joins them",
-    )
+    protocols = "plan | quick | paper-5k | paper-50k, or a YAML file (default: plan, that of the teacher)"
+    option(to, "--protocol", "NAME", protocols, default="plan")
+    option(to, "--samples", "N", "samples a row and seed (default: the protocol's)", type=positive)
+    seeds = "seeds of every draw; a row is the mean over them (default: 0)"
+    option(to, "--seeds --seed", "SEED ...", seeds, type=int)
+    temperatures = "sampling temperatures of generators, a row for each (default: each generator's own)"
+    option(to, "--temperature", "T ...", temperatures, dest="temperatures", type=float)
+    option(to, "--metrics", "NAME ...", "what is computed (default: the protocol's)", type=choice)
+    intervals = "95 % intervals over N halves of the samples (default: 0, none)"
+    option(to, "--intervals", "N", intervals, type=int, default=0)
+    option(to, "--batch-size", "B", "samples drawn at a time, at most 500", type=positive)
+    device(to)
+    option(to, "--out", "FOLDER", "where results go; what is finished there is not done again")
+    option(to, "--keep-samples", "FOLDER", "keep the samples themselves: pictures, or lines", dest="keep")
+    option(to, "--stream", "", "write no finished batches; an interrupted row begins anew")
+    shard = "only draw the I-th of N parts of each row; the command without --shard joins them"
+    option(to, "--shard", "I/N", shard, type=_shard)
 
 
 def _parser() -> Parser:
@@ -179,32 +147,16 @@ def _parser() -> Parser:
         "--teacher.OPTION VALUE sets its options. NAME of samplers, metrics and guidance may be "
         "'{name: NAME, OPTION: VALUE}'.",
     )
-    add = parser.add_argument
-    add(
-        "--samplers",
-        type=choice,
-        nargs="+",
-        metavar="NAME",
-        help="multi-step samplers (default: the teacher's plan's)",
-    )
-    add(
-        "--sampling-steps",
-        type=positive,
-        nargs="+",
-        metavar="N",
-        help="step counts of each sampler (default: the plan's)",
-    )
-    add("--samplings", nargs="+", metavar="NAME", help="named samplings of the teacher, too")
-    add(
-        "--guidance",
-        type=guidance,
-        metavar="S",
-        help="guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)",
-    )
-    add("--generators", nargs="+", metavar="PATH", help="folders of generators, or of runs")
-    add("--generators-only", action="store_true", help="no rows of the teacher")
-    add("--merge", nargs="+", metavar="RESULTS", help="draw nothing; put these results in one table")
-    add_common(add)
+    samplers, steps = "multi-step samplers (default: the teacher's plan's)", "step counts of each sampler"
+    option(parser, "--samplers", "NAME ...", samplers, type=choice)
+    option(parser, "--sampling-steps", "N ...", f"{steps} (default: the plan's)", type=positive)
+    option(parser, "--samplings", "NAME ...", "named samplings of the teacher, too")
+    scale = "guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)"
+    option(parser, "--guidance", "S", scale, type=guidance)
+    option(parser, "--generators", "PATH ...", "folders of generators, or of runs")
+    option(parser, "--generators-only", "", "no rows of the teacher")
+    option(parser, "--merge", "RESULTS ...", "draw nothing; put these results in one table")
+    add_common(parser)
     return parser
 
 

@@ -1,7 +1,6 @@
 """``dimo``: finds the command, sets up logging, and turns errors into lines on stderr and an exit code."""
 
 import argparse
-import difflib
 import os
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from loguru import logger
 
-from dimo_core.errors import DimoError, Interrupted, UsageError
+from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 
 COMMANDS: Mapping[str, str] = {
     "run": "distil a teacher into a one-step generator",
@@ -88,9 +87,8 @@ def _top(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"dimo {_version()}")
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     if wanted is not None:
-        close = difflib.get_close_matches(wanted, COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"unknown command {wanted!r}. Commands: {', '.join(COMMANDS)}.{hint}")
+        known = f"Commands: {', '.join(COMMANDS)}.{nearest(wanted, COMMANDS)}"
+        raise UsageError(f"unknown command {wanted!r}. {known}")
     parser.parse_args(arguments)
     parser.print_help()
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dimo_core.cli.compare import add_common, choice, comparing, guidance, teacher_layers
-from dimo_core.cli.parsing import Parser, positive
+from dimo_core.cli.parsing import Parser, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 from dimo_core.suggestions import ASSUMED
@@ -78,16 +78,12 @@ def _parser() -> Parser:
         "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote "
         "the pictures.",
     )
-    add = parser.add_argument
-    add("path", metavar="PATH", help="folder of a generator, a run, a teacher, or pictures (path or URL)")
-    add(
-        "--sampler",
-        type=choice,
-        metavar="NAME",
-        help="of a teacher: multi-step sampler (default: the plan's)",
-    )
-    add("--sampling-steps", type=positive, metavar="N", help="of a teacher: steps (default: the plan's most)")
-    add("--sampling", metavar="NAME", help="of a teacher: a named sampling")
-    add("--guidance", type=guidance, metavar="S", help="of a teacher: a scale, 1 being none, or a plugin")
-    add_common(add)
+    path = "folder of a generator, a run, a teacher, or pictures (path or URL)"
+    parser.add_argument("path", metavar="PATH", help=path)
+    option(parser, "--sampler", "NAME", "of a teacher: multi-step sampler (default: the plan's)", type=choice)
+    steps = "of a teacher: steps (default: the plan's most)"
+    option(parser, "--sampling-steps", "N", steps, type=positive)
+    option(parser, "--sampling", "NAME", "of a teacher: a named sampling")
+    option(parser, "--guidance", "S", "of a teacher: a scale, 1 being none, or a plugin", type=guidance)
+    add_common(parser)
     return parser

@@ -1,11 +1,9 @@
 """argparse as the other commands use it: wrong usage is one line."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dimo_core.errors import UsageError
-
-LOG_LEVEL = "trace | debug | info | warning | error (default: info)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,8 +14,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog, description=description, epilog=epilog, allow_abbrev=False, add_help=add_help
         )
-        # For the help: dispatch has taken it out of the arguments.
-        self.add_argument("--log-level", metavar="LEVEL", help=LOG_LEVEL)
+        log_level(self)
 
     def error(self, message: str) -> NoReturn:
         """Wrong usage.
@@ -37,3 +34,29 @@ def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError
     return number
+
+
+def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **more: Any) -> None:
+    """Add an option.
+
+    Args:
+        to: Parser, or group of one.
+        names: Its names, separated by spaces.
+        value: What its value is called, with ``...`` after it where there may be several; empty for a flag.
+        text: Its help.
+        more: As for ``add_argument``.
+    """
+    name, several, _ = value.partition(" ...")
+    more |= {"metavar": name} if name else {"action": "store_true"}
+    more |= {"nargs": "+"} if several else {}
+    to.add_argument(*names.split(), help=text.replace("%", "%%"), **more)
+
+
+def device(to: argparse._ActionsContainer) -> None:
+    """Add ``--device``."""
+    option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
+
+
+def log_level(to: argparse._ActionsContainer) -> None:
+    """Add ``--log-level`` to the help; the dispatcher has taken it out of the arguments."""
+    option(to, "--log-level", "LEVEL", "trace | debug | info | warning | error (default: info)")

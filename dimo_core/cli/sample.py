@@ -1,10 +1,10 @@
 """``dimo sample``: draw samples from a trained generator, or from a teacher in many steps."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from dimo_core.cli.parsing import Parser, positive
+from dimo_core.cli.parsing import Parser, device, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
 
@@ -63,7 +63,7 @@ def _teacher(argv: Sequence[str]) -> int:
         more=_more,
     )
     parser = Parser("dimo sample", "", add_help=False)
-    _drawing(parser.add_argument)
+    _drawing(parser)
     options, rest = parser.parse_known_args(list(argv))
     if (path := _positional(rest)) is not None:
         raise UsageError(f"{path!r} and a teacher: give either PATH, for a generator, or --teacher NAME.")
@@ -82,7 +82,7 @@ def _teacher(argv: Sequence[str]) -> int:
 def _more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup, draft: "Draft") -> None:
     from dimo_core.sampler import listing
 
-    _drawing(top.add_argument)
+    _drawing(top)
     shown = parser.add_argument_group("samplings of the teacher")
     for name, text in listing(draft.presets).items():
         shown.add_argument(name, help=text.replace("%", "%%"))
@@ -128,53 +128,27 @@ def _parser() -> Parser:
         "`dimo sample --teacher NAME --help` lists the named samplings of that teacher, and the options of "
         "teacher, sampler and guidance.",
     )
-    add = parser.add_argument
-    add(
-        "path",
-        metavar="PATH",
-        nargs="?",
-        help="generator folder, or the folder of a run that has one (path or URL)",
-    )
-    _drawing(add)
-    add("--temperature", type=float, metavar="T", help="divides the logits (default: that of the generator)")
-    add("--teacher", metavar="NAME", help="sample this teacher in many steps instead")
+    path = "generator folder, or the folder of a run that has one (path or URL)"
+    parser.add_argument("path", metavar="PATH", nargs="?", help=path)
+    _drawing(parser)
+    option(parser, "--temperature", "T", "divides the logits (default: that of the generator)", type=float)
+    option(parser, "--teacher", "NAME", "sample this teacher in many steps instead")
     return parser
 
 
-def _drawing(add: Callable[..., argparse.Action]) -> None:
+def _drawing(to: argparse._ActionsContainer) -> None:
     """The options that both forms have."""
-    add("-n", "--count", type=positive, metavar="N", help="number of samples (default: 64)")
-    add(
-        "--conditions",
-        "--prompt",
-        nargs="+",
-        action="extend",
-        metavar="C",
-        help="class names, class indices or prompts, repeated in turn (default: evenly spread)",
-    )
-    add(
-        "--prompts-from",
-        nargs="+",
-        metavar="URL",
-        help="files of prompts, each of which is sampled: one a line, JSON lines with 'prompt', JSON lists",
-    )
-    add("--each", type=positive, metavar="N", help="samples of each prompt of these files (default: 1)")
-    add(
-        "--layout",
-        choices=get_args(Layout),
-        help="plain: numbered pictures; geneval, hpsv2: as their scorers read them (default: plain)",
-    )
-    add("--seed", type=int, metavar="SEED", default=0, help="seed of every draw (default: 0)")
-    add(
-        "--out",
-        metavar="FOLDER",
-        help="where to write (default: 'drawn' beside a generator; for a teacher the next runs/sample-...)",
-    )
-    add("--device", metavar="DEVICE", default="auto", help="auto, or a torch device (default: auto)")
-    add(
-        "--batch-size",
-        type=positive,
-        metavar="B",
-        default=64,
-        help="samples drawn at a time (default: 64, the most; fewer of many tokens)",
-    )
+    option(to, "-n --count", "N", "number of samples (default: 64)", type=positive)
+    raw = "class names, class indices or prompts, repeated in turn (default: evenly spread)"
+    option(to, "--conditions --prompt", "C ...", raw, action="extend")
+    files = "files of prompts, each of which is sampled: one a line, JSON lines with 'prompt', JSON lists"
+    option(to, "--prompts-from", "URL ...", files)
+    option(to, "--each", "N", "samples of each prompt of these files (default: 1)", type=positive)
+    layouts = "plain: numbered pictures; geneval, hpsv2: as their scorers read them (default: plain)"
+    to.add_argument("--layout", choices=get_args(Layout), help=layouts)
+    option(to, "--seed", "SEED", "seed of every draw (default: 0)", type=int, default=0)
+    out = "where to write (default: 'drawn' beside a generator; for a teacher the next runs/sample-...)"
+    option(to, "--out", "FOLDER", out)
+    device(to)
+    size = "samples drawn at a time (default: 64, the most; fewer of many tokens)"
+    option(to, "--batch-size", "B", size, type=positive, default=64)

@@ -80,14 +80,8 @@ class Job(Common):
 
     def ingredients(self, *, skeleton: bool = False) -> Ingredients:
         """What the objective is made of; with ``skeleton`` no weight is read."""
-        return Ingredients(
-            teacher=self.teacher,
-            generator=self.generator,
-            auxiliary=self.auxiliary,
-            divergence=self.divergence,
-            guidance=self.guidance,
-            skeleton=skeleton,
-        )
+        names = [field.name for field in attrs.fields(Ingredients) if field.name != "skeleton"]
+        return Ingredients(**{name: getattr(self, name) for name in names}, skeleton=skeleton)
 
 
 DEFAULTS: Mapping[str, str] = {

@@ -4,7 +4,6 @@ Each source is a ``Layer`` of nested data; a later layer overrides an earlier on
 ``Context`` collects what is wrong with any of them, so that one message can tell it all.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +13,7 @@ import attrs
 import fsspec
 import yaml
 
-from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
@@ -106,10 +105,8 @@ class Context:
             return
         candidates = [known for known in self.known if "." in known or "." not in key]
         candidates += self.short if layer.spelling else ()
-        text, dashes = f"{where}: {reason or 'unknown option.'}", "--" if layer.spelling else ""
-        for match in difflib.get_close_matches(key, candidates, n=1):
-            text += f" Did you mean {dashes}{match}?"
-        self.report(layer.fault(text))
+        hint = nearest(key, candidates, "--{}" if layer.spelling else "{}")
+        self.report(layer.fault(f"{where}: {reason or 'unknown option.'}{hint}"))
 
 
 def from_mapping(

@@ -36,4 +36,4 @@ def alarm(step: int, values: Mapping[str, float], *, codes: int, raised: set[str
     for name in found:
         if name not in raised:
             logger.warning("ALARM at {}", found[name])
-    raised |= found.keys()
+    raised.update(found)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import torch
 from loguru import logger
 
 from dimo_core.conditions import Conditioning
@@ -106,9 +107,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
             logger.info("resuming {} at step {}", job.out, engine.step)
         look = partial(Results, job, engine, generator, objective.frozen()["teacher"], registry)
         results = look() if job.eval.enabled or job.train.sample_every else None
-        logger.info("{} into {} on {}", describe(job), job.out, device)
-        for advice in job.teacher.advise(job.config):
-            logger.warning(advice)
+        _announce(job, device)
         actions = []
         if results is not None:
             if engine.step == 0 and job.train.sample_every:
@@ -133,12 +132,13 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         return RunResult(folder=folder, generator=generator.eval(), table=table)
 
 
-def describe(job: Job) -> str:
-    """The job in a few words."""
-    names = (job.config[kind]["name"] for kind in ("teacher", "divergence", "objective"))
-    teacher, divergence, objective = names
+def _announce(job: Job, device: torch.device) -> None:
+    teacher, divergence, objective = (job.config[k]["name"] for k in ("teacher", "divergence", "objective"))
     length = f"{job.train.steps} steps of {job.train.batch_size}"
-    return f"distilling {teacher} with {objective}, {divergence}, {length}"
+    what = f"distilling {teacher} with {objective}, {divergence}, {length}"
+    logger.info("{} into {} on {}", what, job.out, device)
+    for advice in job.teacher.advise(job.config):
+        logger.warning(advice)
 
 
 def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
