@@ -14,7 +14,7 @@ from dimo_core.backbone import Backbone, full
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.method import process
-from dimo_core.method.process import draw_remask
+from dimo_core.method.process import draw_remask, masked_total
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -99,18 +99,16 @@ class DenoisePhase(Phase):
         z = full(self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows))
         targets = batch.tokens.flatten()
         targets = targets if rows is None else targets[rows]
-        count = self._count(remask.counts, draws)
+        count = self._count(draws)
         loss = F.cross_entropy(z.flatten(0, -2), targets, reduction="sum", label_smoothing=o.label_smoothing)
         (loss / count).backward()
         with torch.no_grad():
             right = (z.flatten(0, -2).argmax(-1) == targets).sum()
         return {"loss": loss.detach() / count, "accuracy": right / count}
 
-    def _count(self, counts: Tensor, draws: Draws) -> int:
+    def _count(self, draws: Draws) -> int:
         """Learnt sites of the global batch."""
         o, length = self.options, self.teacher.tokens.length
         if o.positions == "all":
             return draws.total * length
-        if draws.count < draws.total:
-            counts = draw_remask(length, o.schedule, o.masking, draws.whole().host()).counts
-        return int(counts.sum())
+        return masked_total(length, o.schedule, o.masking, draws)

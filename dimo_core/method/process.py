@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Rows
 from dimo_core.device import transfer
-from dimo_core.draws import Draws
-from dimo_core.method import process
+from dimo_core.draws import Draws, block_rows
 from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["linear", "square", "cosine", "arccos"]
@@ -92,18 +91,23 @@ class Remask:
     rows: Rows
 
 
+def draw_ratio(schedule: Schedule, draws: Draws, bounds: tuple[float, float]) -> Float[Tensor, " B"]:
+    """r(t) of t ~ U[0, 1], clamped to ``bounds``."""
+    return mask_ratio(draws.uniform("t"), schedule).clamp(*bounds)
+
+
 def draw_remask(
     length: int,
-    schedule: process.Schedule,
-    masking: process.Masking,
+    schedule: Schedule,
+    masking: Masking,
     draws: Draws,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Remask:
     """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
     host = draws.host()
-    ratio = process.mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
-    masked = process.draw_mask(ratio, length, host, masking)
+    ratio = draw_ratio(schedule, host, bounds)
+    masked = draw_mask(ratio, length, host, masking)
     rows = masked.flatten().nonzero().squeeze(1)
     return Remask(
         ratio=ratio,
@@ -111,3 +115,22 @@ def draw_remask(
         masked=transfer(masked, draws.device),
         rows=transfer(rows, draws.device),
     )
+
+
+def masked_total(
+    length: int,
+    schedule: Schedule,
+    masking: Masking,
+    draws: Draws,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> int:
+    """Masked tokens of the global batch, of which ``draws`` may be a slice: all that ``draw_remask`` hides.
+
+    With ``exact`` masking the ratios tell it. Otherwise the masks are drawn, one block of rows at a time.
+    """
+    host = draws.whole().host()
+    if masking == "exact":
+        return int(masked_count(draw_ratio(schedule, host, bounds), length).sum())
+    size = block_rows(length)
+    parts = (host.slice(start, min(size, host.total - start)) for start in range(0, host.total, size))
+    return sum(int(draw_mask(draw_ratio(schedule, p, bounds), length, p, masking).sum()) for p in parts)
