@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
@@ -33,9 +33,19 @@ def ema_rate(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, but to no bias, norm or embedding."""
-    return parameter.ndim > 1 and "emb" not in name and not name.endswith("bias")
+def decayed(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that weight decay applies to, by the rule of ``Optimisation.weight_decay``.
+
+    What a parameter is, the module that holds it says: names of modules around it say nothing.
+    """
+    weights, others = set[nn.Parameter](), set[nn.Parameter]()
+    for owner in module.modules():
+        norm = any("Norm" in cls.__name__ for cls in type(owner).__mro__)
+        spared = norm or isinstance(owner, nn.Embedding | nn.EmbeddingBag)
+        for name, p in owner.named_parameters(recurse=False):
+            matrix = p.ndim > 1 and ("weight" in name or "kernel" in name)
+            (weights if matrix and not spared else others).add(p)
+    return weights - others
 
 
 class PartState:
@@ -49,12 +59,12 @@ class PartState:
     def __init__(self, name: str, part: Part) -> None:
         self.name, self.module, self.options = name, part.module, part.optimisation
         self.trained = {n: p for n, p in part.module.named_parameters() if p.requires_grad}
-        decayed = [p for n, p in self.trained.items() if is_decayed(n, p)]
-        other = [p for n, p in self.trained.items() if not is_decayed(n, p)]
-        o = self.options
+        o, weights = self.options, decayed(part.module)
+        matrices = [p for p in self.trained.values() if p in weights]
+        others = [p for p in self.trained.values() if p not in weights]
         self._fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": o.weight_decay}, {"params": other, "weight_decay": 0.0}],
+            [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=o.lr,
             betas=(o.beta1, o.beta2),
             eps=o.eps,
