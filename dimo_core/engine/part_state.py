@@ -18,14 +18,18 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def lr_factor(step: int, steps: int, o: Optimisation) -> float:
-    """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay."""
+    """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay.
+
+    The first step after the warm-up has the peak, and the last of all, ``steps - 1``, has ``lr_end`` of it.
+    """
     if step < o.warmup:
         return (step + 1) / o.warmup
     if o.decay == "constant":
         return 1.0
-    done = min(1.0, (step - o.warmup) / max(1, steps - o.warmup))
-    falling = 1 - done if o.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return o.lr_end + (1 - o.lr_end) * falling
+    falls = steps - 1 - o.warmup
+    done = (step - o.warmup) / falls if falls > 0 else 1.0
+    left = 1 - done if o.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return o.lr_end + (1 - o.lr_end) * left
 
 
 def ema_rate(step: int, decay: float) -> float:
@@ -98,7 +102,7 @@ class PartState:
             weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
             averages: list[Tensor] = list(self.average.values())
             trained: list[Tensor] = list(self.trained.values())
-            weights: list[Any] = [weight.float()] * len(trained)  # annotated as numbers; tensors work
+            weights: list[Any] = [weight] * len(trained)  # annotated as numbers; tensors work
             torch._foreach_lerp_(averages, trained, weights)
 
     @contextmanager
