@@ -69,7 +69,6 @@ class PartState:
         self._fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=o.lr,
             betas=(o.beta1, o.beta2),
             eps=o.eps,
             fused=self._fused,
@@ -151,6 +150,5 @@ class PartState:
         assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
         for n, p in self.trained.items() if moments else ():
             self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device) for key in MOMENTS}
-        with torch.no_grad():
-            for n, average in self.average.items():
-                average.copy_(averages[n])
+        for n, average in self.average.items():
+            average.copy_(averages[n])

@@ -124,8 +124,19 @@ def test_updates_are_those_of_adamw_computed_by_hand() -> None:
 
 
 def test_the_optimiser_is_fused_where_it_can_be() -> None:
-    """Only then may ``blocked`` stay on the device."""
+    """Only then may ``blocked`` stay on the device; the meta device has none that is fused."""
     assert state().optimizer.defaults["fused"]
+    half = Small()
+    half[0].to("meta")
+    s = PartState("the part", Part(module=half, optimisation=Optimisation(**OPTIONS)))
+    assert not s.optimizer.defaults["fused"]
+
+
+def test_the_optimiser_holds_what_is_trained_and_nothing_else() -> None:
+    s = state()
+    held = [p for group in s.optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in s.trained.values()}
+    assert len(held) == len(s.trained)
 
 
 @pytest.mark.parametrize("clip", [None, 0.5, 1e6])
@@ -161,8 +172,18 @@ def test_a_blocked_update_leaves_no_trace() -> None:
     assert_equal(other.state()["the part.optimizer"], s.state()["the part.optimizer"])
 
 
+def test_a_fused_update_does_not_read_whether_it_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator the host would have to wait for it."""
+    s = state()
+    give(s, 0)
+    before = copies(s.trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__bool__", lambda _: pytest.fail("a tensor was read"))
+        s.update(0, 9, GO)
+    assert not any(torch.equal(before[n], p) for n, p in s.trained.items())
+
+
 def test_an_optimiser_that_is_not_fused_is_blocked_too() -> None:
-    """The meta device has none that is fused."""
     module = Small().to("meta")
     s = PartState("the part", Part(module=module, optimisation=Optimisation(**OPTIONS)))
     for p in s.trained.values():
@@ -241,6 +262,7 @@ def test_a_part_that_was_loaded_goes_on_bitwise(ema: float) -> None:
     moments = {f"{n}.{key}" for n in GIVEN for key in ("step", "exp_avg", "exp_avg_sq")}
     assert files["the part.optimizer"].keys() == moments
     assert files["the part"].keys() == {*GIVEN, "fixed", "seen"}
+    assert_equal(stopped.average, files.get("the part.average", {}))
     resumed.load(files)
     for name in names:
         assert_equal(files[name], resumed.state()[name])
@@ -249,6 +271,7 @@ def test_a_part_that_was_loaded_goes_on_bitwise(ema: float) -> None:
     whole.module.get_parameter("fixed").data.fill_(8)
     for name in names:
         assert_equal(whole.state()[name], resumed.state()[name])
+    assert_equal(whole.average, resumed.average)
 
 
 def test_what_was_loaded_is_no_alias_of_the_average_in_the_files() -> None:

@@ -30,6 +30,22 @@ class Positions(nn.Embedding):
     pass
 
 
+class AdaptiveNorm(nn.Module):
+    """Its gains come from a linear layer, which is no norm itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 4)
+
+
+class Mixed(Scale):
+    """Holds a weight of its own beside a norm."""
+
+    def __init__(self) -> None:
+        super().__init__(weight=(2, 2))
+        self.inner = nn.LayerNorm((2, 2))
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
@@ -56,6 +72,8 @@ class Positions(nn.Embedding):
         (nn.GroupNorm(2, 4), set()),
         (nn.BatchNorm2d(3), set()),
         (GainNorm(weight=(1, 3, 1, 1)), set()),
+        (AdaptiveNorm(), {"linear.weight"}),
+        (Mixed(), {"weight"}),
         (nn.PReLU(3), set()),
     ],
 )
