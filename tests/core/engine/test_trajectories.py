@@ -161,6 +161,7 @@ CASES: dict[str, Case] = {
             jacobian="student",
             schedule="square",
             dropout=True,
+            score_dropout=True,
             generator=Optimisation(lr=1e-3, warmup=2, ema=0.99),
             auxiliary=Optimisation(lr=1e-3, warmup=2),
         ),
