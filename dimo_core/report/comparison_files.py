@@ -15,7 +15,7 @@ from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
 from dimo_core.report.comparison_plots import comparison_plots
 from dimo_core.report.page import Report, write_report
-from dimo_core.report.sheets import Picture
+from dimo_core.report.sheets import Sheet
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
@@ -37,7 +37,7 @@ class Comparable:
     protocols: Mapping[str, Mapping[str, Any]]
     machine: Mapping[str, str]
     cells: Sequence[Mapping[str, Any]] = ()
-    pictures: Mapping[str, Picture] = attrs.field(factory=dict)
+    pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
 
 
 def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts: Mapping[str, str]) -> None:
@@ -125,7 +125,7 @@ def read_result(path: str) -> Comparable:
     pictures = {}
     for suffix in (".png", ".txt"):
         if folder.exists("samples", f"grid{suffix}"):
-            pictures[path] = Picture(folder.read("samples", f"grid{suffix}"), suffix)
+            pictures[path] = Sheet(folder.read("samples", f"grid{suffix}"), suffix)
     return Comparable(
         table=Table.from_dict(data),
         protocols=data["protocols"],

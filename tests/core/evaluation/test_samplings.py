@@ -8,9 +8,8 @@ import torch
 
 from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
-from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.evaluation.table import Table
-from dimo_core.jobs.results import Results
+from dimo_core.jobs.results import Evaluator, Results
 from dimo_core.report.page import Report
 from dimo_core.report.plots import quality
 from dimo_core.settings import Evaluate
@@ -104,5 +103,5 @@ def test_the_picture_takes_the_best_way(evaluator, table, best):
 
 def test_a_table_without_teacher_rows_has_no_best_way(evaluator, table):
     results = Results.__new__(Results)
-    results.evaluator = attrs.evolve(evaluator(), settings=Evaluate(steps=()))
+    results.evaluator = attrs.evolve(evaluator(), ways=())
     assert results.best_way(attrs.evolve(table, rows=table.rows[2:])) is None

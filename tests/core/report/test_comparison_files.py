@@ -22,7 +22,7 @@ from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.report.comparison_plots import comparison_plots
 from dimo_core.report.comparison_table import _row as rows_of
-from dimo_core.report.sheets import Picture
+from dimo_core.report.sheets import Sheet
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 
@@ -109,7 +109,7 @@ def test_all_files_are_there_and_say_the_same(tmp_path):
 def test_results_survive_their_file(tmp_path):
     one = attrs.evolve(
         result(row(metrics={"fid": 2.0}, spread={"fid": 0.5}, intervals={"fid": (1.0, 3.0)})),
-        pictures={"grid": Picture(png(Image.new("L", (4, 4))), ".png")},
+        pictures={"grid": Sheet(png(Image.new("L", (4, 4))), ".png")},
     )
     publish(one, Folder(str(tmp_path)), title="t", lead="", facts={})
     for path in (str(tmp_path), str(tmp_path / "results.json")):
