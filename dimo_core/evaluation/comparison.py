@@ -14,7 +14,7 @@ from dimo_core.evaluation.kept_samples import RowFolder
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.rows import Rows
-from dimo_core.evaluation.store import Store, plain
+from dimo_core.evaluation.store import Store, as_json
 from dimo_core.evaluation.table import Row
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
@@ -84,7 +84,7 @@ class Comparison(Rows):
         Raises:
             UsageError: when the folder holds numbers of another protocol.
         """
-        folder, facts = self.store.folder, plain(self.facts())
+        folder, facts = self.store.folder, as_json(self.facts())
         mine = began = digest(facts)
         if (before := self.store.read(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])

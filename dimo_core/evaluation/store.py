@@ -22,7 +22,7 @@ from dimo_core.metric import Samples
 ROWS, BATCHES = "rows", "batches"
 """The numbers of finished rows; the finished batches of unfinished ones: tokens and features, no pictures."""
 
-OBSERVED = "observed."
+OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -94,25 +94,33 @@ class Store:
             name: The file of the record.
             facts: What is asked for.
         """
-        wanted, before = plain(facts), self.read(name)
+        wanted, before = as_json(facts), self.read(name)
         if before is None:
             self.write(name, wanted)
             return []
         return sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
 
-    def row(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What ``keep_row`` was given for this request; None when there is nothing, or it cannot be read."""
-        name = f"{ROWS}/{digest(request)}.json"
+    def usable(self, name: str, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
+        """The record of a request; None when it is missing, damaged, or of another request.
+
+        Args:
+            name: Its file.
+            request: What was asked for.
+            otherwise: What is done without it, for the warning.
+        """
         try:
             found = self.read(name)
-            if found is None:
-                return None
-            if found["request"] == plain(request):
-                return dict(found["row"])
-        except (CheckpointError, KeyError, TypeError, ValueError):
-            pass
-        logger.warning("{} cannot be used: the row is computed again", self.folder.path(name))
-        return None
+            if found is None or found["request"] == as_json(request):
+                return found
+            raise CheckpointError(f"{self.folder.path(name)} belongs to another request")
+        except (CheckpointError, KeyError, TypeError) as error:
+            logger.warning("{}; it cannot be used, and {}", error, otherwise)
+            return None
+
+    def row(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What ``keep_row`` was given for this request; None when there is nothing, or it cannot be read."""
+        found = self.usable(f"{ROWS}/{digest(request)}.json", request, "the row is computed again")
+        return None if found is None else found.get("row")
 
     def keep_row(self, request: Mapping[str, Any], row: Mapping[str, Any], *, whole: bool) -> None:
         """Write the numbers of a row; its batches go when nothing of it is missing.
@@ -123,7 +131,7 @@ class Store:
             whole: Whether all of them could be computed.
         """
         key = digest(request)
-        self.write(f"{ROWS}/{key}.json", {"request": plain(request), "row": dict(row)})
+        self.write(f"{ROWS}/{key}.json", {"request": as_json(request), "row": dict(row)})
         if whole:
             self.folder.remove(BATCHES, key)
         if self.folder.exists(BATCHES) and not self.folder.sub(BATCHES).names():
@@ -141,40 +149,33 @@ class Store:
             start: Its first sample.
             conditions: The conditions of its samples.
         """
-        name = _batch(key := digest(request), start)
-        try:
-            record = self.read(name)
-            if record is None:
-                return None
-            found = record.pop("tensors")
-            if record.pop("request") != key or any(len(rows) != len(conditions) for rows in found.values()):
-                raise CheckpointError(f"{self.folder.path(name)} belongs to another request")
-            seen = [name for name in found if name.startswith(OBSERVED)]
-            observed = {name.removeprefix(OBSERVED): found.pop(name) for name in seen}
-            samples = Samples(conditions=conditions, tokens=found.pop("tokens"), observed=observed, **found)
-            return DrawnBatch(start=start, samples=samples, **record)
-        except (CheckpointError, KeyError, TypeError) as error:
-            logger.warning("a finished batch cannot be used, and is drawn again: {}", error)
+        asked = {**request, "start": start}
+        found = self.usable(_batch(request, start), asked, "a finished batch is drawn again")
+        if found is None or any(len(rows) != len(conditions) for rows in found["tensors"].values()):
             return None
+        tensors = found["tensors"]
+        seen = [name for name in tensors if name.startswith(OBSERVED)]
+        observed = {name.removeprefix(OBSERVED): tensors.pop(name) for name in seen}
+        samples = Samples(conditions=conditions, observed=observed, **tensors)
+        return DrawnBatch(start=start, samples=samples, **{name: found[name] for name in FACTS})
 
     def keep(self, request: Mapping[str, Any], batch: DrawnBatch) -> None:
         """Write a batch without its pictures, unless nothing is to be written."""
         if self.streamed:
             return
-        key, s = digest(request), batch.samples
-        facts = {name: getattr(batch, name) for name in ("passes", "seconds", "decoding")}
+        s, asked = batch.samples, {**request, "start": batch.start}
         tensors = {"tokens": s.tokens, "features": s.features, "logits": s.logits}
         data = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         data |= {f"{OBSERVED}{name}": rows for name, rows in s.observed.items()}
-        facts |= {"request": key, "machine": dict(batch.machine)}
-        self.write(_batch(key, batch.start), facts, data)
+        facts = {name: getattr(batch, name) for name in FACTS}
+        self.write(_batch(request, batch.start), {"request": as_json(asked), **facts}, data)
 
 
-def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as JSON gives them back: what is compared must not depend on whether it was stored."""
     found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return found
 
 
-def _batch(key: str, start: int) -> str:
-    return f"{BATCHES}/{key}/{start:08d}.safetensors"
+def _batch(request: Mapping[str, Any], start: int) -> str:
+    return f"{BATCHES}/{digest(request)}/{start:08d}.safetensors"

@@ -21,9 +21,11 @@ from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
+from dimo_core.guidance import Guidance
 from dimo_core.registry import Loader, Registry, built
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
+from dimo_core.report.quality_plots import quality_plots
 from dimo_core.report.sheets import FixedSamples, Sheet
 from dimo_core.sampler import Sampler, TeacherSampling, described
 from dimo_core.settings import Evaluate
@@ -38,13 +40,15 @@ class Evaluator(Rows):
 
     Attributes:
         ways: How the teacher is sampled, row by row.
-        sampled: The same as plain data, for readers of the numbers.
+        sampler: Multi-step sampler of step counts.
+        guidance: Its guidance.
         samples: Samples of a row, unless told.
         seed: Seed of the draws.
     """
 
     ways: tuple[TeacherSampling, ...]
-    sampled: Mapping[str, Any]
+    sampler: Sampler
+    guidance: Guidance
     samples: int
     seed: int = 0
 
@@ -82,47 +86,49 @@ class Evaluator(Rows):
         ways = tuple(
             TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)
         )
-        sampled: dict[str, Any] = {"samplings": [way.as_dict() for way in ways]}
         if not ways:
             counts = plan.steps if settings.steps is None else settings.steps
             ways = tuple(TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts)
-            sampled = {"sampler": described(sampler), "guidance": described(guidance)}
         return cls(
             teacher=teacher,
             conditions=conditions,
             judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
             batch_size=settings.batch_size,
             ways=ways,
-            sampled=sampled,
+            sampler=sampler,
+            guidance=guidance,
             samples=settings.samples or plan.samples,
             **where,
         )
 
+    def row(
+        self,
+        name: str,
+        kind: Kind,
+        opened: Opened,
+        *,
+        samples: int | None = None,
+        way: TeacherSampling | None = None,
+    ) -> Row:
+        """Draw and judge a row.
+
+        Args:
+            name: As people read it.
+            kind: ``teacher`` or ``generator``.
+            opened: What draws it.
+            samples: How many; None for those of every row.
+            way: How a teacher is sampled.
+        """
+        drawing = self.drawing(self.seed, onlooker=self.judge)
+        found = self.numbers(drawing, self.raw(samples or self.samples), opened)
+        taken = {key: found[key] for key in ("passes", "samples", "seconds", "metrics")}
+        return Row(
+            name=name, kind=kind, steps=way.steps if way else 1, sampling=way.name if way else "", **taken
+        )
+
     def generator_row(self, generator: Generator, samples: int | None = None) -> Row:
-        """Judge one-step samples.
-
-        Args:
-            generator: On ``device``.
-            samples: How many; None for those of a row.
-        """
-        return self._row("generator, 1 step", "generator", 1, Opened.generator(generator), samples)
-
-    def teacher_row(self, network: Backbone, way: TeacherSampling) -> Row:
-        """Judge samples that the teacher draws in many steps.
-
-        Args:
-            network: The teacher's network, on ``device``.
-            way: Steps, sampler and guidance.
-        """
-        row = self._row(way.title, "teacher", way.steps, Opened.teacher(self.teacher, network, way))
-        return attrs.evolve(row, sampling=way.name)
-
-    def floor_row(self) -> Row | None:
-        """Judge another part of the real data, as a perfect model would be; None when the plan has none."""
-        if self.judge.floor is None:
-            return None
-        found = self.judged(self.judge.floor)
-        return Row(name="real data", kind="real", samples=found["samples"], metrics=found["metrics"])
+        """Judge one-step samples: those of every row, or so many."""
+        return self.row("generator, 1 step", "generator", Opened.generator(generator), samples=samples)
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
         """The teacher in each of its ``ways``, the generator at one step, and the real floor.
@@ -131,11 +137,14 @@ class Evaluator(Rows):
             generator: On ``device``; None for a table of the teacher alone.
             network: The teacher's network, on ``device``.
         """
-        rows = [self.teacher_row(network, way) for way in self.ways]
+        rows = [
+            self.row(way.title, "teacher", Opened.teacher(self.teacher, network, way), way=way)
+            for way in self.ways
+        ]
         if generator is not None:
             rows.append(self.generator_row(generator))
-        if (floor := self.floor_row()) is not None:
-            rows.append(floor)
+        if (floor := self.judge.floor) is not None:
+            rows.append(Row(name="real data", kind="real", samples=len(floor), metrics=self.judge(floor)))
         return Table(
             rows=tuple(rows),
             shown=self.judge.plan.shown,
@@ -146,21 +155,18 @@ class Evaluator(Rows):
 
     def protocol(self, generator: Generator | None) -> dict[str, Any]:
         """What makes these numbers comparable with others, as plain data."""
+        sampled: dict[str, Any] = {"sampler": described(self.sampler), "guidance": described(self.guidance)}
+        if any(way.name for way in self.ways):
+            sampled = {"samplings": [way.as_dict() for way in self.ways]}
         return {
             "samples": self.samples,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "device": str(self.device),
             **self.judge.protocol(),
-            **self.sampled,
+            **sampled,
             **({} if generator is None else {"generator": dict(generator.sampling())}),
         }
-
-    def _row(self, name: str, kind: Kind, steps: int, opened: Opened, samples: int | None = None) -> Row:
-        drawing = self.drawing(self.seed, onlooker=self.judge)
-        found = self.numbers(drawing, self.raw(samples or self.samples), opened)
-        taken = {key: found[key] for key in ("passes", "samples", "seconds", "metrics")}
-        return Row(name=name, kind=kind, steps=steps, **taken)
 
 
 def write_table(table: Table, folder: Folder) -> None:
@@ -254,9 +260,7 @@ class Results:
                 both = self.fixed.side_by_side(self.generator, self.network, way)
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
-        curves = plots(read_metrics(self.folder), table)
-        for name, data in curves.items():
-            self.folder.write(f"plots/{name}.png", data)
+        curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
         path = write_report(self.folder, self._report(table, pictures, curves))
         logger.info("report: {}", path)
         return table

@@ -103,13 +103,8 @@ def sample_teacher(
         teacher: The teacher.
         sampling: One of ``teacher.samplings()`` by name, or any other, such as
             ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
-        count: Number of samples; a ``PromptSet`` has its own.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
-            ``PromptSet``.
-        seed: Seed of the draws.
+        count, conditions, seed, device, batch_size: As for ``sample_folder``.
         out: Where to write: empty, missing, or with the first part of these samples; None writes nothing.
-        device: ``auto``, or a torch device.
-        batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
         Tokens, forward passes a sample, and seconds of what was drawn now; images, where the teacher decodes

@@ -82,7 +82,9 @@ class Report:
 
 
 def write_report(folder: Folder, report: Report) -> str:
-    """Write ``report.html`` into a run folder; returns its path."""
+    """Write ``report.html`` and its plots into a folder; returns its path."""
+    for name, data in report.plots.items():
+        folder.write(f"plots/{name}.png", data)
     folder.write(NAME, report.html().encode())
     return folder.path(NAME)
 

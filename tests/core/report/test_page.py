@@ -10,6 +10,7 @@ from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
+from dimo_core.report.quality_plots import quality_plots
 from dimo_core.report.sheets import Sheet, sheet
 from dimo_core.teacher import Preview
 
@@ -78,7 +79,7 @@ def page():
         table=TABLE,
         notes=("few samples",),
         pictures={"teacher beside generator": picture},
-        plots=plots([{"step": 1, "loss": 1.0}], TABLE),
+        plots={**quality_plots(TABLE), **plots([{"step": 1, "loss": 1.0}], TABLE)},
         config={
             "divergence": {"name": "jeffrey", "beta": 0.2},
             "out": "runs/<x>",
