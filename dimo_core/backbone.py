@@ -15,22 +15,6 @@ Rows = Int[Tensor, " K"]
 """Flat indices into B * L: the (sample, site) pairs whose logits are wanted."""
 
 
-ELEMENTS = 2**24
-"""Logits that are alive at a time, per tensor: 64 MiB in fp32. The head of more rows runs part by part."""
-
-
-def row_parts(rows: Rows, columns: int) -> tuple[Int[Tensor, " _"], ...]:
-    """``rows`` in runs whose logits have ``ELEMENTS`` entries at most: memory stops growing with rows.
-
-    What is computed in parts differs from one whole by the rounding of matrix products at most.
-
-    Args:
-        rows: Flat indices.
-        columns: Logits of a row.
-    """
-    return torch.split(rows, max(1, ELEMENTS // columns))
-
-
 class Backbone(nn.Module, ABC):
     """Tokens and a condition to unguided logits over the V codes.
 

@@ -82,6 +82,12 @@ class Batch:
     tokens: Tensor | None = None
 
 
+def add_to(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add scalars by name, such as those of a micro-batch to those of the batch."""
+    for name, value in more.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
 class Phase(ABC):
     """One update: which parts it trains, and their gradient.
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a tiny teacher with random weights, and golden values."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
 DATA = Path(__file__).parent / "data"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("dimo", deadline=None)  # that a machine is busy is no fault of the code
 settings.load_profile("dimo")
@@ -116,3 +121,11 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remote files of one test are not those of another, nor of the person who runs them."""
     monkeypatch.setenv("DIMO_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a device are skipped where there is none, each with this reason."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))

@@ -23,7 +23,7 @@ from dimo_core.engine.metrics_log import MetricsLog
 from dimo_core.engine.part_state import PartState
 from dimo_core.errors import Interrupted, NumericalError
 from dimo_core.files.folder import Folder
-from dimo_core.objective import Batch, Objective, Phase
+from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress
 from dimo_core.settings import Train
 from dimo_core.signals import Stop
@@ -189,8 +189,7 @@ class Engine:
             batch = self.feed.read(position + start, size)
             with self._dropout_seed(phase.name, start), self._precision():
                 logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
-            for name, value in logs.items():
-                scalars[name] = scalars.get(name, torch.zeros_like(value)) + value
+            add_to(scalars, logs)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
         losses = {name: value for name, value in scalars.items() if name.endswith("loss")}
         blocked = self.guard.check(self.step, phase.name, {**norms, **losses})

@@ -97,7 +97,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         logger.info("{} into {} on {}", describe(job), job.out, device)
         for advice in job.teacher.advise(job.config):
             logger.warning(advice)
-        if engine.step == 0:
+        if engine.step == 0 and job.train.sample_every:
             results.show(0)
         job.tracker.start(job.out, job.config)
         actions = [

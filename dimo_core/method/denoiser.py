@@ -1,7 +1,6 @@
 """The paper's auxiliary: a copy of the teacher that keeps learning what the generator produces."""
 
 import attrs
-import torch.nn.functional as F
 from attrs import validators as v
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from dimo_core.auxiliary import Auxiliary, AuxiliaryOptions
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
+from dimo_core.method.losses import denoising_loss
 from dimo_core.method.one_step import trainable_copy
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -53,5 +53,4 @@ class DenoisingAuxiliary(Auxiliary):
 
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:
         """Cross-entropy summed over the rows, in fp32."""
-        z = z_psi if z_psi.dtype.itemsize >= 4 else z_psi.float()
-        return F.cross_entropy(z, x_theta, reduction="sum", label_smoothing=self.options.label_smoothing)
+        return denoising_loss(z_psi, x_theta, label_smoothing=self.options.label_smoothing)

@@ -1,6 +1,6 @@
 """The objective ``dimo``: the phases in which generator and auxiliary take turns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -8,12 +8,12 @@ import torch
 from attrs import validators as v
 from torch import Tensor, nn
 
-from dimo_core.backbone import Rows
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.method import process
-from dimo_core.method.process import Remask, draw_remask
-from dimo_core.method.step import Jacobian, Step
+from dimo_core.method.losses import Jacobian, measures
+from dimo_core.method.process import draw_remask
+from dimo_core.method.step import Step
 from dimo_core.method.weighting import WEIGHTS, WeightName
 from dimo_core.objective import (
     Batch,
@@ -23,6 +23,7 @@ from dimo_core.objective import (
     Optimisation,
     Part,
     Phase,
+    add_to,
 )
 
 
@@ -50,7 +51,8 @@ class Dimo(ObjectiveOptions):
         ratio_bounds: Least and largest r(t); what the schedule gives is clamped to them.
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         dropout: Train generator and auxiliary with the network's dropout.
-        score_dropout: Score with dropout in teacher and auxiliary too (the released code).
+        score_dropout: Score with dropout in teacher and auxiliary too (the released code). The same as
+            ``dropout`` with a shared rollout, where one pass of the auxiliary scores and learns.
         generator: How the generator is optimised.
         auxiliary: How the auxiliary is optimised.
     """
@@ -69,6 +71,19 @@ class Dimo(ObjectiveOptions):
     score_dropout: bool = False
     generator: Optimisation = attrs.field(factory=lambda: Optimisation(lr=1e-5, ema=0.9999))
     auxiliary: Optimisation = attrs.field(factory=lambda: Optimisation(lr=1e-5))
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what one pass of the auxiliary cannot do.
+
+        Raises:
+            ValueError: with ``rollout: shared``, when it would learn with dropout and score without, or so.
+        """
+        if self.rollout == "shared" and self.dropout != self.score_dropout:
+            raise ValueError(
+                "with 'rollout' shared one pass of the auxiliary scores and learns, so 'dropout' and "
+                f"'score_dropout' must be equal; got {self.dropout} and {self.score_dropout}. Make them "
+                "equal, or choose 'rollout' fresh"
+            )
 
     def build(self, ingredients: Ingredients) -> "DimoObjective":
         """Load the three networks and bind them to the phases.
@@ -120,132 +135,53 @@ class DimoObjective(Objective):
         return {"teacher": self.step.p_phi}
 
     def phases(self) -> Sequence[Phase]:
-        """One shared phase, or the generator's and then the auxiliary's; further auxiliary phases after."""
-        o = self.options
-        first = SharedPhase(o, self.step) if o.rollout == "shared" else GeneratorPhase(o, self.step)
-        extra = range(1 if o.rollout == "shared" else 0, o.auxiliary_steps)
-        return [first, *(AuxiliaryPhase(o, self.step, f"auxiliary{k or ''}") for k in extra)]
+        """One update of both, or the generator's and then the auxiliary's; further ones of the auxiliary."""
+        shared = self.options.rollout == "shared"
+        first = ("dimo", ("generator", "auxiliary")) if shared else ("generator", ("generator",))
+        further = [
+            (f"auxiliary{k or ''}", ("auxiliary",)) for k in range(shared, self.options.auxiliary_steps)
+        ]
+        return [DimoPhase(self.options, self.step, name, parts) for name, parts in [first, *further]]
 
 
-class _DimoPhase(Phase):
-    def __init__(self, options: Dimo, step: Step) -> None:
-        self.options, self.step = options, step
+class DimoPhase(Phase):
+    """Algorithm 1 on a micro-batch: the gradient of the generator, of the auxiliary, or of both."""
 
-    def remask(self, draws: Draws) -> Remask:
-        o = self.options
-        length = self.step.teacher.tokens.length
-        return draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
-
-    def global_count(self, remask: Remask, draws: Draws) -> int:
-        """Masked tokens of the global batch; known from the draws alone."""
-        whole = remask if draws.count == draws.total else self.remask(draws.whole().host())
-        return int(whole.counts.sum())
-
-    def watch(self, z_theta: Tensor, z_phi: Tensor, z_psi: Tensor, count: int) -> dict[str, Tensor]:
-        """What the log shows besides losses: shares of means over the global batch's masked tokens."""
-        with torch.no_grad():
-            log_p, log_q, log_g = (z.log_softmax(-1) for z in (z_phi, z_psi, z_theta))
-            centred = z_theta - z_theta.mean(-1, keepdim=True)
-            share = len(z_theta) / count
-            watched = {
-                "divergence": self.step.divergence.value(log_p, log_q).sum() / count,
-                "entropy_theta": -(log_g.exp() * log_g).sum() / count,
-                "entropy_phi": -(log_p.exp() * log_p).sum() / count,
-                "logit_scale": centred.square().mean(-1).sqrt().sum() / count,
-            }
-            diagnostics = self.step.divergence.diagnostics(log_p, log_q)
-            return watched | {name: value * share for name, value in diagnostics.items()}
-
-
-def added(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums of what parts of the rows give to the log."""
-    sums: dict[str, Tensor] = {}
-    for part in parts:
-        sums = {name: sums[name] + value if name in sums else value for name, value in part.items()}
-    return sums
-
-
-class SharedPhase(_DimoPhase):
-    """One rollout and one auxiliary forward pass serve both updates."""
-
-    name, parts = "dimo", ("generator", "auxiliary")
+    def __init__(self, options: Dimo, step: Step, name: str, parts: tuple[str, ...]) -> None:
+        self.options, self.step, self.name, self.parts = options, step, name, parts
+        self.generator, self.auxiliary = "generator" in parts, "auxiliary" in parts
+        self.loss = "auxiliary_loss" if self.generator else f"{name}_loss"
 
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
-        """Both gradients."""
-        s, c = self.step, batch.conditions
-        remask = self.remask(draws)
-        count = self.global_count(remask, draws)
-        s.p_psi.train(self.options.score_dropout)
-        rollout = s.p_theta.rollout(c, draws)
-        x_tilde_t = s.x_tilde_t(rollout, remask)
-        z_theta, z_phi = s.z_theta(rollout), s.z_phi(x_tilde_t, c, remask)
-        z_psi = s.z_psi(x_tilde_t, c, remask)
-        w, x_theta = s.w(remask, z_theta, z_phi), rollout.x_theta.flatten()
+        """The masked sites depend on no token: drawn first, on the CPU, they make every shape known."""
+        o, s, c, logs = self.options, self.step, batch.conditions, dict[str, Tensor]()
+        length = s.teacher.tokens.length
+        remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
+        s.p_psi.train(o.score_dropout if self.generator else o.dropout)
 
-        def both(rows: Rows) -> dict[str, Tensor]:
-            theta, phi, psi = z_theta(rows), z_phi(rows), z_psi(rows)
-            s.generator_backward(theta, phi, psi.detach(), w[s.sample(rows)], draws.total)
-            logs = {"auxiliary_loss": s.auxiliary_backward(psi, x_theta[rows], count)}
-            return logs | (self.watch(theta, phi, psi, count) if watch else {})
+        with torch.set_grad_enabled(self.generator):
+            rollout = s.p_theta.rollout(c, draws)  # x_theta ~ p_theta(. | x_init, c)
+        x_theta, x_tilde_t = rollout.x_theta.flatten(), s.x_tilde_t(rollout, remask)
+        with torch.set_grad_enabled(self.auxiliary):
+            psi = s.psi(x_tilde_t, c, remask)
+        if self.generator:
+            theta, phi = s.theta(rollout), s.phi(x_tilde_t, c, remask)
+            w = s.w(remask, theta, phi)
 
-        logs = added(map(both, s.parts(remask)))
-        z_theta.backward()
-        z_psi.backward()
-        return logs
+        for rows in s.chunks(remask):
+            with torch.set_grad_enabled(self.auxiliary):
+                z_psi = psi(rows)
+            if self.generator:
+                z_theta, z_phi = theta(rows), phi(rows)
+                s.generator_backward(z_theta, z_phi, z_psi, w[rows // length], draws.total)
+                if watch:
+                    means = measures(z_theta, z_phi, z_psi, divergence=s.divergence)
+                    add_to(logs, {name: mean * (len(rows) / remask.total) for name, mean in means.items()})
+            if self.auxiliary:
+                add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta[rows], remask.total)})
 
-
-class GeneratorPhase(_DimoPhase):
-    """The generator's update against the auxiliary as it is (paper, algorithm 1, first half)."""
-
-    name, parts = "generator", ("generator",)
-
-    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
-        """The generator's gradient."""
-        s, c = self.step, batch.conditions
-        remask = self.remask(draws)
-        count = self.global_count(remask, draws)
-        s.p_psi.train(self.options.score_dropout)
-        rollout = s.p_theta.rollout(c, draws)
-        x_tilde_t = s.x_tilde_t(rollout, remask)
-        z_theta, z_phi = s.z_theta(rollout), s.z_phi(x_tilde_t, c, remask)
-        with torch.no_grad():
-            z_psi = s.z_psi(x_tilde_t, c, remask)
-        w = s.w(remask, z_theta, z_phi)
-
-        def one(rows: Rows) -> dict[str, Tensor]:
-            theta, phi = z_theta(rows), z_phi(rows)
-            with torch.no_grad():
-                psi = z_psi(rows)
-            s.generator_backward(theta, phi, psi, w[s.sample(rows)], draws.total)
-            return self.watch(theta, phi, psi, count) if watch else {}
-
-        logs = added(map(one, s.parts(remask)))
-        z_theta.backward()
-        return logs
-
-
-class AuxiliaryPhase(_DimoPhase):
-    """The auxiliary's update on a fresh rollout of the updated generator (algorithm 1, second half)."""
-
-    parts = ("auxiliary",)
-
-    def __init__(self, options: Dimo, step: Step, name: str) -> None:
-        super().__init__(options, step)
-        self.name = name
-
-    def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
-        """The auxiliary's gradient."""
-        s, c = self.step, batch.conditions
-        remask = self.remask(draws)
-        s.p_psi.train(self.options.dropout)
-        with torch.no_grad():
-            rollout = s.p_theta.rollout(c, draws)
-        z_psi = s.z_psi(s.x_tilde_t(rollout, remask), c, remask)
-        count, x_theta = self.global_count(remask, draws), rollout.x_theta.flatten()
-
-        def one(rows: Rows) -> dict[str, Tensor]:
-            return {f"{self.name}_loss": s.auxiliary_backward(z_psi(rows), x_theta[rows], count)}
-
-        logs = added(map(one, s.parts(remask)))
-        z_psi.backward()
+        if self.generator:
+            theta.backward()
+        if self.auxiliary:
+            psi.backward()
         return logs

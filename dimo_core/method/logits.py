@@ -1,15 +1,35 @@
-"""Logits of the masked rows, some rows at a time."""
+"""Logits of rows, a chunk of rows at a time.
+
+A [K, V] tensor of a text-to-image teacher is as large as its network, and equations 3 and 4 need ten of them.
+So a network runs once to its hidden states, and its head for as many rows as are to be alive.
+"""
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Rows, full
 
+ELEMENTS = 2**24
+"""Logits that are alive at a time, per tensor: 64 MiB in fp32."""
+
+
+def chunks(rows: Rows, columns: int) -> tuple[Int[Tensor, " _"], ...]:
+    """``rows`` in runs whose logits have ``ELEMENTS`` entries at most: memory stops growing with rows.
+
+    What is computed in chunks differs from one whole by the rounding of matrix products at most.
+
+    Args:
+        rows: Flat indices.
+        columns: Logits of a row.
+    """
+    return torch.split(rows, max(1, ELEMENTS // columns))
+
 
 class Logits:
-    """The logits of one forward pass, made for some rows at a time.
+    """The logits of one forward pass, made for a chunk of rows when they are asked for.
 
     Gradients gather at the hidden states; ``backward`` then sends them through the network, once.
 
@@ -27,7 +47,7 @@ class Logits:
         return full(self.head(self.leaf, rows))
 
     def backward(self) -> None:
-        """Hand on what the rows' backward passes left."""
+        """Hand on what the rows' backward passes left, if anything."""
         if self.leaf.grad is not None:
             self.hidden.backward(self.leaf.grad)
             self.leaf.grad = None

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import attrs
-import torch
-import torch.nn.functional as F
 from attrs import validators as v
 from torch import Tensor
 
 from dimo_core import conditions
-from dimo_core.backbone import Backbone, full
+from dimo_core.backbone import Backbone
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.method import process
+from dimo_core.method.losses import denoising_loss
 from dimo_core.method.process import draw_remask
 from dimo_core.objective import (
     Batch,
@@ -96,21 +95,11 @@ class DenoisePhase(Phase):
             c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.tokens, remask.masked, space)
         rows = remask.rows if o.positions == "masked" else None
-        z = full(self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows))
-        targets = batch.tokens.flatten()
-        targets = targets if rows is None else targets[rows]
-        count = self._count(remask.counts, draws)
-        loss = F.cross_entropy(z.flatten(0, -2), targets, reduction="sum", label_smoothing=o.label_smoothing)
-        (loss / count).backward()
-        with torch.no_grad():
-            right = (z.flatten(0, -2).argmax(-1) == targets).sum()
-        return {"loss": loss.detach() / count, "accuracy": right / count}
-
-    def _count(self, counts: Tensor, draws: Draws) -> int:
-        """Learnt sites of the global batch."""
-        o, length = self.options, self.teacher.tokens.length
-        if o.positions == "all":
-            return draws.total * length
-        if draws.count < draws.total:
-            counts = draw_remask(length, o.schedule, o.masking, draws.whole().host()).counts
-        return int(counts.sum())
+        z = self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows).flatten(
+            0, -2
+        )
+        x = batch.tokens.flatten() if rows is None else batch.tokens.flatten()[rows]
+        count = draws.total * space.length if rows is None else remask.total
+        loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
+        loss.backward()
+        return {"loss": loss.detach(), "accuracy": (z.argmax(-1) == x).sum() / count}

@@ -9,11 +9,12 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone, row_parts
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.method import process
+from dimo_core.method.logits import chunks
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
@@ -117,10 +118,10 @@ class OneStepGenerator(Generator):
     ) -> Tokens:
         """A token for each site, from logits that ``change`` may filter."""
         u = draws.uniform("x_theta", self.space.length)
-        parts = row_parts(torch.arange(u.numel(), device=hidden.device), self.space.columns)
-        if len(parts) == 1:
+        runs = chunks(torch.arange(u.numel(), device=hidden.device), self.space.columns)
+        if len(runs) == 1:
             return categorical(change(self.head(hidden)), u)
-        drawn = [categorical(change(self.head(hidden, rows)), u.flatten()[rows]) for rows in parts]
+        drawn = [categorical(change(self.head(hidden, rows)), u.flatten()[rows]) for rows in runs]
         return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from dimo_core.backbone import Rows
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
-from dimo_core.method import process
 from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["linear", "square", "cosine", "arccos"]
@@ -84,30 +83,45 @@ class Remask:
         counts: Masked tokens of each sample.
         masked: The masked sites, on the training device.
         rows: The same sites as flat indices into B * L, sample by sample.
+        total: Masked tokens of the global batch, of which this may be a micro-batch.
     """
 
     ratio: Float[Tensor, " B"]
     counts: Int[Tensor, " B"]
     masked: Bool[Tensor, "B L"]
     rows: Rows
+    total: int
 
 
 def draw_remask(
     length: int,
-    schedule: process.Schedule,
-    masking: process.Masking,
+    schedule: Schedule,
+    masking: Masking,
     draws: Draws,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Remask:
     """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
     host = draws.host()
-    ratio = process.mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
-    masked = process.draw_mask(ratio, length, host, masking)
+    ratio = mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
+    masked = draw_mask(ratio, length, host, masking)
     rows = masked.flatten().nonzero().squeeze(1)
     return Remask(
         ratio=ratio,
         counts=masked.sum(1),
         masked=transfer(masked, draws.device),
         rows=transfer(rows, draws.device),
+        total=masked_total(length, schedule, masking, draws, bounds),
     )
+
+
+def masked_total(
+    length: int,
+    schedule: Schedule,
+    masking: Masking,
+    draws: Draws,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> int:
+    """Masked tokens of the global batch."""
+    host = draws.whole().host()
+    return int(draw_mask(mask_ratio(host.uniform("t"), schedule).clamp(*bounds), length, host, masking).sum())

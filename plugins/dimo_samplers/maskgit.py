@@ -10,10 +10,11 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone, row_parts
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
+from dimo_core.method.logits import chunks
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 
@@ -138,7 +139,7 @@ class MaskGitSampler(Sampler):
         rows = undecided.flatten().nonzero().squeeze(1)
         u = draws.uniform("drawn", undecided.shape[1]).flatten()
         drawn, log_p = [], []
-        for some in row_parts(rows, columns):
+        for some in chunks(rows, columns):
             z = logits(some) / self.temperature
             drawn.append(categorical(z, u[some]))
             log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))

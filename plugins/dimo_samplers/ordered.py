@@ -9,10 +9,11 @@ from attrs import validators as v
 from jaxtyping import Int
 from torch import Tensor
 
-from dimo_core.backbone import Backbone, row_parts
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
+from dimo_core.method.logits import chunks
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
@@ -91,7 +92,7 @@ class OrderedSampler(Sampler):
             logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
             u = attrs.evolve(draws, phase=f"{draws.phase}/{i}").uniform("drawn", space.length).flatten()
             x = x.flatten()
-            for some in row_parts(rows[:, done : done + count].flatten(), space.columns):
+            for some in chunks(rows[:, done : done + count].flatten(), space.columns):
                 x = x.scatter(0, some, categorical(logits(some) / self.temperature, u[some]))
             x, done = x.view(draws.count, -1), done + count
             trajectory += [x] if keep_trajectory else []

@@ -10,10 +10,11 @@ from attrs import validators as v
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone, Rows, row_parts
+from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
+from dimo_core.method.logits import chunks
 from dimo_core.method.process import Schedule, mask_ratio
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
@@ -141,7 +142,7 @@ class StagedSampler(Sampler):
         """Tokens, and what is undecided, after a stage; the head runs for some rows at a time."""
         u, w = (draws.uniform(stream, x.shape[1]).flatten() for stream in ("jump", "drawn"))
         tokens, masked = x.flatten().clone(), undecided.flatten().clone()
-        for some in row_parts(rows, columns):
+        for some in chunks(rows, columns):
             kernel = self.kernel(stage, [logits(some) for logits in seen])
             jump, code = kernel.draw(u[some], w[some])
             tokens[some] = torch.where(jump, code, tokens[some])

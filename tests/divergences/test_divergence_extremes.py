@@ -133,7 +133,9 @@ def exact(z_phi: Tensor, z_psi: Tensor, terms: tuple[Term, Term]) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("case", extreme_logits())
-@pytest.mark.parametrize(("divergence", "terms"), NAMED + BOUNDED, ids=lambda c: repr(c)[:40])
+@pytest.mark.parametrize(
+    ("divergence", "terms"), NAMED + BOUNDED, ids=lambda c: repr(c).partition(" at 0x")[0][:40]
+)
 def test_fp32_is_finite_and_exact_at_extreme_logits(
     divergence: Divergence, terms: tuple[Term, Term], case: str
 ):

@@ -69,7 +69,9 @@ def logits(scale: float, rows: int = 40, codes: int = 17) -> tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize(("divergence", "definition"), CASES, ids=lambda c: repr(c)[:40])
+@pytest.mark.parametrize(
+    ("divergence", "definition"), CASES, ids=lambda c: repr(c).partition(" at 0x")[0][:40]
+)
 def test_value_and_gradient_equal_float64_autograd_of_the_definition(
     divergence: Divergence, definition: Definition, scale: float
 ):
@@ -83,7 +85,9 @@ def test_value_and_gradient_equal_float64_autograd_of_the_definition(
     assert ((divergence.grad(log_p, log_q) - grad_z) / size.clamp(min=1)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("divergence", "definition"), CASES, ids=lambda c: repr(c)[:40])
+@pytest.mark.parametrize(
+    ("divergence", "definition"), CASES, ids=lambda c: repr(c).partition(" at 0x")[0][:40]
+)
 def test_potential_is_the_derivative_in_q_up_to_a_constant(divergence: Divergence, definition: Definition):
     z_phi, z_psi = logits(1.0)
     q = z_psi.softmax(-1).requires_grad_()
@@ -93,7 +97,9 @@ def test_potential_is_the_derivative_in_q_up_to_a_constant(divergence: Divergenc
     torch.testing.assert_close(got - got.mean(-1, keepdim=True), centred, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize(("divergence", "definition"), CASES, ids=lambda c: repr(c)[:40])
+@pytest.mark.parametrize(
+    ("divergence", "definition"), CASES, ids=lambda c: repr(c).partition(" at 0x")[0][:40]
+)
 def test_student_gradient_projects_the_same_potential_with_other_weights(
     divergence: Divergence, definition: Definition
 ):

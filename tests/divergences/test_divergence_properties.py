@@ -209,7 +209,7 @@ def test_a_code_that_both_exclude_changes_nothing(divergence: Divergence):
         (Triangular(), lambda q: 4 * q),
         (JS(), lambda q: 0.5 * q * math.log(1 / q)),
     ],
-    ids=repr,
+    ids=lambda c: repr(c).partition(" at 0x")[0],
 )
 def test_the_pull_towards_a_code_that_the_auxiliary_hardly_knows(
     divergence: Divergence, pull: Callable[[float], float]

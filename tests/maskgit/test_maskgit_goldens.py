@@ -191,6 +191,7 @@ def golden_remask(masked: Tensor) -> Remask:
         counts=masked.sum(1),
         masked=masked,
         rows=masked.flatten().nonzero().squeeze(1),
+        total=int(masked.sum()),
     )
 
 
@@ -209,12 +210,12 @@ def test_the_generator_gradient_of_every_parameter_equals_the_reference(
     remask = golden_remask(v["remask"])
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["x_t"].flatten(1), x_tilde_t)
-    z_phi, z_psi = step.z_phi(x_tilde_t, c, remask), step.z_psi(x_tilde_t, c, remask)
-    rows, z_theta = remask.rows, step.z_theta(rollout)
-    torch.testing.assert_close(z_phi(rows), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
-    w = step.w(remask, z_theta, z_phi)[step.sample(rows)]
-    step.generator_backward(z_theta(rows), z_phi(rows), z_psi(rows).detach(), w, total=3)
-    z_theta.backward()
+    phi, psi = step.phi(x_tilde_t, c, remask), step.psi(x_tilde_t, c, remask)
+    rows, theta = remask.rows, step.theta(rollout)
+    torch.testing.assert_close(phi(rows), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
+    w = step.w(remask, theta, phi)[rows // step.teacher.tokens.length]
+    step.generator_backward(theta(rows), phi(rows), psi(rows), w, batch=3)
+    theta.backward()
 
     prefix = f"sigma0.0.{kind}.grad."
     for name, parameter in step.p_theta.backbone.named_parameters():
@@ -233,10 +234,10 @@ def test_the_auxiliary_gradient_of_every_parameter_equals_the_reference(
     rollout = Rollout(x_init=x_theta, hidden=torch.zeros(3, 4, 8), x_theta=x_theta)
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["aux_update.x_t"].flatten(1), x_tilde_t)
-    z_psi = step.z_psi(x_tilde_t, v["labels"], remask)
+    psi = step.psi(x_tilde_t, v["labels"], remask)
     rows = remask.rows
-    loss = step.auxiliary_backward(z_psi(rows), x_theta.flatten()[rows], len(rows))
-    z_psi.backward()
+    loss = step.auxiliary_backward(psi(rows), x_theta.flatten()[rows], len(rows))
+    psi.backward()
     torch.testing.assert_close(loss, v["aux_update.loss"].squeeze(), atol=1e-9, rtol=1e-9)
     for name, parameter in step.p_psi.backbone.named_parameters():
         expected = v[f"aux_update.grad.{name}"]

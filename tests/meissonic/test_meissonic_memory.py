@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from dimo_core import backbone
 from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws
 from dimo_core.jobs import dry_run
 from dimo_core.jobs.dry_run import LiveTensors, MemoryPlan, plan_memory
+from dimo_core.method import logits
 from dimo_core.method.one_step import OneStep
 from dimo_meissonic.teacher import Meissonic
 
@@ -92,7 +92,7 @@ def test_no_two_whole_sets_of_logits_are_alive_at_once(
     monkeypatch.setattr(Largest, "most", 0)
     parts = plan(configs, prompts, preset, **TWO)
     assert Largest.most == 0
-    monkeypatch.setattr(backbone, "ELEMENTS", 2**40)
+    monkeypatch.setattr(logits, "ELEMENTS", 2**40)
     whole = plan(configs, prompts, preset, **TWO)
     assert Largest.most >= 2
     assert parts.total + 3 * WHOLE < whole.total
@@ -105,7 +105,7 @@ def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
     c, draws = teacher.encode_conditions(["a", "b", "c"]), Draws(seed=3, total=3)
     whole, sampled = generator.rollout(c, draws).x_theta, generator.sample(c, draws)
     for elements in (1, 64 * 7, 64 * 64, 64 * 100):
-        monkeypatch.setattr(backbone, "ELEMENTS", elements)
+        monkeypatch.setattr(logits, "ELEMENTS", elements)
         assert torch.equal(whole, generator.rollout(c, draws).x_theta)
         assert torch.equal(sampled, generator.sample(c, draws))
 
@@ -114,7 +114,7 @@ def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
 def test_the_peak_of_a_draw_is_that_of_one_chunk(
     configs: Path, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbone, "ELEMENTS", elements)
+    monkeypatch.setattr(logits, "ELEMENTS", elements)
     teacher = Meissonic(checkpoint=str(configs))
     with torch.device("meta"):
         generator = OneStep().build(teacher, skeleton=True)

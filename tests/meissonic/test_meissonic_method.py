@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +16,8 @@ from dimo_core.guidance import Constant, guided
 from dimo_core.method import process
 from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
 from dimo_core.method.dimo import Dimo
+from dimo_core.method.losses import generator_gradient
 from dimo_core.method.process import draw_remask
-from dimo_core.method.step import Step
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.tokens import TokenSpace
@@ -121,9 +120,8 @@ def test_the_generators_gradient_equals_the_reference(name: str, divergence: Any
     logits = golden["student_logits"].clone().requires_grad_()
     mask = golden["mask"]
     phi, psi = (golden[key][mask] for key in ("teacher_guided", "aux_logits"))
-    step = SimpleNamespace(jacobian="auxiliary", divergence=divergence)
-    step_function = getattr(Step.generator_backward, "__wrapped__", Step.generator_backward)
-    step_function(step, logits[mask], phi, psi, torch.ones(len(phi)), len(mask))
+    rows, w = logits[mask], torch.ones(len(phi))
+    rows.backward(generator_gradient(rows, phi, psi, w, divergence=divergence, batch=len(mask)))
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, golden[f"grad_{name}"], atol=1e-5, rtol=0)
 

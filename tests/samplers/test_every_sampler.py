@@ -276,7 +276,7 @@ def test_logits_in_parts_draw_the_same_tokens(sampler: Sampler, monkeypatch: pyt
         return sampler.sample(teacher, network, c, **options).tokens
 
     whole = sampled()
-    monkeypatch.setattr("dimo_core.backbone.ELEMENTS", 5 * teacher.tokens.columns)
+    monkeypatch.setattr("dimo_core.method.logits.ELEMENTS", 5 * teacher.tokens.columns)
     assert torch.equal(whole, sampled())
 
 

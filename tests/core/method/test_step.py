@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dimo_core import backbone
 from dimo_core.backbone import full
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant, guided
-from dimo_core.method import process
+from dimo_core.method import logits, process
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo, DimoObjective
 from dimo_core.method.one_step import OneStep
@@ -133,9 +132,10 @@ def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
     s, remask = made.step, draw_remask(L, "arccos", "exact", DRAWS)
     rolled = s.p_theta.rollout(C, DRAWS)
     x = s.x_tilde_t(rolled, remask)
-    z = (s.z_phi(x, C, remask), s.z_psi(x, C, remask))
-    for logits, every in zip(z, scores(made, remask, rolled.x_theta), strict=True):
-        actual = torch.cat([logits(remask.rows[:3]), logits(remask.rows[3:])])
+    for at, every in zip(
+        (s.phi(x, C, remask), s.psi(x, C, remask)), scores(made, remask, rolled.x_theta), strict=True
+    ):
+        actual = torch.cat([at(remask.rows[:3]), at(remask.rows[3:])])
         torch.testing.assert_close(actual, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
 
 
@@ -154,7 +154,7 @@ def test_rows_in_parts_give_the_gradients_and_logs_of_all_at_once(
     options = {"rollout": rollout, "weight": weight, "jacobian": jacobian, "masking": "bernoulli"}
     found = []
     for most in (2**24, elements):
-        monkeypatch.setattr(backbone, "ELEMENTS", most)
+        monkeypatch.setattr(logits, "ELEMENTS", most)
         made, logs = objective(tiny_teacher, **options), {}
         for phase in made.phases():
             logs |= phase.accumulate(Batch(conditions=C), DRAWS, watch=True)
@@ -254,6 +254,19 @@ def test_dropout_is_on_only_where_it_is_asked_for(
     assert (score_dropout, dropout, score_dropout) == modes
     named(made, "auxiliary").accumulate(Batch(conditions=C), DRAWS)
     assert dropout == s.p_psi.training
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_with_a_shared_rollout_dropout_reaches_the_auxiliary(tiny_teacher: Any, dropout: bool) -> None:
+    made = objective(tiny_teacher, rollout="shared", dropout=dropout, score_dropout=dropout)
+    made.phases()[0].accumulate(Batch(conditions=C), DRAWS)
+    assert [dropout] * 3 == [p.training for p in (made.step.p_phi, made.step.p_theta, made.step.p_psi)]
+
+
+@pytest.mark.parametrize(("dropout", "score_dropout"), [(True, False), (False, True)])
+def test_one_pass_cannot_learn_with_dropout_and_score_without(dropout: bool, score_dropout: bool) -> None:
+    with pytest.raises(ValueError, match=r"'dropout' and 'score_dropout' must be equal.*'rollout' fresh"):
+        Dimo(rollout="shared", dropout=dropout, score_dropout=score_dropout)
 
 
 def test_the_remask_is_the_same_from_any_slice() -> None:
