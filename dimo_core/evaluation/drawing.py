@@ -15,10 +15,10 @@ from dimo_core.backbone import Backbone, inference
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.evaluation.kept_samples import KeptSamples
-from dimo_core.evaluation.store import DrawnBatch, Store
+from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.evaluation.table import Kind
 from dimo_core.generator import Generator
-from dimo_core.metric import Samples, joined_samples
+from dimo_core.metric import Samples
 from dimo_core.sampler import Sampled, TeacherSampling, described
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
@@ -123,35 +123,6 @@ class Method:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Drawn:
-    """Samples on the CPU, and what they cost.
-
-    Attributes:
-        tokens: ``[N, L]``.
-        images: Decoded images; None where the teacher decodes none, or they are not in memory.
-        passes: Forward passes a sample took.
-        seconds: Time to draw the tokens, decoding not counted.
-    """
-
-    tokens: Tokens
-    images: UInt8[Tensor, "N C H W"] | None
-    passes: int
-    seconds: float
-
-    @classmethod
-    def joined(cls, batches: Sequence[DrawnBatch]) -> "Drawn":
-        """Consecutive batches as one."""
-        samples = joined_samples([batch.samples for batch in batches])
-        assert samples.tokens is not None
-        return cls(
-            tokens=samples.tokens,
-            images=samples.images,
-            passes=max(batch.passes for batch in batches),
-            seconds=sum(batch.seconds for batch in batches),
-        )
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class Drawing:
     """How samples are drawn: sample i takes its random numbers from row i % block of block i // block.
 
@@ -190,7 +161,7 @@ class Drawing:
 
     def batches(
         self, raw: Sequence[Any], opened: Opened, told: Told = silent, shard: Shard = Shard()
-    ) -> Iterator[DrawnBatch]:
+    ) -> Iterator[Drawn]:
         """The same, batch by batch.
 
         Args:
@@ -218,7 +189,7 @@ class Drawing:
             for i in range(b, min(b + self.block, count), self.batch_size)
         ]
 
-    def _drawn(self, span: range, raw: tuple[Any, ...], opened: Opened, first: bool) -> DrawnBatch:
+    def _drawn(self, span: range, raw: tuple[Any, ...], opened: Opened, first: bool) -> Drawn:
         """Draw a batch; the first one warms up: kernels load on first use, which is no part of the work."""
         place, row = divmod(span.start, self.block)
         draws = Draws(seed=self.seed, step=place, phase=self.phase, total=self.block, device=self.device)
@@ -232,7 +203,7 @@ class Drawing:
             drawn = self._clock()
             images = self._images(sampled.tokens, c)
             decoded = self._clock()
-        return DrawnBatch(
+        return Drawn(
             start=span.start,
             samples=Samples(conditions=raw, tokens=sampled.tokens.cpu(), images=images),
             passes=sampled.passes,
@@ -241,13 +212,13 @@ class Drawing:
             machine=self.machine,
         )
 
-    def _found(self, span: range, raw: tuple[Any, ...]) -> DrawnBatch | None:
+    def _found(self, span: range, raw: tuple[Any, ...]) -> Drawn | None:
         """A finished batch; its images are decoded anew where something wants them.
 
         That is an onlooker, the folder of kept samples, or what had no weights when it was drawn.
         """
         batch = None if self.store is None else self.store.batch(self.request, span.start, raw)
-        if batch is None or batch.samples.tokens is None:
+        if batch is None:
             return None
         unkept = self.kept is not None and not self.kept.there(span)
         decodes, onlooker = "decode" in self.teacher.capabilities, self.onlooker
@@ -255,11 +226,11 @@ class Drawing:
         if not (unkept or unseen or (onlooker is not None and onlooker.keeps_images)):
             return batch
         with torch.no_grad():
-            images = self._images(batch.samples.tokens.to(self.device), self._encoded(raw))
+            images = self._images(batch.tokens.to(self.device), self._encoded(raw))
         batch = attrs.evolve(batch, samples=attrs.evolve(batch.samples, images=images))
         return self._seen(batch, keep=unkept, store=unseen)
 
-    def _seen(self, batch: DrawnBatch, *, keep: bool = True, store: bool = True) -> DrawnBatch:
+    def _seen(self, batch: Drawn, *, keep: bool = True, store: bool = True) -> Drawn:
         """Keep a batch with images, and give what is remembered of it."""
         if self.kept is not None and keep:
             self.kept.keep(batch)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.store import DrawnBatch, Store
+from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import image_jpeg, image_png
 from dimo_core.teacher import Teacher
@@ -36,12 +36,12 @@ class KeptSamples:
             return all(self.folder.exists(self.name(i)) for i in span)
         return self.folder.exists(_lines(span.start))
 
-    def keep(self, batch: DrawnBatch) -> None:
+    def keep(self, batch: Drawn) -> None:
         """Write a batch."""
-        if batch.samples.images is None:
+        if batch.images is None:
             self.folder.write(_lines(batch.start), lines_of(batch, self.teacher), durable=False)
             return
-        for i, image in enumerate(batch.samples.images, batch.start):
+        for i, image in enumerate(batch.images, batch.start):
             name = self.name(i)
             data = image_jpeg(image) if name.endswith(".jpg") else image_png(image)
             self.folder.write(name, data, durable=False)
@@ -110,11 +110,10 @@ class RowFolder:
             )
 
 
-def lines_of(batch: DrawnBatch, teacher: Teacher) -> bytes:
+def lines_of(batch: Drawn, teacher: Teacher) -> bytes:
     """The samples of a batch as lines of text."""
-    tokens, raw = batch.samples.tokens, list(batch.samples.conditions)
-    assert tokens is not None
-    preview = teacher.preview(tokens, teacher.encode_conditions(raw))
+    c = teacher.encode_conditions(list(batch.samples.conditions))
+    preview = teacher.preview(batch.tokens, c)
     return "".join(f"{line}\n" for line in preview.lines or ()).encode()
 
 

@@ -8,7 +8,8 @@ import torch
 from dimo_core.evaluation.drawing import Drawing, Opened, Told, silent
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import BLOCK
-from dimo_core.metric import Samples, joined_samples
+from dimo_core.evaluation.store import Drawn
+from dimo_core.metric import Samples
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
 
@@ -47,15 +48,15 @@ class Rows:
         self, drawing: Drawing, raw: list[Any], opened: Opened, told: Told = silent
     ) -> dict[str, Any]:
         """What the samples of a row cost, and what they are worth: plain data."""
-        drawn = list(drawing.batches(raw, opened, told))
-        machines = dict.fromkeys(tuple(batch.machine.items()) for batch in drawn)
+        batches = list(drawing.batches(raw, opened, told))
+        drawn, machines = Drawn.joined(batches), dict.fromkeys(tuple(b.machine.items()) for b in batches)
         return {
-            "passes": max(batch.passes for batch in drawn),
-            "seconds": sum(batch.seconds for batch in drawn),
-            "decoding": sum(batch.decoding for batch in drawn),
+            "passes": drawn.passes,
+            "seconds": drawn.seconds,
+            "decoding": drawn.decoding,
             "parameters": sum(p.numel() for p in opened.network.parameters()),
             "machines": [dict(pairs) for pairs in machines],
-            **self.judged(joined_samples([batch.samples for batch in drawn])),
+            **self.judged(drawn.samples),
         }
 
     def judged(self, samples: Samples) -> dict[str, Any]:

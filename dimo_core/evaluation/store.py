@@ -5,11 +5,12 @@ a record may be used. ``read`` and ``write`` are the one place where records are
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
+from jaxtyping import UInt8
 from loguru import logger
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from dimo_core.errors import CheckpointError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import encode_tensors, read_tensors
-from dimo_core.metric import Samples
+from dimo_core.metric import Samples, joined_samples
+from dimo_core.tokens import Tokens
 
 ROWS, BATCHES = "rows", "batches"
 """The numbers of finished rows; the finished batches of unfinished ones: tokens and features, no pictures."""
@@ -26,7 +28,7 @@ OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine")
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class DrawnBatch:
+class Drawn:
     """Consecutive samples on the CPU, and what they cost.
 
     Attributes:
@@ -44,6 +46,28 @@ class DrawnBatch:
     seconds: float = 0.0
     decoding: float = 0.0
     machine: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def tokens(self) -> Tokens:
+        """``[N, L]``."""
+        assert self.samples.tokens is not None
+        return self.samples.tokens
+
+    @property
+    def images(self) -> UInt8[Tensor, "N C H W"] | None:
+        """Decoded images; None where the teacher decodes none, or they are not in memory."""
+        return self.samples.images
+
+    @classmethod
+    def joined(cls, batches: Sequence["Drawn"]) -> "Drawn":
+        """Consecutive batches as one."""
+        return cls(
+            start=batches[0].start,
+            samples=joined_samples([batch.samples for batch in batches]),
+            passes=max(batch.passes for batch in batches),
+            seconds=sum(batch.seconds for batch in batches),
+            decoding=sum(batch.decoding for batch in batches),
+        )
 
 
 @attrs.frozen
@@ -141,7 +165,7 @@ class Store:
         """The first sample of each batch that is there."""
         return {int(name[:8]) for name in self.folder.sub(BATCHES, digest(request)).names()}
 
-    def batch(self, request: Mapping[str, Any], start: int, conditions: tuple[Any, ...]) -> DrawnBatch | None:
+    def batch(self, request: Mapping[str, Any], start: int, conditions: tuple[Any, ...]) -> Drawn | None:
         """The batch that begins at sample ``start``; None when it is missing, damaged, or of another request.
 
         Args:
@@ -151,15 +175,17 @@ class Store:
         """
         asked = {**request, "start": start}
         found = self.usable(_batch(request, start), asked, "a finished batch is drawn again")
-        if found is None or any(len(rows) != len(conditions) for rows in found["tensors"].values()):
+        tensors = {} if found is None else found["tensors"]
+        if found is None or "tokens" not in tensors:
             return None
-        tensors = found["tensors"]
+        if any(len(rows) != len(conditions) for rows in tensors.values()):
+            return None
         seen = [name for name in tensors if name.startswith(OBSERVED)]
         observed = {name.removeprefix(OBSERVED): tensors.pop(name) for name in seen}
         samples = Samples(conditions=conditions, observed=observed, **tensors)
-        return DrawnBatch(start=start, samples=samples, **{name: found[name] for name in FACTS})
+        return Drawn(start=start, samples=samples, **{name: found[name] for name in FACTS})
 
-    def keep(self, request: Mapping[str, Any], batch: DrawnBatch) -> None:
+    def keep(self, request: Mapping[str, Any], batch: Drawn) -> None:
         """Write a batch without its pictures, unless nothing is to be written."""
         if self.streamed:
             return

@@ -6,7 +6,8 @@ import torch
 
 from dimo_core.device import find_device
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.drawing import SITES, Drawing, Drawn, Opened, identity
+from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
+from dimo_core.evaluation.store import Drawn
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, load_generator
 from dimo_core.files.prompts import PromptSet

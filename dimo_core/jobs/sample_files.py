@@ -14,7 +14,7 @@ from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
-from dimo_core.evaluation.store import DrawnBatch, Store
+from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import RECORDS
 from dimo_core.files.prompts import PromptSet
@@ -145,7 +145,7 @@ class SampleFiles:
             "device": self.drawing.device.type,
         }
 
-    def draw(self, opened: Opened) -> Iterator[DrawnBatch]:
+    def draw(self, opened: Opened) -> Iterator[Drawn]:
         """All batches, without their pictures; those that are not there yet are drawn and written.
 
         Args:
@@ -209,17 +209,16 @@ class SampleFiles:
     def _spans(self) -> list[range]:
         return self.drawing.spans(len(self.wanted.raw))
 
-    def _batches(self) -> Iterator[DrawnBatch]:
+    def _batches(self) -> Iterator[Drawn]:
         """All batches, as they are kept."""
         for span in self._spans:
             batch = self.store.batch(self.request, span.start, tuple(self.wanted.raw[span.start : span.stop]))
             assert batch is not None, "it was written or read a moment ago"
             yield batch
 
-    def _records(self, batch: DrawnBatch) -> bytes:
+    def _records(self, batch: Drawn) -> bytes:
         """A line for each sample of a batch."""
-        tokens, teacher = batch.samples.tokens, self.drawing.teacher
-        assert tokens is not None
+        teacher = self.drawing.teacher
         records = [
             {
                 "file": self.wanted.files[i] if self._shown.images else LINES,
@@ -229,6 +228,6 @@ class SampleFiles:
                 "passes": batch.passes,
                 "tokens": row,
             }
-            for i, row in enumerate(tokens.tolist(), batch.start)
+            for i, row in enumerate(batch.tokens.tolist(), batch.start)
         ]
         return "".join(f"{json.dumps(record)}\n" for record in records).encode()

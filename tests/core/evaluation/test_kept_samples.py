@@ -5,7 +5,7 @@ import torch
 
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.kept_samples import RowFolder
-from dimo_core.evaluation.store import DrawnBatch
+from dimo_core.evaluation.store import Drawn
 from dimo_core.files.folder import Folder
 from dimo_core.metric import Samples
 
@@ -22,7 +22,7 @@ def keep(toy, tmp_path):
             folder.claim({"row": "a", "seed": seed or 0})
         samples = Samples(conditions=(0, 1), images=torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
         for folder in folders:
-            folder.samples(toy.Teacher()).keep(DrawnBatch(start=0, samples=samples, passes=1))
+            folder.samples(toy.Teacher()).keep(Drawn(start=0, samples=samples, passes=1))
 
     return run
 
