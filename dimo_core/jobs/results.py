@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import torch
 from loguru import logger
 from rich.console import Console
 from torch import nn
@@ -61,8 +62,9 @@ class Evaluator(Rows):
         *,
         conditions: Conditions,
         settings: Evaluate,
+        seed: int = 0,
+        device: torch.device,
         sampler: Sampler | None = None,
-        **where: Any,
     ) -> "Evaluator":
         """Build what a plan names.
 
@@ -72,20 +74,18 @@ class Evaluator(Rows):
             registry: Loads them.
             conditions: Source of the conditions to sample for.
             settings: Sample counts, rows and batch size; where null, the plan rules.
+            seed: Seed of the draws.
+            device: Where networks are.
             sampler: Used instead of the plan's.
-            where: ``device`` and ``seed``.
 
         Raises:
             UsageError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
                 noted.
         """
-        sampler, guidance = (
-            sampler or built(registry, "sampler", plan.sampler),
-            built(registry, "guidance", plan.guidance),
-        )
-        ways = tuple(
-            TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)
-        )
+        sampler = sampler or built(registry, "sampler", plan.sampler)
+        guidance = built(registry, "guidance", plan.guidance)
+        names = dict.fromkeys(settings.samplings)
+        ways = tuple(TeacherSampling.named(teacher, name, registry) for name in names)
         if not ways:
             counts = plan.steps if settings.steps is None else settings.steps
             ways = tuple(TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts)
@@ -98,7 +98,8 @@ class Evaluator(Rows):
             sampler=sampler,
             guidance=guidance,
             samples=settings.samples or plan.samples,
-            **where,
+            seed=seed,
+            device=device,
         )
 
     def row(
@@ -122,9 +123,8 @@ class Evaluator(Rows):
         drawing = self.drawing(self.seed, onlooker=self.judge)
         found = self.numbers(drawing, self.raw(samples or self.samples), opened)
         taken = {key: found[key] for key in ("passes", "samples", "seconds", "metrics")}
-        return Row(
-            name=name, kind=kind, steps=way.steps if way else 1, sampling=way.name if way else "", **taken
-        )
+        steps, sampling = (way.steps, way.name) if way else (1, "")
+        return Row(name=name, kind=kind, steps=steps, sampling=sampling, **taken)
 
     def generator_row(self, generator: Generator, samples: int | None = None) -> Row:
         """Judge one-step samples: those of every row, or so many."""
