@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dimo_core.auxiliary import Auxiliary, AuxiliaryOptions
     from dimo_core.backbone import Backbone
-    from dimo_core.choice import Choice
     from dimo_core.conditions import Conditioning
     from dimo_core.config.distil import Job, job_from_config, resolve_job
     from dimo_core.divergence import Divergence
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from dimo_core.sampler import Sampled, Sampler
     from dimo_core.settings import Evaluate, Train
     from dimo_core.sources import Conditions, ConditionStream, Data, Examples
-    from dimo_core.suggestions import EvaluationPlan, Sampling
+    from dimo_core.suggestions import Choice, EvaluationPlan, Sampling
     from dimo_core.teacher import Preview, Teacher
     from dimo_core.tokens import Tokens, TokenSpace
     from dimo_core.tracker import Tracker
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 _MODULES = {
     "auxiliary": ("Auxiliary", "AuxiliaryOptions"),
     "backbone": ("Backbone",),
-    "choice": ("Choice",),
     "conditions": ("Conditioning",),
     "config.distil": ("Job", "job_from_config", "resolve_job"),
     "divergence": ("Divergence",),
@@ -89,7 +87,7 @@ _MODULES = {
     "sampler": ("Sampled", "Sampler"),
     "settings": ("Evaluate", "Train"),
     "sources": ("ConditionStream", "Conditions", "Data", "Examples"),
-    "suggestions": ("EvaluationPlan", "Sampling"),
+    "suggestions": ("Choice", "EvaluationPlan", "Sampling"),
     "teacher": ("Preview", "Teacher"),
     "tokens": ("TokenSpace", "Tokens"),
     "tracker": ("Tracker",),

@@ -17,6 +17,7 @@ The plugin module should import nothing heavy: the *target* is a string, and is 
 somebody chooses the name.
 """
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import pluggy
@@ -27,20 +28,23 @@ GROUP = "dimo"
 PLUGIN_API = 1
 """The version of the interfaces that this dimo speaks."""
 
-KINDS = (
-    "teacher",
-    "generator",
-    "auxiliary",
-    "divergence",
-    "guidance",
-    "conditions",
-    "data",
-    "objective",
-    "sampler",
-    "features",
-    "metric",
-    "tracker",
-)
+INTERFACES: Mapping[str, str] = {
+    "teacher": "dimo_core.teacher:Teacher",
+    "generator": "dimo_core.generator:GeneratorOptions",
+    "auxiliary": "dimo_core.auxiliary:AuxiliaryOptions",
+    "divergence": "dimo_core.divergence:Divergence",
+    "guidance": "dimo_core.guidance:Guidance",
+    "conditions": "dimo_core.sources:Conditions",
+    "data": "dimo_core.sources:Data",
+    "objective": "dimo_core.objective:ObjectiveOptions",
+    "sampler": "dimo_core.sampler:Sampler",
+    "features": "dimo_core.metric:FeatureExtractor",
+    "metric": "dimo_core.metric:Metric",
+    "tracker": "dimo_core.tracker:Tracker",
+}
+"""The class that each kind of plugin derives from."""
+
+KINDS = tuple(INTERFACES)
 """What can be plugged in; each kind is an interface of ``dimo_core``."""
 
 hookspec = pluggy.HookspecMarker(GROUP)

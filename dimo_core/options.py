@@ -6,11 +6,13 @@ from. A field whose type is itself an attrs class is a group of options: ``--obj
 """
 
 import enum
+import json
 import os
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
 from typing import Any, Literal
 
 import attrs
@@ -67,7 +69,8 @@ def options_of(cls: type, prefix: Path = (), defaults: object = None) -> list[Op
     return found
 
 
-def field_docs(cls: type) -> dict[str, str]:
+@cache
+def field_docs(cls: type) -> Mapping[str, str]:
     """The entries of the ``Attributes:`` sections of a class and its bases, by field name."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -82,33 +85,46 @@ def first_line(cls: type) -> str:
     return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
 
-def coerce(hint: Any, value: Any, *, text: bool = False) -> Any:
-    """A value of the annotated type.
+def convert(
+    cls: type, values: Mapping[Path, Any], prefix: Path = (), *, text: bool = False
+) -> tuple[dict[Path, Any], dict[Path, str]]:
+    """Values of the annotated types, all options of a class at once.
 
     Args:
-        hint: A type annotation.
-        value: What a config file, Python, or (``text``) the command line or the environment gave.
-        text: Whether ``value`` is text to be read as YAML where the type is no string; None is then an option
-            string without a value, which only booleans may have.
+        cls: The options class.
+        values: By path, options of the class only. Text is read as YAML where the type is no string.
+        prefix: Keys before its own.
+        text: Whether the command line or the environment gave them; None is then an option string without a
+            value, which only booleans may have.
 
-    Raises:
-        ConfigError: when it is of another type.
+    Returns:
+        The typed values, and for each value of another type what is wrong with it.
     """
-    if attrs.has(hint) and isinstance(value, hint):
-        return value
-    if text and value is None:
-        if hint is bool:
-            return True
-        raise ConfigError("needs a value")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        given = parser.parse_args([f"--value={value}"]) if text else parser.parse_object({"value": value})
-    except ArgumentError:
-        raise ConfigError(f"expected {type_name(hint)}, got {value!r}") from None
-    if given.value is None and not _allows_none(hint):
-        raise ConfigError(f"expected {type_name(hint)}, got {'null' if value is None else repr(value)}")
-    return given.value
+    hints, parser = _parser(cls, prefix)
+    absent = [path for path, v in values.items() if text and v is None and hints[path] is not bool]
+    given = {p: True if text and v is None else v for p, v in values.items() if p not in absent}
+    typed, wrong = dict[Path, Any](), dict.fromkeys(absent, "needs a value")
+    whole = _read(parser, given)
+    for path, value in given.items():
+        # Together they are right or wrong; of one by itself it is known which.
+        read = _read(parser, {path: value}) if whole is None else whole
+        if read is None or (read[path] is None and not _allows_none(hints[path])):
+            got = "null" if value is None else repr(value)
+            wrong[path] = f"expected {type_name(hints[path])}, got {got}"
+        else:
+            typed[path] = read[path]
+    return typed, wrong
+
+
+def schema(options: Sequence[Option]) -> dict[str, Any]:
+    """A JSON schema of mappings that hold these options."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    for option in options:
+        missing = option.default is attrs.NOTHING
+        settings = {"required": True} if missing else {"default": option.default}
+        parser.add_argument(f"--{option.key}", type=option.type, help=option.doc, **settings)
+    found: dict[str, Any] = json.loads(parser.get_completion_script("jsonschema"))
+    return found
 
 
 def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:
@@ -185,6 +201,26 @@ def type_name(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return " | ".join(member.name for member in hint)
     return hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
+
+
+@cache
+def _parser(cls: type, prefix: Path) -> tuple[Mapping[Path, Any], ArgumentParser]:
+    """The annotations of a class's options, and what reads values of them."""
+    hints = {option.path: option.type for option in options_of(cls, prefix)}
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    for path, hint in hints.items():
+        parser.add_argument(f"--{'.'.join(path)}", type=hint)
+    return hints, parser
+
+
+def _read(parser: ArgumentParser, values: Mapping[Path, Any]) -> dict[Path, Any] | None:
+    """Typed values; None when any of them is of another type."""
+    keys = {path: ".".join(path) for path in values}
+    try:
+        read = parser.parse_object({keys[path]: value for path, value in values.items()})
+    except ArgumentError:
+        return None
+    return {path: read[key] for path, key in keys.items()}
 
 
 def _attributes(cls: type) -> Iterator[tuple[str, str]]:

@@ -6,35 +6,96 @@ is imported only when somebody chooses it.
 """
 
 import inspect
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import pluggy
 
-from dimo_core.choice import Choice
-from dimo_core.discovery import Broken, Findings, Offer, discover
+import dimo_core.hookspecs
 from dimo_core.errors import DimoError, PluginError, UnknownNameError
+from dimo_core.hookspecs import GROUP, INTERFACES, KINDS, PLUGIN_API
 from dimo_core.options import build
+from dimo_core.suggestions import Choice
 
-INTERFACES: Mapping[str, str] = {
-    "teacher": "dimo_core.teacher:Teacher",
-    "generator": "dimo_core.generator:GeneratorOptions",
-    "auxiliary": "dimo_core.auxiliary:AuxiliaryOptions",
-    "divergence": "dimo_core.divergence:Divergence",
-    "guidance": "dimo_core.guidance:Guidance",
-    "conditions": "dimo_core.sources:Conditions",
-    "data": "dimo_core.sources:Data",
-    "objective": "dimo_core.objective:ObjectiveOptions",
-    "sampler": "dimo_core.sampler:Sampler",
-    "features": "dimo_core.metric:FeatureExtractor",
-    "metric": "dimo_core.metric:Metric",
-    "tracker": "dimo_core.tracker:Tracker",
-}
-"""The class that each kind of plugin derives from."""
+OWN = "dimo"
+"""The distribution that holds the core and the shipped plugins."""
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """Where something comes from.
+
+    Attributes:
+        entry_point: The entry point that it was registered through.
+        dist: Its distribution.
+        version: That distribution's version.
+    """
+
+    entry_point: str
+    dist: str
+    version: str
+
+    @property
+    def origin(self) -> str:
+        """Distribution, version and entry point, as people read it."""
+        return f"{self.dist} {self.version} (entry point {self.entry_point!r})"
+
+
+@attrs.frozen(kw_only=True)
+class Offer(Source):
+    """One thing that an installed plugin offers.
+
+    Attributes:
+        kind: One of ``hookspecs.KINDS``.
+        name: What users type.
+        target: ``module:attribute`` of its options class.
+        summary: One line about it.
+        extra: What to install when the target cannot be imported; may be empty.
+        api: The plugin API that it was written for.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str = ""
+    extra: str = ""
+    api: int = PLUGIN_API
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what the registry could not use later.
+
+        Raises:
+            PluginError: for another plugin API, an unknown kind, or a bad name or target.
+        """
+        kind, name = self.kind, self.name
+        if self.api != PLUGIN_API:
+            advice = "a newer version of the plugin" if self.api < PLUGIN_API else "a newer dimo"
+            text = f"{kind} {name!r} speaks plugin API {self.api}, this dimo speaks {PLUGIN_API}"
+            raise PluginError(f"{text}: install {advice}")
+        if kind not in KINDS:
+            raise PluginError(f"unknown kind {kind!r} of {name!r}. Kinds: {', '.join(KINDS)}")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            raise PluginError(f"bad name {name!r} of a {kind}: use lower case letters, digits and - _ .")
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", self.target):
+            raise PluginError(f"bad target {self.target!r} of {kind} {name!r}: write 'module:attribute'")
+
+
+@attrs.frozen(kw_only=True)
+class Broken(Source):
+    """An entry point that cannot be used.
+
+    Attributes:
+        error: What went wrong, in one line.
+    """
+
+    error: str
 
 
 @attrs.frozen(kw_only=True)
@@ -42,31 +103,49 @@ class Registry:
     """The plugins of one process; make one with ``discover``.
 
     Attributes:
-        findings: What was found: offers, broken and disabled entry points.
+        found: What working plugins offer.
+        broken: Entry points that could not be used, with the reason.
+        disabled: Entry points that ``DIMO_DISABLE_PLUGINS`` left out.
     """
 
-    findings: Findings
+    found: tuple[Offer, ...] = ()
+    broken: tuple[Broken, ...] = ()
+    disabled: tuple[Source, ...] = ()
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] | None = None) -> "Registry":
-        """Look at all entry points of the group ``dimo``.
+        """Load every entry point of the group ``dimo``, isolated from the others.
 
         Args:
-            environ: Read for ``DIMO_DISABLE_PLUGINS`` and ``DIMO_STRICT_PLUGINS``; ``os.environ`` when None.
+            environ: ``DIMO_DISABLE_PLUGINS``: ``all`` leaves out every distribution but ``dimo``; else a
+                comma separated list of entry point or distribution names. ``DIMO_STRICT_PLUGINS=1`` raises at
+                the first broken plugin. ``os.environ`` when None.
 
         Raises:
-            PluginError: for the first broken plugin, with ``DIMO_STRICT_PLUGINS=1`` only.
+            PluginError: in strict mode only.
         """
-        return cls(findings=discover(environ))
-
-    @property
-    def broken(self) -> tuple[Broken, ...]:
-        """Entry points that could not be used, with the reason."""
-        return self.findings.broken
+        environ = os.environ if environ is None else environ
+        names = environ.get("DIMO_DISABLE_PLUGINS", "").split(",")
+        hidden = {_normal(name) for name in names if name.strip()}
+        found: list[Offer] = []
+        broken: list[Broken] = []
+        disabled: list[Source] = []
+        for point, source in _installed():
+            if {_normal(point.name), source.dist} & hidden or ("all" in hidden and source.dist != OWN):
+                disabled.append(source)
+                continue
+            try:
+                found += _offers(point, source)
+            except (Exception, SystemExit) as error:
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                if environ.get("DIMO_STRICT_PLUGINS", "") not in ("", "0"):
+                    raise PluginError(f"plugin {source.origin}: {text}") from error
+                broken.append(Broken(**attrs.asdict(source), error=text))
+        return cls(found=tuple(found), broken=tuple(broken), disabled=tuple(disabled))
 
     def offers(self, kind: str | None = None) -> tuple[Offer, ...]:
         """What is offered, of one kind or of all; ``dimo``'s own first, then by distribution."""
-        return tuple(offer for offer in self.findings.offers if kind is None or offer.kind == kind)
+        return tuple(offer for offer in self.found if kind is None or offer.kind == kind)
 
     def names(self, kind: str) -> list[str]:
         """Sorted names of one kind."""
@@ -74,9 +153,7 @@ class Registry:
 
     def rivals(self, offer: Offer) -> tuple[Offer, ...]:
         """Other offers that claim the same name."""
-        return tuple(
-            other for other in self.offers(offer.kind) if other.name == offer.name and other != offer
-        )
+        return tuple(x for x in self.offers(offer.kind) if x.name == offer.name and x != offer)
 
     def offer(self, kind: str, name: str) -> Offer:
         """The one offer of this name.
@@ -87,7 +164,10 @@ class Registry:
         """
         claims = [offer for offer in self.offers(kind) if offer.name == name]
         if not claims:
-            raise UnknownNameError(kind, name, self.names(kind), self._hint(kind))
+            hint = f"(`dimo plugins {kind}` says where each comes from)"
+            if self.broken:
+                hint += f" Not loaded: {'; '.join(f'{b.origin}: {b.error}' for b in self.broken)}"
+            raise UnknownNameError(kind, name, self.names(kind), hint)
         if len(claims) > 1:
             raise PluginError(
                 f"{kind} {name!r} is claimed by {' and by '.join(claim.origin for claim in claims)}. "
@@ -109,7 +189,10 @@ class Registry:
         except DimoError:
             raise
         except Exception as error:
-            raise PluginError(_load_failure(offer, error)) from error
+            text = f"{kind} {name!r} of {offer.origin} cannot be loaded: {type(error).__name__}: {error}."
+            needs = re.sub(r"^pip install\s+", "", offer.extra).strip("'\"")
+            advice = f"It needs: pip install '{needs}'" if needs else f"Reinstall or repair {offer.dist}."
+            raise PluginError(f"{text} {advice}") from error
         _check_class(offer, found)
         assert isinstance(found, type)
         return found
@@ -128,24 +211,55 @@ class Registry:
                 continue
         return None
 
-    def _hint(self, kind: str) -> str:
-        hint = f"(`dimo plugins {kind}` says where each comes from)"
-        if self.broken:
-            hint += f" Not loaded: {'; '.join(f'{b.origin}: {b.error}' for b in self.broken)}"
-        return hint
+
+def _installed() -> Iterator[tuple[EntryPoint, Source]]:
+    """Entry points of the group: ``dimo``'s own first, then by distribution and name, none twice.
+
+    The same distribution may be on the path twice (an editable install and its leftover); the first counts.
+    """
+    found: dict[tuple[bool, str, str], tuple[EntryPoint, Source]] = {}
+    for point in entry_points(group=GROUP):
+        dist = _normal((point.dist.name if point.dist else None) or "unknown")
+        version = point.dist.version if point.dist else "?"
+        source = Source(entry_point=point.name, dist=dist, version=version)
+        found.setdefault((dist != OWN, dist, point.name), (point, source))
+    return (found[key] for key in sorted(found))
+
+
+def _offers(point: EntryPoint, source: Source) -> list[Offer]:
+    """Call the hook of one plugin, and of no other, through pluggy.
+
+    Each entry point has its own manager: one manager for all would keep half a plugin when its hook is
+    rejected, and could not tell whose unknown hook it holds.
+    """
+    offers: list[Offer] = []
+
+    def register(
+        kind: str, name: str, target: str, *, summary: str = "", extra: str = "", api: int = PLUGIN_API
+    ) -> None:
+        what: dict[str, Any] = {"kind": kind, "name": name, "target": target, "extra": extra, "api": api}
+        offer = Offer(**attrs.asdict(source), **what, summary=" ".join(summary.split()))
+        if offer not in offers:
+            offers.append(offer)
+
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(dimo_core.hookspecs)
+    manager.register(point.load(), name=f"{source.dist}:{point.name}")
+    manager.check_pending()
+    if not manager.hook.dimo_register.get_hookimpls():
+        raise PluginError(f"{point.value} has no @hookimpl function dimo_register(register)")
+    manager.hook.dimo_register(register=register)
+    return offers
+
+
+def _normal(name: str) -> str:
+    """A distribution or entry point name as packaging tools compare them."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _resolve(target: str) -> object:
     module, _, path = target.partition(":")
     return attrgetter(path)(import_module(module))
-
-
-def _load_failure(offer: Offer, error: Exception) -> str:
-    text = f"{offer.kind} {offer.name!r} of {offer.origin} cannot be loaded: {type(error).__name__}: {error}."
-    if not offer.extra:
-        return f"{text} Reinstall or repair {offer.dist}."
-    requirement = re.sub(r"^pip install\s+", "", offer.extra).strip("'\"")
-    return f"{text} It needs: pip install '{requirement}'"
 
 
 def _check_class(offer: Offer, found: object) -> None:

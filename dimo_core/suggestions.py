@@ -1,4 +1,4 @@
-"""What a teacher proposes: how its samples are judged, and named ways to sample it."""
+"""What a teacher proposes, naming plugins: how its samples are judged, and named ways to sample it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,33 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.choice import Choice
-
 Recipe = Mapping[str, Any]
 """A preset: nested option values, in the shape of a config file."""
+
+
+@attrs.frozen
+class Choice:
+    """A plugin by registry name, with options that differ from its defaults.
+
+    Attributes:
+        name: Registered name.
+        options: Values by option name.
+    """
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"name": ..., **options}``, the form that YAML holds."""
+        return {"name": self.name, **self.options}
+
+    @classmethod
+    def from_dict(cls, data: "Mapping[str, Any] | str") -> "Choice":
+        """Read the YAML form; a bare string is a name without options."""
+        if isinstance(data, str):
+            return cls(data)
+        options = dict(data)
+        return cls(options.pop("name"), options)
 
 
 def as_plain(value: Any) -> Any:
@@ -61,11 +84,14 @@ class EvaluationPlan:
         plan: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }
-        for name in ("data", "features", "sampler", "guidance", "conditions"):
-            if plan.get(name) is not None:
-                plan[name] = Choice.from_dict(plan[name])
+        for name in {"data", "features", "sampler", "guidance", "conditions"} & plan.keys():
+            plan[name] = plan[name] and Choice.from_dict(plan[name])
         plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
         return cls(**plan)
+
+
+ASSUMED = EvaluationPlan(metrics=(), best="")
+"""How a teacher that has no plan is sampled."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,9 +1,9 @@
 """Files of `dimo_core` between `dimo run` and the first gradient: `python tests/path_to_gradient.py OUT`.
 
-Two lists. *Followed* is what a reader opens who follows the calls: the functions that wait for one another when
-the first gradient is pushed into z_theta, and every function that one of these has called until then. *Executed*
-is every file of which any function ran. Bodies of modules and classes, comprehensions and generated methods are not
-functions that anybody reads.
+Two lists. *Followed* is what a reader opens who follows the calls: the functions that wait for one another
+when the first gradient is pushed into z_theta, and every function that one of these has called until then.
+*Executed* is every file of which any function ran. Bodies of modules and classes, comprehensions and made
+methods are not functions that anybody reads.
 """
 
 import json

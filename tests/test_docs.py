@@ -16,7 +16,6 @@ import dimo_core
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.cli.dispatch import main as command
 from dimo_core.config.distil import Job
-from dimo_core.discovery import Offer
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
@@ -26,7 +25,7 @@ from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import draw_remask
 from dimo_core.objective import Ingredients
 from dimo_core.options import field_docs
-from dimo_core.registry import Registry
+from dimo_core.registry import Offer, Registry
 from dimo_core.settings import Evaluate, Train
 from dimo_core.teacher import Teacher
 
@@ -180,7 +179,7 @@ def test_the_algorithm_of_the_readme_trains_generator_and_auxiliary(tiny_teacher
     with torch.no_grad():
         for parameter in step.p_psi.parameters():
             parameter.add_(0.1 * torch.arange(parameter.numel()).view_as(parameter).sin())
-    names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3, "count": 9}
+    names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3}
     names |= {"L": 4, "schedule": "cosine", "masking": "exact", "draws": Draws(seed=0, total=3)}
     exec(blocks(README, "python")[0], names)
     for network in (step.p_theta, step.p_psi):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dimo_core.choice import Choice
-from dimo_core.cli import arguments
+from dimo_core.cli.command import read
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
+from dimo_core.suggestions import Choice
 
 if TYPE_CHECKING:
     from dimo_core.evaluation.drawing import Shard
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
         return _merge(options, rest, argv)
     layers = teacher_layers(rest)
 
+    from dimo_core.config.distil import DEFAULTS
     from dimo_core.config.draft import next_folder
-    from dimo_core.config.sample import DEFAULTS
     from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import TeacherRows
     from dimo_core.jobs.locate import chosen_teacher, teacher_of_generators
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         samplers=tuple(map(choice, options.samplers or ())),
         steps=tuple(options.sampling_steps or ()),
         samplings=tuple(options.samplings or ()),
-        guidance=None if options.guidance is None else guidance_of(options.guidance),
+        guidance=guidance_of(options.guidance),
     )
     generators = tuple(dict.fromkeys(options.generators or ()))
     rows_or_none = None if options.generators_only else rows
@@ -63,7 +63,7 @@ def teacher_layers(rest: Sequence[str]) -> list[Layer]:
     Raises:
         UsageError: for what is no option of a teacher.
     """
-    given = arguments.read(rest, {})
+    given = read(rest, {})
     if given.flags or given.resume:
         wrong = [f"--{flag.replace('_', '-')}" for flag in sorted(given.flags)] or ["--resume"]
         raise UsageError(f"{wrong[0]} is no option of this command; the same command with --out goes on.")
@@ -210,12 +210,12 @@ def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]
     return 0
 
 
-def guidance_of(text: str) -> Choice:
-    """Constant guidance of a scale, or a plugin as for ``choice``."""
+def guidance_of(text: str | None) -> Choice | None:
+    """Constant guidance of a scale, or a plugin as for ``choice``; None when not given."""
     try:
-        return Choice("constant", {"scale": float(text)})
+        return None if text is None else Choice("constant", {"scale": float(text)})
     except ValueError:
-        return choice(text)
+        return choice(str(text))
 
 
 def _shard(text: str) -> "Shard":

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -28,9 +28,6 @@ COMMANDS: Mapping[str, str] = {
 
 LEVELS = ("trace", "debug", "info", "warning", "error")
 
-BROKEN_PIPE = 1
-INTERRUPTED = Interrupted.exit_code
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -43,35 +40,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    prog = f"dimo {name}".rstrip()
+    prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
-        code = _command(name, arguments[1:]) if name else _top(arguments)
+        try:
+            code = _command(name, arguments[1:]) if name else _top(arguments)
+        except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+            code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
     except DimoError as error:
-        if _wants_traceback():
+        if whole:
             traceback.print_exception(error)
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"{prog}: error: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return Interrupted.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return 1
     except Exception as error:
-        return _unexpected(prog, error)
+        if not whole:
+            return _unexpected(prog, error)
+        traceback.print_exception(error)
+        return 1
     return code
 
 
 def _command(name: str, arguments: list[str]) -> int:
     _log_to_console(_take_level(arguments))
-    command: Callable[[Sequence[str]], int] = import_module(f"dimo_core.cli.{name}").main
-    try:
-        return command(arguments)
-    except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
-        return stop.code if isinstance(stop.code, int) else 0
+    return int(import_module(f"dimo_core.cli.{name}").main(arguments))
 
 
 def _top(arguments: Sequence[str]) -> int:
@@ -92,10 +91,7 @@ def _top(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(wanted, COMMANDS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"unknown command {wanted!r}. Commands: {', '.join(COMMANDS)}.{hint}")
-    try:
-        parser.parse_args(arguments)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+    parser.parse_args(arguments)
     parser.print_help()
     return 0
 
@@ -139,15 +135,8 @@ def _to_stderr(text: str) -> None:
     sys.stderr.write(text)  # as it is at the moment: a live progress bar puts itself in its place
 
 
-def _wants_traceback() -> bool:
-    return os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
-
-
 def _unexpected(prog: str, error: Exception) -> int:
     """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
-    if _wants_traceback():
-        traceback.print_exception(error)
-        return 1
     with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
         traceback.print_exception(error, file=file)
     text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,7 +1,6 @@
 """``dimo doctor``: versions, devices, and what is missing for which command."""
 
 import json
-import sys
 from collections.abc import Sequence
 
 from dimo_core.cli.parsing import Parser
@@ -14,11 +13,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     found = examine()
-    if options.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
-    else:
-        print(_text(found))
+    print(json.dumps(found, indent=1) if options.json else _text(found))
     return 0
 
 

@@ -8,6 +8,7 @@ from dimo_core.cli.compare import add_common, choice, comparing, guidance_of, sa
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
+from dimo_core.suggestions import ASSUMED
 
 if TYPE_CHECKING:
     from dimo_core.jobs.compared import TeacherRows
@@ -56,16 +57,15 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
         raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
     if subject.kind != "teacher":
         return None
-    guidance = None if options.guidance is None else guidance_of(options.guidance)
+    guidance = guidance_of(options.guidance)
     if options.sampling is not None:
         if options.sampler is not None or options.sampling_steps is not None:
             raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")
         return TeacherRows(samplings=(options.sampling,), guidance=guidance)
-    plan = subject.teacher.evaluation()
-    most = max(plan.steps, default=16) if plan is not None else 16
+    plan = subject.teacher.evaluation() or ASSUMED
     return TeacherRows(
         samplers=() if options.sampler is None else (choice(options.sampler),),
-        steps=(options.sampling_steps or most,),
+        steps=(options.sampling_steps or max(plan.steps, default=max(ASSUMED.steps)),),
         guidance=guidance,
     )
 

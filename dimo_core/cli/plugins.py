@@ -1,15 +1,18 @@
 """``dimo plugins``: what is installed, from which package, and what failed and why."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from dimo_core.cli.parsing import Parser
-from dimo_core.discovery import Offer
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
-from dimo_core.registry import Registry
+from dimo_core.registry import Offer, Registry
+
+TOLD = ("dist", "version", "entry_point", "target", "api", "extra", "summary")
+"""Attributes of an offer that are listed as they are."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,14 +32,10 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     registry = Registry.discover()
     rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
-    broken = [
-        {"entry_point": b.entry_point, "dist": b.dist, "version": b.version, "error": b.error}
-        for b in registry.broken
-    ]
-    disabled = [{"entry_point": point, "dist": dist} for dist, point in registry.findings.disabled]
+    broken = [attrs.asdict(b) for b in registry.broken]
+    disabled = [{"entry_point": d.entry_point, "dist": d.dist} for d in registry.disabled]
     if options.json:
-        json.dump({"plugins": rows, "broken": broken, "disabled": disabled}, sys.stdout, indent=1)
-        print()
+        print(json.dumps({"plugins": rows, "broken": broken, "disabled": disabled}, indent=1))
     else:
         print(_table(rows, broken, disabled))
     failed = broken or any(row["state"] != "ok" for row in rows)
@@ -45,27 +44,14 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[str, Any]:
     """One offer with its state: ``ok``, ``clash``, or ``broken`` when checked and not usable."""
-    state, error = "ok", ""
-    if registry.rivals(offer):
-        state = "clash"
+    state, error = "clash" if registry.rivals(offer) else "ok", ""
     try:
         if check or state == "clash":
             registry.load(offer.kind, offer.name)
     except DimoError as found:
         state, error = state if state == "clash" else "broken", str(found)
-    return {
-        "kind": offer.kind,
-        "name": offer.name,
-        "state": state,
-        "dist": offer.dist,
-        "version": offer.version,
-        "entry_point": offer.entry_point,
-        "target": offer.target,
-        "api": offer.api,
-        "extra": offer.extra,
-        "summary": offer.summary,
-        "error": error,
-    }
+    told = {key: getattr(offer, key) for key in TOLD}
+    return {"kind": offer.kind, "name": offer.name, "state": state, **told, "error": error}
 
 
 def _table(

@@ -1,32 +1,27 @@
 """``dimo sample``: draw samples from a trained generator, or from a teacher in many steps."""
 
 import argparse
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
-import yaml
-
-from dimo_core.cli import arguments
 from dimo_core.cli.parsing import Parser, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
-from dimo_core.options import Path
 
-SHORT: Mapping[str, Path] = {"temperature": ("sampler", "temperature")}
-"""Short forms of the teacher's form of the command."""
+if TYPE_CHECKING:
+    from dimo_core.config.draft import Draft
 
 COUNT = 64
 """Samples, when nobody says how many."""
 
-OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config")
+OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo sample``."""
-    names = [token[2:].partition("=")[0].partition(".")[0].replace("-", "_") for token in _options(argv)]
+    given = [token[2:] for token in argv if token.startswith("--")]
+    names = [token.partition("=")[0].partition(".")[0].replace("-", "_") for token in given]
     if "teacher" in names or "config" in names:
         return _teacher(argv)
     for name in names:
@@ -46,75 +41,67 @@ def _generator(argv: Sequence[str]) -> int:
 
     from dimo_core.jobs.sample import sample_folder
 
-    conditions, count = _wanted(options)
-    written = sample_folder(
-        options.path,
-        count=count,
-        conditions=conditions,
-        temperature=options.temperature,
-        seed=options.seed,
-        out=options.out,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
-    print(f"{count} samples in {written[-1].rpartition('/')[0]}")
+    wanted = _wanted(options)
+    written = sample_folder(options.path, temperature=options.temperature, out=options.out, **wanted)
+    print(f"{wanted['count']} samples in {written[-1].rpartition('/')[0]}")
     return 0
 
 
 def _teacher(argv: Sequence[str]) -> int:
-    from dimo_core.cli.helping import sample_help
+    from dimo_core.cli.command import Command, read
     from dimo_core.config.draft import next_folder
-    from dimo_core.config.layers import from_environment, from_file
     from dimo_core.config.sample import KEYS, draft_sampling, sampling_of
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
+    command = Command(
+        prog="dimo sample --teacher NAME",
+        about="Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named "
+        "sampling is a preset of steps, sampler and guidance; options that are given besides override it.",
+        keys=KEYS,
+        draft=draft_sampling,
+        job_of=sampling_of,
+        short={"temperature": ("sampler", "temperature")},
+        more=_more,
+    )
     parser = Parser("dimo sample", "", add_help=False)
     _drawing(parser.add_argument)
     options, rest = parser.parse_known_args(list(argv))
     if (path := _positional(rest)) is not None:
         raise UsageError(f"{path!r} and a teacher: give either PATH, for a generator, or --teacher NAME.")
-    given = arguments.read(rest, SHORT)
-    if "dry_run" in given.flags or given.resume:
-        raise UsageError("--dry-run and --resume are options of `dimo run`")
-    layers = [from_environment(os.environ, KEYS), *map(from_file, given.config), given.layer]
-    drafted = draft_sampling(layers, Registry.discover(), short=[*SHORT])
-    if "help" in given.flags:
-        sys.stdout.write(sample_help(drafted, SHORT, _drawing))
-        return 0
-    job = sampling_of(drafted)
-    if "print_config" in given.flags:
-        sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
+    job = command.job(read(rest, command.short), Registry.discover())
+    if job is None:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
     out = options.out or next_folder("sample", *names)
-    conditions, count = _wanted(options)
-    drawn = sample_teacher(
-        job.teacher,
-        job.sampling,
-        count=count,
-        conditions=conditions,
-        seed=options.seed,
-        out=out,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
+    wanted = _wanted(options)
+    drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{count} samples in {out} ({job.sampling.title}, {passes} each)")
+    print(f"{wanted['count']} samples in {out} ({job.sampling.title}, {passes} each)")
     return 0
 
 
-def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, int]:
-    """Conditions and number of samples.
+def _more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup, draft: "Draft") -> None:
+    from dimo_core.sampler import listing
+
+    _drawing(top.add_argument)
+    shown = parser.add_argument_group("samplings of the teacher")
+    for name, text in listing(draft.presets).items():
+        shown.add_argument(name, help=text.replace("%", "%%"))
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """What is drawn, and how: conditions, number of samples and what both forms have besides.
 
     Raises:
         UsageError: when options contradict each other, or a file holds no prompts.
     """
+    how = {name: getattr(options, name) for name in ("seed", "device", "batch_size")}
     if options.prompts_from is None:
         for name in ("each", "layout"):
             if getattr(options, name) not in (None, "plain"):
                 raise UsageError(f"--{name} goes with --prompts-from, which is not given")
-        return options.conditions, options.count or COUNT
+        return how | {"conditions": options.conditions, "count": options.count or COUNT}
     for name in ("conditions", "count"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} and --prompts-from: all prompts of the files are sampled; give one")
@@ -123,11 +110,7 @@ def _wanted(options: argparse.Namespace) -> tuple[list[str] | PromptSet | None, 
         each=options.each or 1,
         layout=options.layout or "plain",
     )
-    return prompts, len(prompts.files())
-
-
-def _options(argv: Sequence[str]) -> list[str]:
-    return [token for token in argv if token.startswith("--")]
+    return how | {"conditions": prompts, "count": len(prompts.files())}
 
 
 def _positional(rest: Sequence[str]) -> str | None:

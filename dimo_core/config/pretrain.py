@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import validators as v
-from loguru import logger
 
-from dimo_core.config.distil import SCALARS as COMMON
-from dimo_core.config.draft import Draft, choose, complete, finish, group, next_folder, scalar_options
-from dimo_core.config.layers import Layer, from_mapping
-from dimo_core.config.sections import Context, Section
+from dimo_core.config.distil import DEFAULTS, Common
+from dimo_core.config.draft import Draft, Section, choose, complete, group, next_folder
+from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.errors import ConfigError
 from dimo_core.objective import ObjectiveOptions
 from dimo_core.registry import Registry
@@ -20,7 +17,20 @@ from dimo_core.teacher import Teacher
 
 
 @attrs.frozen(kw_only=True)
-class PretrainJob:
+class Own(Common):
+    """Options of a pretraining that belong to no section.
+
+    Attributes:
+        seed: Seed of weights, tokenizer and draws.
+        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder
+            when null. A finished cache of the same data and tokenizer is used as it is.
+    """
+
+    tokens: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PretrainJob(Own):
     """Everything ``dimo pretrain`` needs, validated, before any data is read.
 
     Attributes:
@@ -30,11 +40,7 @@ class PretrainJob:
         data: Training images with conditions.
         objective: What is trained.
         train: Length and precision.
-        seed: Seed of weights, tokenizer and draws.
         out: Run folder, a path or fsspec URL.
-        device: ``auto``, or a torch device.
-        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder
-            when null. A finished cache of the same data and tokenizer is used as it is.
     """
 
     config: Mapping[str, Any]
@@ -43,34 +49,21 @@ class PretrainJob:
     data: Data
     objective: ObjectiveOptions
     train: Train = attrs.field(factory=Train)
-    seed: int = attrs.field(default=0, validator=v.ge(0))
     out: str
-    device: str = "auto"
-    tokens: str | None = None
 
 
-DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "data": "digits", "objective": "masked-modelling"}
-"""Plugins of a pretraining, by registry name, when nobody chooses others."""
-
-SCALARS = (*COMMON, "tokens")
-"""Options that belong to no section."""
-
-KEYS = ("teacher", "model", "data", "objective", "train", *SCALARS)
+KEYS = ("teacher", "model", "data", "objective", "train", *(field.name for field in attrs.fields(Own)))
 """Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""
 
 
 def resolve_pretraining(
-    overrides: Mapping[str, Any] | None = None,
-    registry: Registry | None = None,
-    *,
-    layers: Sequence[Layer] = (),
+    overrides: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> PretrainJob:
     """Everything that a pretraining needs.
 
     Args:
         overrides: The shape of a config file; ``data`` and ``objective`` may also be finished objects.
         registry: The installed plugins; discovered when None.
-        layers: Further sources below ``overrides``, from the lowest to the highest.
 
     Raises:
         ConfigError: for wrong options, all of them in one message.
@@ -78,33 +71,30 @@ def resolve_pretraining(
         PluginError: for a plugin that cannot be used.
     """
     layer = from_mapping(overrides or {}, "the arguments")
-    return pretraining_of(draft_pretraining([*layers, layer], registry or Registry.discover()))
+    context = Context(registry=registry or Registry.discover())
+    return pretraining_of(draft_pretraining([layer], context))
 
 
-def draft_pretraining(layers: Sequence[Layer], registry: Registry, *, short: Sequence[str] = ()) -> Draft:
+def draft_pretraining(layers: Sequence[Layer], context: Context) -> Draft:
     """Sections and values of a pretraining.
 
     Args:
         layers: From the lowest to the highest precedence.
-        registry: The installed plugins.
-        short: Short forms on the command line, for near matches.
+        context: Registry and mistakes.
     """
-    context = Context(registry=registry, short=short)
     chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
     sections: list[Section | None] = []
     if chosen is not None:
-        sections = [Section(key="teacher", name=chosen.name, cls=None), _model(chosen, layers, context)]
-    sections += [choose(kind, DEFAULTS[kind], layers, context) for kind in ("data", "objective")]
-    sections.append(group("train", Train, layers, context))
-    return complete(sections, scalar_options(PretrainJob, SCALARS), layers, context, KEYS)
-
-
-def _model(teacher: Section, layers: Sequence[Layer], context: Context) -> Section | None:
-    options = getattr(teacher.cls, "pretraining_options", None)
-    if options is None:
-        context.problems.add(ConfigError(f"{teacher.title} cannot be pretrained. Choose another --teacher."))
-        return None
-    return group("model", options, layers, context)
+        sections.append(Section(key="teacher", name=chosen.name, cls=None))
+        options = getattr(chosen.cls, "pretraining_options", None)
+        if options is None:
+            context.report(ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher."))
+        else:
+            sections.append(group("model", options, layers, context))
+    for kind, default in (("data", "digits"), ("objective", "masked-modelling")):
+        sections.append(choose(kind, default, layers, context))
+    sections += [group("train", Train, layers, context), Section(key="", cls=Own)]
+    return complete(sections, layers, context, KEYS)
 
 
 def pretraining_of(draft: Draft) -> PretrainJob:
@@ -114,12 +104,8 @@ def pretraining_of(draft: Draft) -> PretrainJob:
         DimoError: for all mistakes of the draft.
     """
     made = draft.make()
-    for note in draft.context.notes:
-        logger.warning(note)
-    config = draft.config(made)
-    names = {key: section.name for key, section in draft.sections.items()}
     del made["teacher"]
-    made["teacher_class"] = draft.context.registry.load("teacher", names["teacher"])
-    out = made["out"] or next_folder("pretrain", names["teacher"], names["data"])
-    job: PretrainJob = finish(PretrainJob, made | {"config": config, "out": out}, draft)
-    return job
+    name, data = (draft.sections[key].name for key in ("teacher", "data"))
+    made["teacher_class"] = draft.context.registry.load("teacher", name)
+    made["out"] = made["out"] or next_folder("pretrain", name, data)
+    return PretrainJob(**made)

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import attrs
 
 from dimo_core.config.layers import Layer, from_file
-from dimo_core.config.sections import Problems
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
 
@@ -46,18 +45,16 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
     Raises:
         ConfigError: for all differences but another device and more steps.
     """
-    problems = Problems()
-    for key, old, new in _differences(before, after):
-        longer = key == "train.steps" and new > old
-        same_folder = key == "out" and str(new).rstrip("/") == folder.rstrip("/")
-        if key != "device" and not longer and not same_folder:
-            problems.add(
-                ConfigError(
-                    f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: "
-                    "only --device may change, and --steps may grow."
-                )
-            )
-    problems.check()
+    problems = [
+        f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: only "
+        "--device may change, and --steps may grow."
+        for key, old, new in _differences(before, after)
+        if key != "device"
+        and not (key == "train.steps" and new > old)
+        and not (key == "out" and str(new).rstrip("/") == folder.rstrip("/"))
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -21,7 +21,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import Folder, as_json
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.sources import Data, Examples, PictureStream
 from dimo_core.teacher import Teacher
@@ -142,7 +142,7 @@ class TokenCache:
         Raises:
             UsageError: when the tokens are those of another tokenizer.
         """
-        tokenizer = _plain({**teacher.tokenizer_identity(), **_space(teacher)})
+        tokenizer = as_json({**teacher.tokenizer_identity(), **_space(teacher)})
         if self.plan is not None:
             self._check({"tokenizer": tokenizer})
             return
@@ -240,7 +240,7 @@ class TokenCache:
 
     @property
     def _identity(self) -> Any:
-        return _plain(self.data.identity())
+        return as_json(self.data.identity())
 
     def _json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the cache; None when it is missing."""
@@ -271,11 +271,6 @@ def smallest(codes: int) -> torch.dtype:
 
 def _space(teacher: Teacher) -> dict[str, int]:
     return {"length": teacher.tokens.length, "codes": teacher.tokens.codes}
-
-
-def _plain(data: Any) -> Any:
-    """As JSON gives it back: what is compared must not depend on whether it was stored."""
-    return json.loads(json.dumps(data))
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[str]:

@@ -8,11 +8,10 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
-from dimo_core.suggestions import EvaluationPlan, as_plain
+from dimo_core.suggestions import Choice, EvaluationPlan, as_plain
 
 BLOCK = 500
 """Samples whose random numbers are drawn together, as in the table of a run: batch size changes no sample."""

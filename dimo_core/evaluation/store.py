@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError
 from dimo_core.evaluation.protocols import digest
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import Folder, as_json
 from dimo_core.files.weights import encode_tensors, read_tensors
 from dimo_core.metric import Samples, joined_samples
 from dimo_core.tokens import Tokens
@@ -195,12 +195,6 @@ class Store:
         data |= {f"{OBSERVED}{name}": rows for name, rows in s.observed.items()}
         facts = {name: getattr(batch, name) for name in FACTS}
         self.write(_batch(request, batch.start), {"request": as_json(asked), **facts}, data)
-
-
-def as_json(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as JSON gives them back: what is compared must not depend on whether it was stored."""
-    found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
-    return found
 
 
 def _batch(request: Mapping[str, Any], start: int) -> str:

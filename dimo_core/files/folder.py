@@ -217,5 +217,10 @@ class Folder:
         self.write(name, (json.dumps(data, indent=1) + "\n").encode())
 
 
+def as_json(data: Any) -> Any:
+    """Data as JSON gives it back: what is compared must not depend on whether it was stored."""
+    return json.loads(json.dumps(data, default=str))
+
+
 def _local(path: str) -> str:
     return path.removeprefix("file://")

@@ -17,8 +17,8 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
-from dimo_core.options import build
-from dimo_core.registry import Registry
+from dimo_core.registry import Registry, built
+from dimo_core.suggestions import Choice
 from dimo_core.teacher import Teacher
 
 FORMAT = "dimo-generator/1"
@@ -105,7 +105,7 @@ def load_generator(
     folder, registry = Folder(path), registry or Registry.discover()
     card = read_card(folder)
     if teacher is None:
-        teacher = built(registry, "teacher", card["teacher"], folder)
+        teacher = of_card(registry, "teacher", card["teacher"], folder)
     try:
         found = dict(teacher.provenance())
     except CheckpointError as error:
@@ -115,7 +115,7 @@ def load_generator(
             f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: the "
             f"SHA-256 of {', '.join(wrong)} is another. {MOVED}"
         )
-    generator = built(registry, "generator", {**card["generator"], **(options or {})}, folder)
+    generator = of_card(registry, "generator", {**card["generator"], **(options or {})}, folder)
     module: Generator = generator.build(teacher, skeleton=True)
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))
     return teacher, module.to(device).eval().requires_grad_(False)
@@ -187,16 +187,14 @@ def check_weights(path: str) -> None:
         raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
 
 
-def built(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:
+def of_card(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:
     """The options object of a section ``{name: ..., option: ...}`` of a card.
 
     Raises:
         CheckpointError: when the installed plugin does not take these options.
     """
-    options = dict(section)
-    cls = registry.load(kind, options.pop("name"))
     try:
-        return build(cls, options)
+        return built(registry, kind, Choice.from_dict(section))
     except ConfigError as error:
         raise CheckpointError(f"{folder.path(CARD)}, section {kind!r}: {error}") from error
 

@@ -8,7 +8,6 @@ import attrs
 import torch
 
 from dimo_core.backbone import Backbone
-from dimo_core.choice import Choice
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import Method, Opened
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card, strangers
@@ -16,7 +15,7 @@ from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampler, TeacherSampling
-from dimo_core.suggestions import EvaluationPlan
+from dimo_core.suggestions import ASSUMED, Choice, EvaluationPlan
 from dimo_core.teacher import Teacher
 
 
@@ -44,10 +43,9 @@ class TeacherRows:
         Raises:
             UsageError: for an unknown sampler, guidance or sampling, or wrong options of one.
         """
-        own = Choice("maskgit") if plan is None else plan.sampler
-        counts = self.steps or ((16, 8, 4, 2, 1) if plan is None else plan.steps)
-        fallback = Choice("constant") if plan is None else plan.guidance
-        guidance: Guidance = built(registry, "guidance", self.guidance or fallback)
+        plan = plan or ASSUMED
+        own, counts = plan.sampler, self.steps or plan.steps
+        guidance: Guidance = built(registry, "guidance", self.guidance or plan.guidance)
         found = []
         chosen = self.samplers or (() if self.samplings and not self.steps else (own,))
         for choice in chosen:

@@ -6,21 +6,28 @@ from typing import Any
 import attrs
 from loguru import logger
 
-from dimo_core.config.distil import first_look, suggestion
-from dimo_core.config.draft import Draft, choose, complete, finish, next_folder, scalar_options
-from dimo_core.config.layers import Layer
-from dimo_core.config.sections import Context
+from dimo_core.config.distil import DEFAULTS
+from dimo_core.config.draft import Draft, Section, choose, complete, first_look, next_folder
+from dimo_core.config.layers import Context, Layer, from_mapping
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import GeneratorOptions
-from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 
 KEYS = ("teacher", "generator", "out")
 """Top-level keys of a conversion."""
 
-DEFAULTS: Mapping[str, str] = {"teacher": "maskgit", "generator": "one_step"}
+
+@attrs.frozen(kw_only=True)
+class Own:
+    """Options of a conversion that belong to no section.
+
+    Attributes:
+        out: Folder to write, a path or fsspec URL. The next free one below runs/ when null.
+    """
+
+    out: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -70,25 +77,24 @@ def convert(job: Conversion) -> Folder:
     return folder
 
 
-def draft_conversion(layers: Sequence[Layer], registry: Registry) -> Draft:
+def draft_conversion(layers: Sequence[Layer], context: Context) -> Draft:
     """Sections and values of a conversion; a generator is converted when a layer speaks of one.
 
     A generator's x_init, which no weights file holds, is that of the teacher's first preset unless told.
 
     Args:
         layers: From the lowest to the highest precedence.
-        registry: The installed plugins.
+        context: Registry and mistakes.
     """
-    context = Context(registry=registry, short=())
-    kinds = [kind for kind in DEFAULTS if kind == "teacher" or any(kind in x.data for x in layers)]
+    kinds = ["teacher", *(["generator"] if any("generator" in layer.data for layer in layers) else [])]
     sections = [choose(kind, DEFAULTS[kind], layers, context) for kind in kinds]
     chosen = sections[0]
-    teacher = first_look(chosen, layers, context) if chosen is not None and "generator" in kinds else None
+    teacher = first_look(chosen, layers, context) if "generator" in kinds else None
     if chosen is not None and teacher is not None:
         recipe = next(iter(teacher.recipes().values()), {})
         origin = f"the first preset of {chosen.title}"
-        layers = [suggestion({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
-    return complete(sections, scalar_options(Conversion, ("out",)), layers, context, KEYS)
+        layers = [from_mapping({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
+    return complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
 
 
 def conversion_of(draft: Draft) -> Conversion:
@@ -103,7 +109,5 @@ def conversion_of(draft: Draft) -> Conversion:
             "nothing to convert: name the files, such as --teacher.checkpoint FILE. `dimo convert --help` "
             "lists the options."
         )
-    config = draft.config(made)
-    out = made["out"] or next_folder("converted", *(section.name for section in draft.sections.values()))
-    job: Conversion = finish(Conversion, made | {"config": config, "out": out}, draft)
-    return job
+    names = [section.name for section in draft.sections.values() if section.name]
+    return Conversion(**made | {"out": made["out"] or next_folder("converted", *names)})

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import attrs
 
-from dimo_core.discovery import OWN
+from dimo_core.registry import OWN
 
 _TIMEOUT = 300
 

@@ -6,13 +6,12 @@ from typing import Literal
 
 import attrs
 
+from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.draft import choose, complete
-from dimo_core.config.layers import Layer
-from dimo_core.config.sample import DEFAULTS
-from dimo_core.config.sections import Context
+from dimo_core.config.layers import Context, Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.generator_folder import CARD, built, generator_folder, read_card
+from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
 from dimo_core.files.images import picture_files
 from dimo_core.options import build
 from dimo_core.registry import Registry
@@ -51,7 +50,7 @@ def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | N
     context = Context(registry=registry)
     named = any("teacher" in layer.data for layer in layers)
     section = choose("teacher", default or DEFAULTS["teacher"], layers, context)
-    teacher: Teacher | None = complete([section], [], layers, context, ("teacher",)).make().get("teacher")
+    teacher: Teacher | None = complete([section], layers, context, ("teacher",)).make().get("teacher")
     return teacher if named or default is not None else None
 
 
@@ -63,7 +62,7 @@ def teacher_of_generators(paths: Sequence[str], registry: Registry) -> Teacher:
         UsageError: when its teacher is not installed.
     """
     folder = generator_folder(paths[0])
-    teacher: Teacher = built(registry, "teacher", read_card(folder)["teacher"], folder)
+    teacher: Teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
     return teacher
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dimo_core import CheckpointError
+from dimo_core.errors import CheckpointError
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.vqgan import Vqgan

@@ -1,6 +1,7 @@
 """Options classes as options: types, defaults, docs, coercion and plain data."""
 
 import enum
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,9 @@ from attrs import validators as v
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dimo_core import options
 from dimo_core.errors import ConfigError, PluginError
-from dimo_core.options import build, coerce, first_line, options_of, plain, type_name
+from dimo_core.options import build, convert, first_line, options_of, plain, type_name
 
 
 class Colour(enum.Enum):
@@ -61,6 +63,19 @@ class Derived(Outer):
     """
 
 
+@cache
+def class_of(hint):
+    return attrs.make_class("One", {"value": attrs.field(type=hint)}, frozen=True, kw_only=True)
+
+
+def one(hint, value, *, text=False):
+    """The value of a class's only option, or what is wrong with it."""
+    typed, wrong = convert(class_of(hint), {("value",): value}, text=text)
+    if wrong:
+        raise ConfigError(wrong[("value",)])
+    return typed[("value",)]
+
+
 def test_options_are_the_fields_that_can_be_set():
     assert ["x.rate", "x.inner.size", "x.colour", "x.hidden"] == [o.key for o in options_of(Outer, ("x",))]
 
@@ -98,7 +113,7 @@ def test_plain_data_and_objects_are_two_forms_of_one_thing():
     made = Outer(rate=1.0, colour=Colour.BLUE, hidden=4)
     data = plain(made)
     assert {"rate": 1.0, "inner": {"size": 5}, "colour": "BLUE", "hidden": 4} == data
-    assert made == build(Outer, {**data, "colour": coerce(Colour, data["colour"])})
+    assert made == build(Outer, {**data, "colour": one(Colour, data["colour"])})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +149,7 @@ def test_what_no_file_can_hold_is_refused():
     ],
 )
 def test_text_is_read_by_type(hint, text, expected):
-    found = coerce(hint, text, text=True)
+    found = one(hint, text, text=True)
     assert (type(expected), expected) == (type(found), found)
 
 
@@ -154,19 +169,43 @@ def test_text_is_read_by_type(hint, text, expected):
 )
 def test_another_type_is_refused_in_words(hint, value, text, reason):
     with pytest.raises(ConfigError) as caught:
-        coerce(hint, value, text=text)
+        one(hint, value, text=text)
     assert reason == str(caught.value)
+
+
+def test_a_whole_class_is_converted_at_once_and_each_mistake_is_told():
+    given = {
+        ("x", "rate"): "1e-3",
+        ("x", "inner", "size"): "big",
+        ("x", "colour"): "green",
+        ("x", "hidden"): "4",
+    }
+    typed, wrong = convert(Outer, given, ("x",), text=True)
+    assert {("x", "rate"): 1e-3, ("x", "hidden"): 4} == typed
+    assert {
+        ("x", "inner", "size"): "expected int, got 'big'",
+        ("x", "colour"): "expected RED | BLUE, got 'green'",
+    } == wrong
+
+
+def test_a_class_makes_one_parser(monkeypatch):
+    made = []
+    parser = options.ArgumentParser
+    monkeypatch.setattr(options, "ArgumentParser", lambda **how: made.append(how) or parser(**how))
+    for value in ("1", "2", "three"):
+        convert(Derived, {("rate",): value, ("hidden",): "4"}, text=True)
+    assert 1 == len(made)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_survive_coercion(number):
-    assert number == coerce(float, number)
-    assert number == coerce(float, repr(number), text=True)
+    assert number == one(float, number)
+    assert number == one(float, repr(number), text=True)
 
 
 @given(st.text())
 def test_strings_are_never_read_as_yaml(text):
-    assert text == coerce(str, text, text=True)
+    assert text == one(str, text, text=True)
 
 
 @pytest.mark.parametrize(

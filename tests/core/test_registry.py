@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from dimo_core import hookspecs
-from dimo_core.discovery import Broken, Findings, Offer, discover
 from dimo_core.errors import PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
-from dimo_core.registry import INTERFACES, Registry
+from dimo_core.registry import Broken, Offer, Registry
 
 TOYS = Path(__file__).parents[1] / "data" / "toy_site"
 
@@ -80,7 +79,7 @@ def test_the_core_registers_through_its_own_entry_point():
 
 
 def test_every_kind_has_an_interface():
-    assert list(hookspecs.KINDS) == list(INTERFACES)
+    assert list(hookspecs.KINDS) == list(hookspecs.INTERFACES)
 
 
 def test_everything_that_the_core_registers_loads():
@@ -108,12 +107,13 @@ def test_a_broken_plugin_is_reported_and_breaks_no_other(site, case):
 def test_strict_mode_raises_for_a_broken_plugin(site):
     install(site, "dimo-bad", {"bad": IMPOSSIBLE["raises"][0]})
     with pytest.raises(PluginError, match=r"dimo-bad 1\.0 \(entry point 'bad'\).*there_is_no_such_library"):
-        discover({"DIMO_STRICT_PLUGINS": "1", "DIMO_DISABLE_PLUGINS": _shipped()})
+        Registry.discover({"DIMO_STRICT_PLUGINS": "1", "DIMO_DISABLE_PLUGINS": _shipped()})
 
 
 def _shipped() -> str:
     """The shipped plugins, so that strict mode meets the installed one only."""
-    points = {o.entry_point for o in discover({}).offers} | {b.entry_point for b in discover({}).broken}
+    registry = Registry.discover({})
+    points = {source.entry_point for source in (*registry.found, *registry.broken)}
     return ",".join(points - {"bad"})
 
 
@@ -133,7 +133,7 @@ def test_a_claimed_name_is_free_again_when_one_claimant_is_disabled(site):
     install(site, "dimo-two", {"two": GOOD.format(name="same")})
     registry = Registry.discover({"DIMO_DISABLE_PLUGINS": "dimo_two"})
     assert "dimo-one" == registry.offer("guidance", "same").dist
-    assert ("dimo-two", "two") in registry.findings.disabled
+    assert ("dimo-two", "two") in [(source.dist, source.entry_point) for source in registry.disabled]
 
 
 def test_the_same_name_in_another_kind_is_no_clash(site):
@@ -156,7 +156,7 @@ def test_disabled_plugins_are_not_imported(site, hidden):
     registry = Registry.discover({"DIMO_DISABLE_PLUGINS": hidden})
     assert "fine" not in names(registry, "guidance")
     assert "constant" in names(registry, "guidance")
-    assert ("dimo-good", "good") in registry.findings.disabled
+    assert ("dimo-good", "good") in [(source.dist, source.entry_point) for source in registry.disabled]
 
 
 def test_a_plugin_of_the_distribution_dimo_can_be_disabled_by_name():
@@ -206,11 +206,11 @@ def test_offers_come_in_a_fixed_order_with_the_own_ones_first(site):
     assert (*[o for o in offers if o.dist == "dimo"], *third) == offers
 
 
-def test_findings_can_be_made_by_hand_for_tests():
+def test_a_registry_can_be_made_by_hand_for_tests():
     offer = Offer(
         kind="guidance", name="x", target="dimo_core.guidance:Ramp", dist="d", version="1", entry_point="e"
     )
     broken = Broken(entry_point="b", dist="d", version="1", error="no")
-    registry = Registry(findings=Findings(offers=(offer,), broken=(broken,)))
+    registry = Registry(found=(offer,), broken=(broken,))
     assert Ramp is registry.load("guidance", "x")
     assert "d 1 (entry point 'b')" == registry.broken[0].origin

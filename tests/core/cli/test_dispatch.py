@@ -110,6 +110,29 @@ def test_the_printed_configuration_repeats_itself_byte_for_byte(started, capsys)
     )
 
 
+def test_the_schema_describes_the_options_of_the_chosen_plugins(started, capsys):
+    assert 0 == main([*TOY, "--preset", "paper", "--seed", "3", "--resume", "nowhere", "--print_schema"])
+    sections = json.loads(capsys.readouterr().out)["properties"]
+    name, whole = sections["teacher"]["anyOf"]
+    assert ("toy", True) == (name["default"], "picky" in name["enum"])
+    toy = whole["properties"]
+    assert {"type": "integer", "description": "Number of layers.", "default": 9} == toy["depth"]
+    assert ["red", "blue"] == toy["shape"]["properties"]["colour"]["enum"]
+    assert ([8, 8], "array") == (toy["widths"]["default"], toy["widths"]["type"])
+    assert {"name"} == {*sections["tracker"]["anyOf"][1]["properties"]} - {"$schema"}
+    assert (3, "paper") == (sections["seed"]["default"], sections["preset"]["default"])
+    assert not sections["train"]["additionalProperties"]
+    assert [] == started
+
+
+def test_the_schema_asks_for_required_options_and_mistakes_come_first(capsys):
+    assert 0 == main(["run", "--teacher", "picky", "--print-schema"])
+    picky = json.loads(capsys.readouterr().out)["properties"]["teacher"]["anyOf"][1]
+    assert ["file"] == picky["required"]
+    assert 2 == main([*TOY, "--seed", "x", "--print_schema"])
+    assert "--seed: expected int, got 'x'" in capsys.readouterr().err
+
+
 def test_a_run_is_resumed_where_it_was(started, capsys):
     assert 0 == main([*TOY, "--print_config"])
     Path("done").mkdir()

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dimo_core.cli.arguments import SHORT
+from dimo_core.cli.command import SHORT
 from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.registry import INTERFACES, Registry
+from dimo_core.hookspecs import INTERFACES
+from dimo_core.registry import Registry
 
 DOCS = Path(__file__).parents[3] / "docs"
 CLI = (DOCS / "cli.md").read_text()

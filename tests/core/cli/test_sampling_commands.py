@@ -11,7 +11,7 @@ from loguru import logger
 
 from dimo_core.cli import main
 from dimo_core.config.distil import resolve_job
-from dimo_core.config.sample import STEPS, resolve_sampling
+from dimo_core.config.sample import resolve_sampling
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry
@@ -132,7 +132,7 @@ def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_says():
 
 def test_a_teacher_without_any_suggestion_takes_the_defaults():
     job = resolve_sampling({"teacher": "careless", "sampler": "stepper"})
-    assert (STEPS, Constant(), None) == (job.sampling.steps, job.sampling.guidance, job.config["sampling"])
+    assert (16, Constant(), None) == (job.sampling.steps, job.sampling.guidance, job.config["sampling"])
 
 
 @pytest.mark.parametrize("name", ["list", "slwo"])

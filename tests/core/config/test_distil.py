@@ -8,7 +8,7 @@ import yaml
 
 from dimo_core.choice import Choice
 from dimo_core.config.distil import DEFAULTS, KEYS, Job, draft_job, job_from_config, job_of, resolve_job
-from dimo_core.config.layers import from_environment, from_file, from_mapping
+from dimo_core.config.layers import Context, from_environment, from_file, from_mapping
 from dimo_core.config.resume import resumed
 from dimo_core.errors import ConfigError, DimoError, PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
@@ -51,7 +51,7 @@ def test_every_kind_of_a_job_has_a_default_name():
 
 
 def test_the_configuration_has_one_key_for_each_field_of_a_job():
-    assert [f.name for f in attrs.fields(Job)][1:] == [*KEYS][1:]
+    assert {f.name for f in attrs.fields(Job)} - {"config"} == {*KEYS} - {"preset"}
 
 
 def test_the_first_recipe_is_the_default_and_is_recorded(registry):
@@ -173,19 +173,19 @@ def test_arguments_beat_files_beat_environment_beats_preset_beats_default(regist
             "arguments": {"train": {"steps": 40}},
         },
     ):
-        steps.append(job_of(draft_job(layers(tmp_path, **settings), registry)).train.steps)
+        steps.append(job_of(draft_job(layers(tmp_path, **settings), Context(registry=registry))).train.steps)
     assert [Train().steps, 10, 20, 30, 40] == steps
 
 
 def test_the_environment_reaches_nested_options(registry, tmp_path):
     environment = {"DIMO_TEACHER__NAME": "toy", "DIMO_OBJECTIVE__GENERATOR__LR": "0.125", "DIMO_SEED": "4"}
-    job = job_of(draft_job(layers(tmp_path, environment=environment), registry))
+    job = job_of(draft_job(layers(tmp_path, environment=environment), Context(registry=registry)))
     assert (0.125, 4) == (job.objective.generator.lr, job.seed)
 
 
 def test_an_unknown_option_in_the_environment_is_ignored(registry, tmp_path):
     environment = {"DIMO_TEACHER": "toy", "DIMO_TEACHER__DETH": "4", "DIMO_STRICT_PLUGINS": "1"}
-    draft = draft_job(layers(tmp_path, environment=environment), registry)
+    draft = draft_job(layers(tmp_path, environment=environment), Context(registry=registry))
     assert 2 == job_of(draft).teacher.depth
     assert ["DIMO_TEACHER__DETH is ignored: there is no option teacher.deth"] == draft.context.notes
 
@@ -193,7 +193,8 @@ def test_an_unknown_option_in_the_environment_is_ignored(registry, tmp_path):
 def test_options_of_a_plugin_that_was_not_chosen_are_ignored(registry, tmp_path):
     file = "teacher: toy\nguidance: {name: constant, scale: 9}\ndivergence: {name: tilted, beta: 3}"
     draft = draft_job(
-        layers(tmp_path, file=file, arguments={"guidance": "ramp", "divergence": "flat"}), registry
+        layers(tmp_path, file=file, arguments={"guidance": "ramp", "divergence": "flat"}),
+        Context(registry=registry),
     )
     job = job_of(draft)
     assert (Ramp(), {"name": "flat"}) == (job.guidance, job.config["divergence"])
@@ -201,13 +202,18 @@ def test_options_of_a_plugin_that_was_not_chosen_are_ignored(registry, tmp_path)
 
 
 def test_names_may_stand_alone_in_a_file(registry, tmp_path):
-    job = job_of(draft_job(layers(tmp_path, file="teacher: toy\nguidance: ramp\ntrain:\n"), registry))
+    job = job_of(
+        draft_job(layers(tmp_path, file="teacher: toy\nguidance: ramp\ntrain:\n"), Context(registry=registry))
+    )
     assert Ramp() == job.guidance
 
 
 def test_numbers_in_scientific_notation_are_numbers(registry, tmp_path):
     job = job_of(
-        draft_job(layers(tmp_path, file="{teacher: toy, objective: {generator: {lr: 1e-3}}}"), registry)
+        draft_job(
+            layers(tmp_path, file="{teacher: toy, objective: {generator: {lr: 1e-3}}}"),
+            Context(registry=registry),
+        )
     )
     assert 0.001 == job.objective.generator.lr
 
@@ -326,7 +332,7 @@ def run_folder(registry, tmp_path):
 
 def resume(registry, folder, **given) -> Job:
     def again(found):
-        return job_of(draft_job(found, registry, presets=False))
+        return job_of(draft_job(found, Context(registry=registry, suggestions=False)))
 
     return resumed(folder, [from_mapping(given, "the arguments")], again)
 
