@@ -44,7 +44,7 @@ def _pairs(entries: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
 
 
 @attrs.frozen(kw_only=True)
-class Shard:
+class EncodedShard:
     """What is known of an encoded shard.
 
     Attributes:
@@ -161,36 +161,36 @@ class TokenCache:
         self.folder.write_json(PLAN, plan)
         self.plan = plan
 
-    def shards(self) -> dict[int, Shard]:
+    def shards(self) -> dict[int, EncodedShard]:
         """The encoded shards, by their place in the stream."""
         names = set(self.folder.sub("shards").names())
         found = {}
         for place, name in enumerate(self._planned["shards"]):
             if f"{place:05d}.json" in names:
-                found[place] = Shard(**json.loads(self.folder.read("shards", f"{place:05d}.json")))
+                found[place] = EncodedShard(**json.loads(self.folder.read("shards", f"{place:05d}.json")))
                 assert found[place].name == name, "shards are written in the order of the plan"
         return found
 
     def write(
         self, place: int, tokens: Integer[Tensor, "N L"], labels: Int[Tensor, " N"], facts: Mapping[str, Any]
-    ) -> Shard:
+    ) -> EncodedShard:
         """Keep an encoded shard.
 
         Args:
             place: Its place in the stream.
             tokens: Of its whole pictures.
             labels: Of the same.
-            facts: ``broken`` and ``lost`` as in ``Shard``.
+            facts: ``broken`` and ``lost`` as in ``EncodedShard``.
         """
         dtype = smallest(self._planned["tokenizer"]["codes"])
         data = encode_tensors({"tokens": tokens.to(dtype), "labels": labels.int()})
         name = self._planned["shards"][place]
-        shard = Shard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
+        shard = EncodedShard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
         self.folder.write(f"shards/{place:05d}.safetensors", data)
         self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
         return shard
 
-    def finish(self, shards: Sequence[Shard], broken: Sequence[Mapping[str, str]]) -> None:
+    def finish(self, shards: Sequence[EncodedShard], broken: Sequence[Mapping[str, str]]) -> None:
         """Write ``broken.jsonl`` and the manifest.
 
         Args:

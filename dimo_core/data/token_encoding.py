@@ -11,7 +11,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core import conditions
-from dimo_core.data.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
+from dimo_core.data.token_cache import BROKEN, EncodedExamples, EncodedShard, TokenCache
 from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress, Stop
 from dimo_core.sources import Picture
@@ -66,7 +66,7 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
     _finish(cache, [done[place] for place in range(len(names))])
 
 
-def _finish(cache: TokenCache, shards: Sequence[Shard]) -> None:
+def _finish(cache: TokenCache, shards: Sequence[EncodedShard]) -> None:
     """Say what was broken, and write the manifest."""
     broken = [
         {"key": key, "error": error, "shard": shard.name}
@@ -85,7 +85,7 @@ def _finish(cache: TokenCache, shards: Sequence[Shard]) -> None:
 
 def _encode_shard(
     cache: TokenCache, place: int, teacher: Teacher, device: torch.device, stop: Stop
-) -> Shard | None:
+) -> EncodedShard | None:
     """Encode one shard and keep it; None when it was stopped on the way."""
     shape = cache.image_shape
     size = max(1, min(BATCH_PICTURES, BATCH_VALUES // shape.numel()))
@@ -128,7 +128,7 @@ def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device
     return tokens
 
 
-def _check_broken(cache: TokenCache, done: dict[int, Shard]) -> None:
+def _check_broken(cache: TokenCache, done: dict[int, EncodedShard]) -> None:
     """Stop as soon as the shards read so far, taken for the rest, show too many broken ones.
 
     Raises:
