@@ -32,28 +32,25 @@ class Progress:
         self.total, self.found, self.interval, self.unit = total, done, interval, unit
         self.began = self.last = time.monotonic()
         self.values: dict[str, float] = {}
-        self.bar: Bar | None = None
-        if sys.stderr.isatty():
-            wide = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-            columns = (
-                BarColumn(20),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                TextColumn("{task.fields[left]} left", table_column=Column(no_wrap=True)),
-                TextColumn("{task.description}", table_column=wide),
-            )
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True, expand=True)
-            self.task = self.bar.add_task("", total=total, completed=done, left=UNKNOWN)
+        wide = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        columns = (
+            BarColumn(20),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]} left", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", table_column=wide),
+        )
+        console, disable = Console(stderr=True), not sys.stderr.isatty()
+        self.bar = Bar(*columns, console=console, transient=True, expand=True, disable=disable)
+        self.task = self.bar.add_task("", total=total, completed=done, left=UNKNOWN)
 
     def __enter__(self) -> "Progress":
-        """Show the bar, if there is one."""
-        if self.bar:
-            self.bar.start()
+        """Show the bar, on a terminal."""
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take the bar away."""
-        if self.bar:
-            self.bar.stop()
+        self.bar.stop()
 
     def advance(
         self, done: int, values: Mapping[str, float], note: str = "", found: int | None = None
@@ -72,9 +69,8 @@ class Progress:
         self.found = self.found if found is None else found
         now = time.monotonic()
         left = self._left(done, now - self.began)
-        if self.bar:
-            self.bar.update(self.task, completed=done, description=numbers, left=left)
-        elif now - self.last >= self.interval or done == self.total:
+        self.bar.update(self.task, completed=done, description=numbers, left=left)
+        if self.bar.disable and (now - self.last >= self.interval or done == self.total):
             self.last = now
             logger.info("{} {}/{}  {}  {} left", self.unit, done, self.total, numbers, left)
 

@@ -234,10 +234,8 @@ def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     """
     offers: list[Offer] = []
 
-    def register(
-        kind: str, name: str, target: str, *, summary: str = "", extra: str = "", api: int = PLUGIN_API
-    ) -> None:
-        what: dict[str, Any] = {"kind": kind, "name": name, "target": target, "extra": extra, "api": api}
+    def register(kind: str, name: str, target: str, *, summary: str = "", **more: Any) -> None:
+        what: dict[str, Any] = {"kind": kind, "name": name, "target": target, **more}
         offer = Offer(**attrs.asdict(source), **what, summary=" ".join(summary.split()))
         if offer not in offers:
             offers.append(offer)

@@ -122,15 +122,11 @@ def _take_level(arguments: list[str]) -> str:
 def _log_to_console(level: str) -> None:
     logger.remove()
     logger.add(
-        _to_stderr,
+        lambda text: sys.stderr.write(text),  # as it is then: a live progress bar puts itself in its place
         colorize=sys.stderr.isatty(),
         level=level,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)  # as it is at the moment: a live progress bar puts itself in its place
 
 
 def _unexpected(prog: str, error: Exception) -> int:

@@ -11,9 +11,6 @@ from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Offer, Registry
 
-TOLD = ("dist", "version", "entry_point", "target", "api", "extra", "summary")
-"""Attributes of an offer that are listed as they are."""
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo plugins``."""
@@ -33,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     registry = Registry.discover()
     rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
     broken = [attrs.asdict(b) for b in registry.broken]
-    disabled = [{"entry_point": d.entry_point, "dist": d.dist} for d in registry.disabled]
+    disabled = [attrs.asdict(d) for d in registry.disabled]
     if options.json:
         print(json.dumps({"plugins": rows, "broken": broken, "disabled": disabled}, indent=1))
     else:
@@ -50,8 +47,7 @@ def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[s
             registry.load(offer.kind, offer.name)
     except DimoError as found:
         state, error = state if state == "clash" else "broken", str(found)
-    told = {key: getattr(offer, key) for key in TOLD}
-    return {"kind": offer.kind, "name": offer.name, "state": state, **told, "error": error}
+    return {**attrs.asdict(offer), "state": state, "error": error}
 
 
 def _table(
