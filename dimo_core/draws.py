@@ -9,6 +9,7 @@ rows cost, whatever the size of the global batch.
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -114,30 +115,12 @@ class RecordedDraws(Draws):
 
     values: Mapping[str, Tensor]
 
-    def _value(self, stream: str) -> Tensor:
+    def _recorded(self, stream: str, *_: Any, **__: Any) -> Tensor:
         if stream not in self.values:
             raise KeyError(f"no recorded draw {stream!r}; recorded: {', '.join(sorted(self.values))}")
         return self.values[stream][self.start : self.start + self.count].to(self.device)
 
-    def uniform(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
-        """The recorded numbers."""
-        return self._value(stream)
-
-    def normal(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
-        """The recorded numbers."""
-        return self._value(stream)
-
-    def integers(self, stream: str, high: int, *shape: int) -> Int[Tensor, "b ..."]:
-        """The recorded integers."""
-        return self._value(stream)
-
-    def gumbel(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
-        """The recorded numbers."""
-        return self._value(stream)
-
-    def subset(self, stream: str, length: int, sizes: Int[Tensor, " b"]) -> Bool[Tensor, "b {length}"]:
-        """The recorded subset."""
-        return self._value(stream)
+    uniform = normal = integers = gumbel = subset = _recorded
 
 
 def categorical(logits: Float[Tensor, "*B V"], uniform: Float[Tensor, "*B"]) -> Int[Tensor, "*B"]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 import pluggy
@@ -151,10 +151,6 @@ class Registry:
         """Sorted names of one kind."""
         return sorted({offer.name for offer in self.offers(kind)})
 
-    def rivals(self, offer: Offer) -> tuple[Offer, ...]:
-        """Other offers that claim the same name."""
-        return tuple(x for x in self.offers(offer.kind) if x.name == offer.name and x != offer)
-
     def offer(self, kind: str, name: str) -> Offer:
         """The one offer of this name.
 
@@ -278,15 +274,7 @@ def _check_class(offer: Offer, found: object) -> None:
         raise PluginError(f"{what}: {offer.target} does not define {missing}.")
 
 
-@runtime_checkable
-class Loader(Protocol):
-    """What a judge needs of the registry."""
-
-    def load(self, kind: str, name: str) -> Any:
-        """The options class that is registered as ``name``."""
-
-
-def built(registry: Loader, kind: str, choice: Choice) -> Any:
+def built(registry: Registry, kind: str, choice: Choice) -> Any:
     """The plugin that ``choice`` names, with its options.
 
     Raises:

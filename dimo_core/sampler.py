@@ -12,7 +12,7 @@ from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
-from dimo_core.registry import Loader, built
+from dimo_core.registry import Registry, built
 from dimo_core.suggestions import Sampling
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -79,7 +79,7 @@ class TeacherSampling:
     name: str = ""
 
     @classmethod
-    def of(cls, sampling: Sampling, registry: Loader, name: str = "") -> "TeacherSampling":
+    def of(cls, sampling: Sampling, registry: Registry, name: str = "") -> "TeacherSampling":
         """Build what a sampling names.
 
         Raises:
@@ -93,7 +93,7 @@ class TeacherSampling:
         )
 
     @classmethod
-    def named(cls, teacher: Teacher, name: str | None, registry: Loader) -> "TeacherSampling":
+    def named(cls, teacher: Teacher, name: str | None, registry: Registry) -> "TeacherSampling":
         """The teacher's sampling of this name; its first one when None.
 
         Raises:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import attrs
 from attrs import validators as v
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 Tokens = Int[Tensor, "B L"]
@@ -54,6 +54,3 @@ class TokenSpace:
     def columns(self) -> int:
         """Number of logit columns: V, or V + 1 when the mask token is scored."""
         return self.codes + int(self.scores_mask)
-
-
-__all__ = ["Float", "Int", "Modality", "TokenSpace", "Tokens"]

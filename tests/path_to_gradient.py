@@ -14,27 +14,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch._dynamo  # like what the command imports, it would take long while each call is noted
 
-import dimo_core
+import dimo_core.jobs.distil
 from dimo_core.cli import main
 
 ROOT = str(Path(dimo_core.__file__).parent) + os.sep
-COMMAND = [
-    "run",
-    "--teacher",
-    "maskgit",
-    "--divergence",
-    "jeffrey",
-    "--beta",
-    "0.2",
-    "--steps",
-    "1",
-    "--train.sample_every",
-    "0",
-    "--eval.enabled",
-    "false",
-    "--out",
-]
+COMMAND = "run --teacher maskgit --divergence jeffrey --beta 0.2 --steps 1 --train.batch_size 4"
+OPTIONAL = "--train.sample_every 0 --eval.enabled false"
+"""Pictures and evaluations are options, not the way to the gradient."""
+
 OPTIMIZED = 0x1
 """Flag of code objects that are functions."""
 
@@ -97,7 +86,7 @@ def files_until_the_first_gradient(out: str) -> dict[str, list[str]]:
     torch.Tensor.backward = stop  # type: ignore[method-assign]
     try:
         sys.setprofile(trace)
-        main([*COMMAND, out])
+        main([*f"{COMMAND} {OPTIONAL} --out".split(), out])
     except Reached:
         pass
     finally:

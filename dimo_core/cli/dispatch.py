@@ -122,7 +122,7 @@ def _take_level(arguments: list[str]) -> str:
 def _log_to_console(level: str) -> None:
     logger.remove()
     logger.add(
-        lambda text: sys.stderr.write(text),  # as it is then: a live progress bar puts itself in its place
+        lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
         colorize=sys.stderr.isatty(),
         level=level,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",

@@ -41,12 +41,15 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[str, Any]:
     """One offer with its state: ``ok``, ``clash``, or ``broken`` when checked and not usable."""
-    state, error = "clash" if registry.rivals(offer) else "ok", ""
+    state, error = "clash", ""
     try:
-        if check or state == "clash":
+        registry.offer(offer.kind, offer.name)
+        state = "broken"
+        if check:
             registry.load(offer.kind, offer.name)
+        state = "ok"
     except DimoError as found:
-        state, error = state if state == "clash" else "broken", str(found)
+        error = str(found)
     return {**attrs.asdict(offer), "state": state, "error": error}
 
 

@@ -11,7 +11,6 @@ from dimo_core.data.token_encoding import encoded
 from dimo_core.device import find_device
 from dimo_core.engine.loop import Engine
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
 from dimo_core.jobs.distil import CONFIG, log_file, open_run_folder
@@ -19,7 +18,6 @@ from dimo_core.jobs.results import Evaluator, write_table
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
-from dimo_core.teacher import Teacher
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""
@@ -71,11 +69,14 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         engine.run()
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
-            table = _judge(job, teacher, network, registry or Registry.discover(), device)
+            if (plan := teacher.evaluation()) is not None:
+                plugins = registry or Registry.discover()
+                conditions = built(plugins, "conditions", plan.conditions)
+                how: Any = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
+                evaluator = Evaluator.resolve(teacher, plan, plugins, **how, device=device)
+                write_table(evaluator.table(None, network), folder)
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
-            if table is not None:
-                write_table(table, folder)
             teacher.save(folder.path("teacher"), network, card)
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
@@ -92,20 +93,3 @@ def _cache(job: PretrainJob, folder: Folder) -> TokenCache | None:
             " in memory. Leave it out."
         )
     return None
-
-
-def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry, device: Any) -> Table | None:
-    """The teacher's rows, by the plan that comes with the data."""
-    plan = teacher.evaluation()
-    if plan is None:
-        return None
-    evaluator = Evaluator.resolve(
-        teacher,
-        plan,
-        registry,
-        conditions=built(registry, "conditions", plan.conditions),
-        settings=Evaluate(),
-        seed=job.seed,
-        device=device,
-    )
-    return evaluator.table(None, network)

@@ -23,7 +23,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
 from dimo_core.guidance import Guidance
-from dimo_core.registry import Loader, Registry, built
+from dimo_core.registry import Registry, built
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
 from dimo_core.report.quality_plots import quality_plots
@@ -58,7 +58,7 @@ class Evaluator(Rows):
         cls,
         teacher: Teacher,
         plan: EvaluationPlan,
-        registry: Loader,
+        registry: Registry,
         *,
         conditions: Conditions,
         settings: Evaluate,

@@ -14,6 +14,7 @@ from dimo_core.errors import MissingLibraryError, UnknownNameError, UsageError
 from dimo_core.generator import Generator
 from dimo_core.guidance import Constant
 from dimo_core.metric import FeatureExtractor, Metric
+from dimo_core.registry import Registry
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions, Data, Examples
 from dimo_core.suggestions import EvaluationPlan
@@ -179,7 +180,7 @@ PLUGINS = {
 }
 
 
-class ToyRegistry:
+class ToyRegistry(Registry):
     def load(self, kind, name):
         if name not in PLUGINS[kind]:
             raise UnknownNameError(kind, name, PLUGINS[kind])
