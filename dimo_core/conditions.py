@@ -58,11 +58,6 @@ def cat(trees: Sequence[Condition]) -> Condition:
     return tree_map(lambda *leaves: torch.cat(leaves), trees[0], *trees[1:])
 
 
-def repeat(tree: Condition, times: int) -> Condition:
-    """Each sample ``times`` times in a row."""
-    return tree_map(lambda leaf: leaf.repeat_interleave(times, 0), tree)
-
-
 def to(tree: Condition, device: torch.device | str) -> Condition:
     """Move a condition batch."""
     return tree_map(lambda leaf: transfer(leaf, device), tree)
@@ -70,11 +65,7 @@ def to(tree: Condition, device: torch.device | str) -> Condition:
 
 def where(drop: Bool[Tensor, " B"], null: Condition, c: Condition) -> Condition:
     """Replace the conditions of dropped samples by the null condition."""
-
-    def choose(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(drop.view(-1, *[1] * (b.ndim - 1)), a, b)
-
-    return tree_map(choose, null, c)
+    return tree_map(lambda a, b: torch.where(drop.view(-1, *[1] * (b.ndim - 1)), a, b), null, c)
 
 
 def batch_size(tree: Condition) -> int:

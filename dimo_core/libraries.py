@@ -10,8 +10,6 @@ remember.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 from loguru import logger
@@ -29,28 +27,17 @@ def import_beside_torchvision(name: str) -> ModuleType:
     """
     if (loaded := sys.modules.get(name)) is not None:
         return loaded
-    with broken_torchvision_hidden():
+    before, hidden = set(sys.modules), False
+    if "torchvision" not in before and importlib.util.find_spec("torchvision") is not None:
+        try:
+            importlib.import_module("torchvision")
+        except FAILURES as error:
+            logger.debug("torchvision does not load and is hidden from other libraries: {}", error)
+            hidden = True
+            sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark: cannot be imported
+    try:
         return importlib.import_module(name)
-
-
-@contextmanager
-def broken_torchvision_hidden() -> Iterator[None]:
-    """For imports that find torchvision absent if it does not load; a sound one is left alone."""
-    before = set(sys.modules)
-    if "torchvision" in before or importlib.util.find_spec("torchvision") is None:
-        yield
-        return
-    try:
-        importlib.import_module("torchvision")
-    except FAILURES as error:
-        logger.debug("torchvision does not load and is hidden from other libraries: {}", error)
-    else:
-        yield
-        return
-    sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark for: cannot be imported
-    try:
-        yield
     finally:
-        for name in set(sys.modules) - before:
-            if name.partition(".")[0] == "torchvision":
-                del sys.modules[name]
+        for found in set(sys.modules) - before if hidden else ():
+            if found.partition(".")[0] == "torchvision":
+                del sys.modules[found]

@@ -1,6 +1,5 @@
 """What the core itself offers, registered as anybody's plugin is."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -15,12 +14,7 @@ OFFERS = (
     ("guidance", "ramp", "guidance:Ramp", "from 1 (all masked) up to the scale"),
     ("guidance", "adaptive", "guidance:Adaptive", "from the scale (all masked) to 1"),
     ("objective", "dimo", "method.dimo:Dimo", "Di[M]O distillation"),
-    (
-        "objective",
-        "masked-modelling",
-        "method.masked_modelling:MaskedModelling",
-        "pretraining of a masked diffusion model",
-    ),
+    ("objective", "masked-modelling", "method.masked_modelling:MaskedModelling", "pretraining of a teacher"),
     ("tracker", "none", "plugin:NoTracker", "nothing besides metrics.jsonl"),
 )
 
@@ -36,14 +30,7 @@ def dimo_register(register: Register) -> None:
 class NoTracker(Tracker):
     """Sends numbers nowhere: ``metrics.jsonl`` and the report have them all."""
 
-    def start(self, folder: str, config: Mapping[str, Any]) -> None:
+    def _nothing(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def picture(self, step: int, name: str, path: str) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
+    start = scalars = picture = finish = _nothing

@@ -68,17 +68,13 @@ class Progress:
         numbers = note or "  ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         self.found = self.found if found is None else found
         now = time.monotonic()
-        left = self._left(done, now - self.began)
+        worked = done - self.found
+        left = clock((now - self.began) / worked * (self.total - done)) if worked > 0 else UNKNOWN
+        left = clock(0.0) if done == self.total else left
         self.bar.update(self.task, completed=done, description=numbers, left=left)
         if self.bar.disable and (now - self.last >= self.interval or done == self.total):
             self.last = now
             logger.info("{} {}/{}  {}  {} left", self.unit, done, self.total, numbers, left)
-
-    def _left(self, done: int, elapsed: float) -> str:
-        if done == self.total:
-            return clock(0.0)
-        worked = done - self.found
-        return clock(elapsed / worked * (self.total - done)) if worked > 0 else UNKNOWN
 
 
 def clock(seconds: float) -> str:

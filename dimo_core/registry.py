@@ -189,9 +189,7 @@ class Registry:
             needs = re.sub(r"^pip install\s+", "", offer.extra).strip("'\"")
             advice = f"It needs: pip install '{needs}'" if needs else f"Reinstall or repair {offer.dist}."
             raise PluginError(f"{text} {advice}") from error
-        _check_class(offer, found)
-        assert isinstance(found, type)
-        return found
+        return _checked(offer, found)
 
     def name_of(self, kind: str, cls: type) -> str | None:
         """The name under which a class is registered; None when it is not.
@@ -256,22 +254,19 @@ def _resolve(target: str) -> object:
     return attrgetter(path)(import_module(module))
 
 
-def _check_class(offer: Offer, found: object) -> None:
+def _checked(offer: Offer, found: object) -> type:
     """Refuse what is no concrete attrs class of the kind's interface."""
     interface = _resolve(INTERFACES[offer.kind])
     assert isinstance(interface, type)
-    what = f"{offer.kind} {offer.name!r} of {offer.origin}"
     if not isinstance(found, type) or not issubclass(found, interface):
-        raise PluginError(
-            f"{what}: {offer.target} is no subclass of {interface.__module__}.{interface.__name__}."
-        )
-    if not attrs.has(found):
-        raise PluginError(
-            f"{what}: {offer.target} is no attrs class. Decorate it with @attrs.frozen(kw_only=True)."
-        )
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise PluginError(f"{what}: {offer.target} does not define {missing}.")
+        wrong = f"is no subclass of {interface.__module__}.{interface.__name__}."
+    elif not attrs.has(found):
+        wrong = "is no attrs class. Decorate it with @attrs.frozen(kw_only=True)."
+    elif inspect.isabstract(found):
+        wrong = f"does not define {', '.join(sorted(found.__abstractmethods__))}."
+    else:
+        return found
+    raise PluginError(f"{offer.kind} {offer.name!r} of {offer.origin}: {offer.target} {wrong}")
 
 
 def built(registry: Registry, kind: str, choice: Choice) -> Any:

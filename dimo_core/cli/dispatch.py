@@ -7,10 +7,10 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 from loguru import logger
 
+import dimo_core
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 
 COMMANDS: Mapping[str, str] = {
@@ -68,7 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str, arguments: list[str]) -> int:
-    _log_to_console(_take_level(arguments))
+    level = _take_level(arguments)
+    logger.remove()
+    logger.add(
+        lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
+        colorize=sys.stderr.isatty(),
+        level=level,
+        format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
+    )
     return int(import_module(f"dimo_core.cli.{name}").main(arguments))
 
 
@@ -84,7 +91,7 @@ def _top(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"dimo {_version()}")
+    parser.add_argument("--version", action="version", version=f"dimo {dimo_core.__version__}")
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     if wanted is not None:
         known = f"Commands: {', '.join(COMMANDS)}.{nearest(wanted, COMMANDS)}"
@@ -92,13 +99,6 @@ def _top(arguments: Sequence[str]) -> int:
     parser.parse_args(arguments)
     parser.print_help()
     return 0
-
-
-def _version() -> str:
-    try:
-        return version("dimo")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _take_level(arguments: list[str]) -> str:
@@ -117,16 +117,6 @@ def _take_level(arguments: list[str]) -> str:
     if level.lower() not in LEVELS:
         raise UsageError(f"unknown log level {level!r}. Levels: {', '.join(LEVELS)}")
     return level.upper()
-
-
-def _log_to_console(level: str) -> None:
-    logger.remove()
-    logger.add(
-        lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
-        colorize=sys.stderr.isatty(),
-        level=level,
-        format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
-    )
 
 
 def _unexpected(prog: str, error: Exception) -> int:

@@ -18,17 +18,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _text(found: Examination) -> str:
-    lines = ["Versions"]
     width = max(map(len, found["versions"]))
-    lines += [
-        f"  {name:<{width}}  {version or 'not installed'}" for name, version in found["versions"].items()
-    ]
-    lines += ["", "Extras"]
-    for name, missing in found["extras"].items():
-        lines.append(f"  dimo[{name}]: {'missing ' + ', '.join(missing) if missing else 'complete'}")
-    lines += ["", "Devices", f"  {', '.join(found['devices']) or 'none found'}"]
-    lines += ["", "Libraries, imported as a trial"]
-    lines += [f"  {lib['name']}: {lib['state']} ({lib['purpose']})" for lib in found["libraries"]]
-    lines += ["", "Advice"]
-    lines += [f"  - {text}" for text in found["advice"] or ["nothing is missing"]]
-    return "\n".join(lines)
+    extras = {
+        name: f"missing {', '.join(lost)}" if lost else "complete" for name, lost in found["extras"].items()
+    }
+    sections = {
+        "Versions": [f"{name:<{width}}  {v or 'not installed'}" for name, v in found["versions"].items()],
+        "Extras": [f"dimo[{name}]: {state}" for name, state in extras.items()],
+        "Devices": [", ".join(found["devices"]) or "none found"],
+        "Libraries, imported as a trial": [
+            f"{lib['name']}: {lib['state']} ({lib['purpose']})" for lib in found["libraries"]
+        ],
+        "Advice": [f"- {text}" for text in found["advice"] or ["nothing is missing"]],
+    }
+    return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items())

@@ -9,28 +9,18 @@ from dimo_core.errors import UsageError
 class Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are ``UsageError``."""
 
-    def __init__(self, prog: str, description: str, epilog: str = "", *, add_help: bool = True) -> None:
+    def __init__(self, prog: str, description: str, epilog: str = "", **more: Any) -> None:
         """Name the command and what it does."""
-        super().__init__(
-            prog=prog, description=description, epilog=epilog, allow_abbrev=False, add_help=add_help
-        )
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False, **more)
         log_level(self)
 
     def error(self, message: str) -> NoReturn:
-        """Wrong usage.
-
-        Raises:
-            UsageError: always.
-        """
+        """Raise ``UsageError``."""
         raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
 
 
 def positive(text: str) -> int:
-    """An integer from 1 up.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """An integer from 1 up; ``ValueError`` for anything else."""
     if (number := int(text)) < 1:
         raise ValueError
     return number

@@ -29,13 +29,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     registry = Registry.discover()
     rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
-    broken = [attrs.asdict(b) for b in registry.broken]
-    disabled = [attrs.asdict(d) for d in registry.disabled]
     if options.json:
+        broken, disabled = ([*map(attrs.asdict, found)] for found in (registry.broken, registry.disabled))
         print(json.dumps({"plugins": rows, "broken": broken, "disabled": disabled}, indent=1))
     else:
-        print(_table(rows, broken, disabled))
-    failed = broken or any(row["state"] != "ok" for row in rows)
+        print(_table(rows, registry))
+    failed = registry.broken or any(row["state"] != "ok" for row in rows)
     return 1 if options.check and failed else 0
 
 
@@ -53,9 +52,7 @@ def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[s
     return {**attrs.asdict(offer), "state": state, "error": error}
 
 
-def _table(
-    rows: Sequence[dict[str, Any]], broken: Sequence[dict[str, str]], disabled: Sequence[dict[str, str]]
-) -> str:
+def _table(rows: Sequence[dict[str, Any]], registry: Registry) -> str:
     cells = [("KIND", "NAME", "FROM", "STATE", "SUMMARY")]
     cells += [(r["kind"], r["name"], f"{r['dist']} {r['version']}", r["state"], r["summary"]) for r in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
@@ -63,13 +60,9 @@ def _table(
         "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip()
         for row in cells
     ]
-    lines += [
-        f"CLASH     {error}" for error in dict.fromkeys(r["error"] for r in rows if r["state"] == "clash")
-    ]
+    clashes = dict.fromkeys(row["error"] for row in rows if row["state"] == "clash")
+    lines += [f"CLASH     {error}" for error in clashes]
     lines += [f"BROKEN    {r['error']}" for r in rows if r["state"] == "broken"]
-    lines += [
-        f"BROKEN    {b['dist']} {b['version']} (entry point {b['entry_point']!r}): {b['error']}"
-        for b in broken
-    ]
-    lines += [f"DISABLED  {d['dist']} (entry point {d['entry_point']!r})" for d in disabled]
+    lines += [f"BROKEN    {source.origin}: {source.error}" for source in registry.broken]
+    lines += [f"DISABLED  {source.origin}" for source in registry.disabled]
     return "\n".join(lines)

@@ -11,9 +11,6 @@ from dimo_core.files.prompts import Layout, PromptSet, read_prompts
 if TYPE_CHECKING:
     from dimo_core.config.draft import Draft
 
-COUNT = 64
-"""Samples, when nobody says how many."""
-
 OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
 
@@ -99,7 +96,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
         for name in ("each", "layout"):
             if getattr(options, name) not in (None, "plain"):
                 raise UsageError(f"--{name} goes with --prompts-from, which is not given")
-        return how | {"conditions": options.conditions, "count": options.count or COUNT}
+        return how | {"conditions": options.conditions, "count": options.count or 64}
     for name in ("conditions", "count"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} and --prompts-from: all prompts of the files are sampled; give one")

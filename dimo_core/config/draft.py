@@ -199,7 +199,7 @@ def complete(
     Args:
         sections: The chosen sections; None for one that could not be loaded.
         layers: From the lowest to the highest precedence.
-        context: Registry and mistakes.
+        context: For mistakes.
         keys: All top-level keys, those of missing sections included.
     """
     chosen = [section for section in sections if section is not None]

@@ -142,12 +142,7 @@ def _announce(job: Job, device: torch.device) -> None:
 
 
 def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
-    """The run folder.
-
-    Args:
-        out: Path or fsspec URL.
-        config: The resolved configuration.
-        resume: Whether the run that is in it will be continued.
+    """The run folder, ready to be written to.
 
     Raises:
         UsageError: when it is not empty and no run is continued, or the run was started with other options.
@@ -167,13 +162,6 @@ def open_conditions(
     source: Conditions, conditioning: Conditioning, folder: Folder, *, seed: int, resume: bool
 ) -> ConditionStream:
     """The conditions of a run; those of a resumed run are as they were when it was started.
-
-    Args:
-        source: Where they come from.
-        conditioning: What the teacher takes.
-        folder: The run folder.
-        seed: Fixes the order.
-        resume: Whether the run that is in the folder is continued.
 
     Raises:
         UsageError: when the source cannot give what the teacher takes.

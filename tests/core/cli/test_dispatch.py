@@ -426,6 +426,6 @@ def test_broken_clashing_and_disabled_plugins_are_shown(tmp_path, monkeypatch, c
         "BROKEN    bad 2.0 (entry point 'bad'): ModuleNotFoundError: No module named 'nothing_like_it'"
         in text
     )
-    assert "DISABLED  off (entry point 'off')" in text
+    assert "DISABLED  off 2.0 (entry point 'off')" in text
     assert 1 == main([*TOY, "--divergence", "flat"])
     assert "is claimed by" in capsys.readouterr().err
