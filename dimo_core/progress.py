@@ -50,7 +50,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         """Take the bar away."""
-        self.bar.stop()
+        if not self.bar.disable:  # some versions of rich end a bar that was never shown with an empty line
+            self.bar.stop()
 
     def advance(
         self, done: int, values: Mapping[str, float], note: str = "", found: int | None = None
