@@ -34,10 +34,6 @@ def test_cat_joins_in_order() -> None:
     assert [[0, 1, 9, 10, 11, 5]] * 3 == rows(conditions.cat([batch(2), batch(3, 9), batch(1, 5)]))
 
 
-def test_repeat_repeats_each_sample_in_a_row() -> None:
-    assert [[0, 0, 0, 1, 1, 1]] * 3 == rows(conditions.repeat(batch(2), 3))
-
-
 def test_where_takes_the_null_of_dropped_samples() -> None:
     drop = torch.tensor([True, False, True])
     chosen = conditions.where(drop, batch(3, 100), batch(3))
