@@ -8,8 +8,8 @@ from dimo_core.hookspecs import Register, hookimpl
 from dimo_core.tracker import Tracker
 
 OFFERS = (
-    ("generator", "one_step", "method.networks:OneStep", "one forward pass from x_init (paper)"),
-    ("auxiliary", "denoiser", "method.networks:Denoiser", "an MDM of generated tokens (paper)"),
+    ("generator", "one_step", "method.one_step:OneStep", "one forward pass from x_init (paper)"),
+    ("auxiliary", "denoiser", "method.denoiser:Denoiser", "an MDM of generated tokens (paper)"),
     ("guidance", "constant", "guidance:Constant", "the same scale for every mask ratio"),
     ("guidance", "ramp", "guidance:Ramp", "from 1 (all masked) up to the scale"),
     ("guidance", "adaptive", "guidance:Adaptive", "from the scale (all masked) to 1"),

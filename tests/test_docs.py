@@ -19,8 +19,9 @@ from dimo_core.config.distil import Job
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
+from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
-from dimo_core.method.networks import Denoiser, OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import draw_remask
 from dimo_core.objective import Ingredients
 from dimo_core.options import field_docs

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.method import process
-from dimo_core.method.losses import WEIGHTS, Jacobian, WeightName, measures
+from dimo_core.method.losses import Jacobian, measures
 from dimo_core.method.process import draw_remask
 from dimo_core.method.step import Step
+from dimo_core.method.weighting import WEIGHTS, WeightName
 from dimo_core.objective import (
     Batch,
     Ingredients,

@@ -11,7 +11,6 @@ They need nothing else of dimo: a training script of your own may call them at t
 K counts masked rows, (sample, site) pairs of the batch; V the codes.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -23,12 +22,6 @@ from dimo_core.backbone import full
 from dimo_core.divergence import Divergence
 
 Jacobian = Literal["auxiliary", "student"]
-WeightName = Literal["sum", "per_masked_token", "dmd"]
-Weight = Callable[
-    [Int[Tensor, " B"], Callable[[], Float[Tensor, " B"]]],
-    Float[Tensor, " B"],
-]
-"""w of each sample, from its masked tokens and, where it is asked for, the distance of p_theta and p_phi."""
 
 
 @torch.no_grad()
@@ -125,34 +118,3 @@ def entropy(log_p: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
 def logit_scale(z: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
     """Root mean square of each row's logits about their mean: what drifts when logits grow without bound."""
     return (z - z.mean(-1, keepdim=True)).square().mean(-1).sqrt()
-
-
-def weight_sum(counts: Int[Tensor, " B"], distance: Callable[[], Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
-    """w = 1: a sample with more masked tokens weighs more (the released code)."""
-    return counts.new_ones(len(counts)).double()
-
-
-def weight_per_masked_token(
-    counts: Int[Tensor, " B"], distance: Callable[[], Float[Tensor, " B"]]
-) -> Float[Tensor, " B"]:
-    """w = 1 / L_M(t): every sample weighs the same (paper, equation 5)."""
-    return counts.double().reciprocal()
-
-
-def weight_dmd(counts: Int[Tensor, " B"], distance: Callable[[], Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
-    """w = 1 / mean abs(p_theta - p_phi) over a sample's masked rows and codes (appendix C; after DMD).
-
-    Args:
-        counts: Masked tokens of each sample.
-        distance: The mean of each sample; costs a pass over all logits.
-    """
-    return distance().clamp_min(1e-8).reciprocal()
-
-
-WEIGHTS: Mapping[WeightName, Weight] = {
-    "sum": weight_sum,
-    "per_masked_token": weight_per_masked_token,
-    "dmd": weight_dmd,
-}
-"""w(t) of equation 3: the paper averages over masked tokens, its appendix normalises in the manner of DMD,
-and the released code does neither."""

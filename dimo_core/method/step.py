@@ -29,6 +29,7 @@ from dimo_core.guidance import Guidance, guided
 from dimo_core.method import losses
 from dimo_core.method.logits import Logits, chunks
 from dimo_core.method.process import Remask, apply_mask
+from dimo_core.method.weighting import Weight
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -56,7 +57,7 @@ class Step:
     divergence: Divergence
     guidance: Guidance
     teacher_temperature: float
-    weight: losses.Weight
+    weight: Weight
     jacobian: losses.Jacobian
 
     def x_tilde_t(self, rollout: Rollout, remask: Remask) -> Tokens:

@@ -16,8 +16,9 @@ from dimo_core import conditions
 from dimo_core.cli import main
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
+from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
-from dimo_core.method.networks import Denoiser, OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Batch, Ingredients
 from dimo_divergences import Jeffrey
 

@@ -14,10 +14,11 @@ from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
 from dimo_core.generator import Rollout, filtered
 from dimo_core.guidance import Constant, guided
-from dimo_core.method.losses import weight_sum
-from dimo_core.method.networks import Denoiser, DenoisingAuxiliary, OneStep, OneStepGenerator
+from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
+from dimo_core.method.one_step import OneStep, OneStepGenerator
 from dimo_core.method.process import Remask, perturb
 from dimo_core.method.step import Step
+from dimo_core.method.weighting import weight_sum
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit

@@ -13,7 +13,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import resolve_job
 from dimo_core.config.pretrain import PRETRAINING
 from dimo_core.draws import Draws
-from dimo_core.method.networks import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.teacher import to_uint8
 from dimo_meissonic.files import CARD
 from dimo_meissonic.teacher import Meissonic

@@ -13,7 +13,7 @@ from dimo_core.draws import Draws
 from dimo_core.jobs import dry_run
 from dimo_core.jobs.dry_run import LiveTensors, MemoryPlan, plan_memory
 from dimo_core.method import logits
-from dimo_core.method.networks import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_meissonic.teacher import Meissonic
 
 WHOLE = 2 * 4096 * 8192 * 4

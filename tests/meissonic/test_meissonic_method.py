@@ -14,9 +14,9 @@ from dimo_core.config.distil import resolve_job
 from dimo_core.draws import Draws, RecordedDraws
 from dimo_core.guidance import Constant, guided
 from dimo_core.method import process
+from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
 from dimo_core.method.dimo import Dimo
 from dimo_core.method.losses import generator_gradient
-from dimo_core.method.networks import Denoiser, DenoisingAuxiliary
 from dimo_core.method.process import draw_remask
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling

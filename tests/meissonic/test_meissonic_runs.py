@@ -18,7 +18,7 @@ from dimo_core.files.cache import file_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator
 from dimo_core.jobs.distil import RunResult, distill
-from dimo_core.method.networks import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.testing import check_teacher
 from dimo_divergences import Jeffrey
 from dimo_meissonic.teacher import Meissonic

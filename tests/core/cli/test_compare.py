@@ -12,7 +12,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.jobs.locate import find_subject
-from dimo_core.method.networks import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.registry import Registry
 
 EMBEDDED = Path(__file__).parents[3] / "teachers" / "dimo_maskgit" / "embedded"

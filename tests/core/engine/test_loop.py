@@ -20,8 +20,9 @@ from dimo_core.engine.part_state import PartState
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.guidance import Constant
+from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
-from dimo_core.method.networks import Denoiser, OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Ingredients, Optimisation
 from dimo_core.settings import Train
 from dimo_divergences import Jeffrey

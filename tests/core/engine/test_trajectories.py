@@ -22,9 +22,10 @@ from dimo_core.conditions import Conditioning
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
 from dimo_core.guidance import Constant
+from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
 from dimo_core.method.masked_modelling import MaskedModelling
-from dimo_core.method.networks import Denoiser, OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Batch, Ingredients, ObjectiveOptions, Optimisation
 from dimo_core.settings import Train
 from dimo_core.teacher import Teacher

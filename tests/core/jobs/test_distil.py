@@ -13,7 +13,7 @@ from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.distil import RunResult, distill
-from dimo_core.method.networks import OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_divergences import Jeffrey
 
 QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}

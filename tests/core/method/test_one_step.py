@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dimo_core.draws import Draws
 from dimo_core.generator import filtered
-from dimo_core.method.networks import Denoiser, OneStep, OneStepGenerator
+from dimo_core.method.denoiser import Denoiser
+from dimo_core.method.one_step import OneStep, OneStepGenerator
 from dimo_core.method.process import perturb
 
 C = torch.tensor([0, 1, 1])

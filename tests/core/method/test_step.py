@@ -11,10 +11,11 @@ from dimo_core.backbone import full
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant, guided
 from dimo_core.method import logits, process
+from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo, DimoObjective
-from dimo_core.method.losses import WEIGHTS, weight_dmd, weight_per_masked_token, weight_sum
-from dimo_core.method.networks import Denoiser, OneStep
+from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import Remask, draw_remask
+from dimo_core.method.weighting import WEIGHTS, weight_dmd, weight_per_masked_token, weight_sum
 from dimo_core.objective import Batch, Ingredients, Phase
 from dimo_divergences import FKL, Jeffrey
 
