@@ -48,11 +48,18 @@ class Inert:
 
 
 @attrs.frozen(eq=False)
-class _Storage:
-    """Bytes that tensors look at, and the type that their class stands for."""
+class Storage:
+    """What tensors look at.
+
+    Attributes:
+        flat: Its bytes.
+        dtype: The type that its class stands for.
+        crc: The CRC-32 that it should have; 0: not known.
+    """
 
     flat: Tensor
     dtype: torch.dtype
+    crc: int = 0
 
 
 def _check(fine: bool, otherwise: str) -> None:
@@ -60,9 +67,14 @@ def _check(fine: bool, otherwise: str) -> None:
         raise pickle.UnpicklingError(otherwise)
 
 
-def _view(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, *bits: Any) -> Tensor:
-    """A view of a storage; the arguments may be anything."""
-    kinds = zip((storage, dtype, shape, stride), (_Storage, torch.dtype, tuple, tuple), strict=True)
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
+    """A view of a storage; the arguments may be anything.
+
+    ``rest`` is requires_grad, hooks, in v3 a type other than the storage's, and maybe bits.
+    """
+    own, rest = getattr(storage, "dtype", None), rest[2:]
+    dtype, *bits = rest if rest and isinstance(rest[0], torch.dtype) else (own, *rest)
+    kinds = zip((storage, dtype, shape, stride), (Storage, torch.dtype, tuple, tuple), strict=True)
     _check(all(isinstance(*pair) for pair in kinds), "a tensor without storage, type or shape")
     _check(not any(bits), "a tensor conjugated or negated lazily; save what resolve_conj() gives")
     told = f"a tensor of {dtype}, shape {shape} and stride {stride} at {offset}"
@@ -73,16 +85,6 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, *bits:
         return whole.as_strided(shape, stride, offset)
     except RuntimeError as error:
         raise pickle.UnpicklingError(f"{told}: {error}") from error
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
-    """``rest`` is requires_grad, hooks and maybe bits (lazily conjugated or negated)."""
-    return _view(storage, getattr(storage, "dtype", None), offset, shape, stride, *rest[2:])
-
-
-def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
-    """``rest`` is requires_grad, hooks, dtype and maybe bits; the storage is one of bytes."""
-    return _view(storage, rest[2], offset, shape, stride, *rest[3:])
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
@@ -118,13 +120,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 KNOWN: Mapping[str, Any] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    **{f"torch._utils._rebuild_tensor{version}": _tensor for version in ("", "_v2", "_v3")},
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.storage.UntypedStorage": _Storage(torch.empty(0, dtype=torch.uint8, device="cpu"), torch.uint8),
+    "torch.storage.UntypedStorage": SimpleNamespace(dtype=torch.uint8),
     "torch.Size": _size,
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _dict),
     "builtins.set": _set,
@@ -149,18 +149,16 @@ class Reading:
 
     Attributes:
         size: Its size in bytes.
-        records: Records of its zip archive by name; None: it is none.
+        records: Records of its zip archive by name; none where it is no archive.
         inert: What stands for each name that was asked for and is not known.
         storages: Each storage, by key.
-        checksums: Key and CRC-32 (0: not known) of each storage, by its address.
         pickles: What its pickles hold; a zip archive has one, a file of old five.
     """
 
     size: int
-    records: Mapping[str, zipfile.ZipInfo] | None = None
+    records: dict[str, zipfile.ZipInfo] = attrs.field(factory=dict)
     inert: dict[str, Inert] = attrs.field(factory=dict)
-    storages: dict[str, _Storage] = attrs.field(factory=dict)
-    checksums: dict[int, tuple[str, int]] = attrs.field(factory=dict)
+    storages: dict[str, Storage] = attrs.field(factory=dict)
     pickles: list[Any] = attrs.field(factory=list)
 
     def load(self, source: Any, mapped: bool) -> Any:
@@ -251,7 +249,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("a reference to something that is no storage")
         if key not in self.reading.storages:
             nbytes = count * dtype.itemsize
-            record = None if self.reading.records is None else self.reading.records[f"data/{key}"]
+            record = self.reading.records[f"data/{key}"] if self.reading.records else None
             room = record.file_size if record else self.reading.size - self.promised
             _check(nbytes <= room, f"storage {key!r} has {room} bytes, {nbytes} were promised")
             self.promised += nbytes
@@ -259,9 +257,8 @@ class _Unpickler(pickle._Unpickler):
             if record and untyped.data_ptr() % 16:  # of an archive that others packed again
                 untyped = untyped.clone()
             flat = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped)
-            self.reading.storages[key] = _Storage(flat, dtype)
             crc = record.CRC if record and room == nbytes else 0
-            self.reading.checksums[flat.data_ptr()] = (key, crc)
+            self.reading.storages[key] = Storage(flat, dtype, crc)
         storage = self.reading.storages[key]
         same = (storage.dtype, storage.flat.numel()) == (dtype, count * dtype.itemsize)
         _check(same, f"storage {key!r} has two sizes or types")

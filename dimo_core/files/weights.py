@@ -61,7 +61,7 @@ def _loaded(source: str, data: bytes | Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(data))
         return dict(safetensors.torch.load(data))
     except (SafetensorError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{source} is not a safetensors file: {error}") from error
+        raise CheckpointError(f"{source} is not a safetensors file, or a damaged one: {error}") from error
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
