@@ -9,7 +9,7 @@ from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.urls import cause_of
+from dimo_core.files.urls import told
 
 Layout = Literal["plain", "geneval", "hpsv2"]
 """How pictures are laid out: numbered in one folder, or as the scorers of GenEval and HPSv2 expect them."""
@@ -117,8 +117,7 @@ def _read(url: str) -> Iterator[Prompt]:
     try:
         text = Folder(parent or ".").read(name).decode("utf-8-sig")
     except Exception as error:  # each file system raises its own
-        cause = cause_of(error)
-        raise UsageError(f"no prompts in {url!r}: {type(cause).__name__}: {cause}") from error
+        raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")
     reader = READERS.get(suffix if dot else "txt")
     if reader is None:

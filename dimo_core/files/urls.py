@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -83,11 +84,27 @@ def version_of(info: Mapping[str, Any]) -> str:
     return " ".join([str(info.get("size")), *told_version(info).values()])
 
 
+def local_path(url: str) -> Path | None:
+    """Where on this machine a URL leads; None for one of another place.
+
+    Args:
+        url: Path or fsspec URL.
+    """
+    protocol, path = fsspec.core.split_protocol(url)
+    return Path(path).expanduser() if protocol in (None, "file", "local") and "::" not in url else None
+
+
 def cause_of(error: Exception) -> BaseException:
     """What went wrong; to fsspec, every failure over http is "not found", and its cause knows better."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     known = isinstance(cause, OSError | TimeoutError) or type(cause).__module__.startswith("aiohttp")
     return cause if cause is not None and known else error
+
+
+def told(error: Exception) -> str:
+    """What went wrong, for messages: its kind and its text."""
+    cause = cause_of(error)
+    return f"{type(cause).__name__}: {cause}"
 
 
 def is_missing(error: Exception) -> bool:
@@ -111,7 +128,7 @@ def _files(url: str, silence: float) -> Iterator[str]:
 
 
 def _is_pattern(url: str) -> bool:
-    return "*" in url or ("://" not in url.replace("file://", "") and any(sign in url for sign in "?["))
+    return "*" in url or (local_path(url) is not None and any(sign in url for sign in "?["))
 
 
 def _known(url: str) -> list[str]:
@@ -131,15 +148,13 @@ def _matches(pattern: str, silence: float) -> list[str]:
         raise UsageError(f"{pattern!r}: wildcards do not work in chained URLs. Name the shards with braces.")
     _known(pattern)
     filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
-    local = "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
     try:
         files = sorted(filesystem.glob(path))
     except Exception as error:  # each file system raises its own
-        cause = cause_of(error)
         raise UsageError(
-            f"{pattern!r} cannot be looked up ({type(cause).__name__}: {cause}). Check the address and your"
-            " access rights, or name the files with braces."
+            f"{pattern!r} cannot be looked up ({told(error)}). Check the address and your access rights, or"
+            " name the files with braces."
         ) from error
     if not files:
         raise UsageError(f"no file fits {pattern!r}.")
-    return [file if local else filesystem.unstrip_protocol(file) for file in files]
+    return files if local_path(pattern) else [filesystem.unstrip_protocol(file) for file in files]

@@ -87,7 +87,7 @@ class Unfinished:
             for start in starts:
                 yield self.folder.read(_part(start))
 
-        self.folder.write_parts(name, parts())
+        self.folder.write(name, parts())
         self.folder.remove(PLACE)
 
 
