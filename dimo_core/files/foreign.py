@@ -153,7 +153,7 @@ def read_foreign(url: str) -> ForeignFile:
     Raises:
         CheckpointError: it cannot be fetched, is damaged, or of a format that is not read.
     """
-    path, order = local_copy(url), sys.byteorder
+    path, order = local_copy(url), str(sys.byteorder)
     reading = Reading(path.stat().st_size)
     with path.open("rb") as file:
         head = file.read(32)

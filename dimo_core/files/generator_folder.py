@@ -6,7 +6,6 @@ generator is never silently put beside another teacher than its own.
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
+from dimo_core.libraries import installed
 from dimo_core.registry import Registry, built
 from dimo_core.suggestions import Choice
 from dimo_core.teacher import Teacher
@@ -71,9 +71,8 @@ def read_card(folder: Folder) -> dict[str, Any]:
     try:
         card = folder.read_yaml(CARD)
     except (FileNotFoundError, NotADirectoryError) as error:
-        hint = (
-            " Its generator is in the folder 'generator' within." if folder.exists("generator", CARD) else ""
-        )
+        within = folder.exists("generator", CARD)
+        hint = " Its generator is in the folder 'generator' within." if within else ""
         raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
@@ -128,8 +127,8 @@ def strangers(card: Mapping[str, Any], provenance: Mapping[str, str]) -> list[st
         card: The generator's, as ``read_card`` gives it.
         provenance: The teacher's.
     """
-    frozen = card["frozen"]
-    return [name for name in digests(frozen) if frozen[name] not in provenance.values()]
+    wanted = {name: x for name, x in card["frozen"].items() if re.fullmatch(r"[0-9a-f]{64}", str(x))}
+    return [name for name, digest in wanted.items() if digest not in provenance.values()]
 
 
 def generator_folder(path: str) -> Folder:
@@ -147,11 +146,6 @@ def generator_folder(path: str) -> Folder:
         f"no generator in {path!r}: neither {CARD} nor generator/{CARD} is there. Give the folder of a "
         "generator, or of a run that has finished."
     )
-
-
-def digests(provenance: Mapping[str, str]) -> list[str]:
-    """The entries of a teacher's provenance that are a SHA-256; others say where it was."""
-    return [name for name, value in provenance.items() if re.fullmatch(r"[0-9a-f]{64}", str(value))]
 
 
 def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
@@ -201,10 +195,4 @@ def of_card(registry: Registry, kind: str, section: Mapping[str, Any], folder: F
 
 def versions() -> dict[str, str]:
     """Versions of dimo and torch."""
-    found = {}
-    for name in ("dimo", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return {name: installed(name) or "unknown" for name in ("dimo", "torch")}

@@ -124,29 +124,20 @@ def _files(url: str, silence: float) -> Iterator[str]:
                 f"{name!r} would run a shell command, which dimo never does. Give a path or a URL that fsspec"
                 " can read, such as https://... or s3://..."
             )
-        yield from _matches(name, silence) if _is_pattern(name) else _known(name)
-
-
-def _is_pattern(url: str) -> bool:
-    return "*" in url or (local_path(url) is not None and any(sign in url for sign in "?["))
-
-
-def _known(url: str) -> list[str]:
-    """The URL itself, if there is something that can open it."""
-    try:
-        fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise MissingLibraryError(f"{url!r} cannot be opened: {error}.") from error
-    except ValueError as error:
-        raise UsageError(f"{url!r} cannot be opened: {error}.") from error
-    return [url]
+        pattern = "*" in name or (local_path(name) is not None and any(sign in name for sign in "?["))
+        if pattern and "::" in name:
+            raise UsageError(f"{name!r}: wildcards do not work in chained URLs. Name the shards with braces.")
+        try:
+            fsspec.core.url_to_fs(name)
+        except ImportError as error:
+            raise MissingLibraryError(f"{name!r} cannot be opened: {error}.") from error
+        except ValueError as error:
+            raise UsageError(f"{name!r} cannot be opened: {error}.") from error
+        yield from _matches(name, silence) if pattern else [name]
 
 
 def _matches(pattern: str, silence: float) -> list[str]:
     """The files that a pattern fits, sorted."""
-    if "::" in pattern:
-        raise UsageError(f"{pattern!r}: wildcards do not work in chained URLs. Name the shards with braces.")
-    _known(pattern)
     filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
     try:
         files = sorted(filesystem.glob(path))

@@ -9,12 +9,13 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from typing import TypedDict
 
 import attrs
 
+from dimo_core.libraries import installed
 from dimo_core.registry import OWN
 
 _TIMEOUT = 300
@@ -83,9 +84,9 @@ def examine() -> Examination:
     system = {"python": platform.python_version(), "system": platform.platform()}
     base = [OWN, *(name for name, extra in needs if not extra), "torchvision"]
     return Examination(
-        versions={**system, **{name: _installed(name) for name in base}},
+        versions={**system, **{name: installed(name) for name in base}},
         extras={
-            extra: [name for name, of in needs if of == extra and not _installed(name)]
+            extra: [name for name, of in needs if of == extra and not installed(name)]
             for _, extra in needs
             if extra
         },
@@ -108,13 +109,6 @@ def _requirements() -> list[tuple[str, str]]:
         if name and name[0] != OWN:
             found.append((name[0], extra[1] if extra else ""))
     return found
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _state(module: str) -> str:

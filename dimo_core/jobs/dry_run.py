@@ -1,8 +1,8 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import yaml
 from loguru import logger
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as RichTable
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,7 +38,7 @@ class LiveTensors(TorchDispatchMode):
         """Run the operation and note its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+            if isinstance(leaf, Tensor) and leaf.is_meta:
                 self._note(leaf.untyped_storage())
         return result
 
@@ -66,30 +67,26 @@ FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy")
 """Functions of ``torch.nn.functional`` that autocast computes in half and in full precision."""
 
 
-@contextmanager
-def as_on_an_accelerator() -> Iterator[None]:
+def as_on_an_accelerator() -> AbstractContextManager[Any]:
     """Within, functions on the meta device keep what they keep on an accelerator.
 
     On meta, attention falls back to the plain formula, whose [B, heads, L, L] weights no accelerator stores,
     and autocast does nothing. The functions themselves are exchanged: a mode of torch's would end where a
     backward pass begins, in which checkpointed blocks are computed again.
     """
-    with ExitStack() as stack:
-        plain = F.scaled_dot_product_attention
-        stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _cast(_fused(plain), HALF)))
-        for name in (*HALF, *FULL):
-            kind = HALF if name in HALF else FULL
-            stack.enter_context(mock.patch.object(F, name, _cast(getattr(F, name), kind)))
-        yield
+    made: dict[str, Any] = {name: _cast(getattr(F, name), half=name in HALF) for name in (*HALF, *FULL)}
+    made["scaled_dot_product_attention"] = _cast(_fused(F.scaled_dot_product_attention), half=True)
+    exchanged: AbstractContextManager[Any] = mock.patch.multiple(F, **made)
+    return exchanged
 
 
-def _cast(function: Callable[..., Any], kind: tuple[str, ...]) -> Callable[..., Any]:
+def _cast(function: Callable[..., Any], half: bool) -> Callable[..., Any]:
     """The function on floating-point inputs of the precision that autocast gives it."""
 
     def cast(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        return value.to(torch.get_autocast_dtype("cpu") if kind is HALF else torch.float32)
+        return value.to(torch.get_autocast_dtype("cpu") if half else torch.float32)
 
     def called(*args: Any, **kwargs: Any) -> Any:
         if torch.is_autocast_enabled("cpu"):
@@ -132,19 +129,6 @@ class MemoryPlan:
     def total(self) -> int:
         """Bytes at the fullest moment of a step."""
         return sum(self.rows.values())
-
-    def tables(self) -> tuple[RichTable, RichTable]:
-        """Parameter counts and memory, for the terminal."""
-        counts = RichTable("network", "parameters", "trained", title="parameters")
-        for name, (every, trained) in self.parameters.items():
-            counts.add_row(name, f"{every:,}", f"{trained:,}")
-        memory = RichTable("memory of one process", "MiB", title="memory at the fullest moment of a step")
-        for name, size in (*self.rows.items(), ("total", self.total)):
-            memory.add_row(name, f"{size / 2**20:,.1f}")
-        for table in (counts, memory):
-            for column in table.columns[1:]:
-                column.justify = "right"
-        return counts, memory
 
 
 def plan_memory(job: Job) -> MemoryPlan:
@@ -203,7 +187,15 @@ def dry_run(job: Job) -> None:
     """Print what the job would do and need; nothing is allocated, read or written."""
     console = Console()
     console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
-    for table in plan_memory(job).tables():
-        console.print(table)
+    plan = plan_memory(job)
+    every, trained, mib = (Column(name, justify="right") for name in ("parameters", "trained", "MiB"))
+    counts = RichTable("network", every, trained, title="parameters")
+    for name, numbers in plan.parameters.items():
+        counts.add_row(name, *(f"{number:,}" for number in numbers))
+    memory = RichTable("memory of one process", mib, title="memory at the fullest moment of a step")
+    for name, size in (*plan.rows.items(), ("total", plan.total)):
+        memory.add_row(name, f"{size / 2**20:,.1f}")
+    console.print(counts)
+    console.print(memory)
     for advice in job.teacher.advise(job.config):
         logger.warning(advice)
