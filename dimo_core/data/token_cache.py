@@ -127,11 +127,7 @@ class TokenCache:
         return Examples(images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"]))
 
     def begin(self, teacher: Teacher, examples: Examples) -> None:
-        """Write down what will be encoded, or compare with what was.
-
-        Args:
-            teacher: Whose tokenizer it is.
-            examples: What ``examples`` gave.
+        """Write down what will be encoded, from what ``examples`` gave, or compare with what was.
 
         Raises:
             UsageError: when the tokens are those of another tokenizer.
@@ -184,22 +180,19 @@ class TokenCache:
         return shard
 
     def finish(self, shards: Sequence[Shard], broken: Sequence[Mapping[str, str]]) -> None:
-        """Write ``broken.jsonl`` and the manifest.
-
-        Args:
-            shards: All shards in the order of the stream.
-            broken: What could not be read.
-        """
+        """Write ``broken.jsonl`` and the manifest of all shards, which are in the order of the stream."""
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in broken[:KEPT]]
         self.folder.write(BROKEN, "".join(lines).encode())
-        manifest = {
-            **{key: self.plan[key] for key in ("format", "data", "split", "tokenizer", "classes")},
-            "pictures": sum(shard.pictures for shard in shards),
-            "broken": len(broken),
-            "lost_shards": [shard.name for shard in shards if shard.lost],
-            "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
-        }
-        self.folder.write_json(MANIFEST, manifest)
+        self.folder.write_json(
+            MANIFEST,
+            {
+                **{key: self.plan[key] for key in ("format", "data", "split", "tokenizer", "classes")},
+                "pictures": sum(shard.pictures for shard in shards),
+                "broken": len(broken),
+                "lost_shards": [shard.name for shard in shards if shard.lost],
+                "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
+            },
+        )
 
     def load(self) -> EncodedExamples:
         """All tokens of a finished cache.

@@ -32,12 +32,7 @@ AHEAD = 4
 
 
 def encoded(cache: TokenCache, teacher: Teacher, device: torch.device) -> EncodedExamples:
-    """The tokens of all pictures of a cache, which is completed first.
-
-    Args:
-        cache: Begun with this teacher.
-        teacher: Encodes.
-        device: Where it does.
+    """The tokens of all pictures of a cache, which is completed first by the teacher that it was begun with.
 
     Raises:
         UsageError: when too many pictures are broken.

@@ -173,11 +173,7 @@ SETTLED = 2.0
 
 
 def remembered_sha256(path: Path) -> str:
-    """The SHA-256 of a file of this machine, in hex.
-
-    Args:
-        path: The file.
-    """
+    """The SHA-256 of a file of this machine, in hex."""
     path = path.resolve()
     memory, name = Folder(cache_folder() / "digests"), hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     facts = _facts(path)

@@ -38,10 +38,9 @@ def _writing(path: str) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside a path, which no other process uses, for what is renamed into its place at the end.
+    """A name beside ``path`` that no other process uses, for what is renamed there at the end.
 
-    Args:
-        path: Where it goes. After a failure nothing new is there, nor beside it.
+    After a failure nothing new is there, nor beside it.
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
     try:

@@ -121,12 +121,7 @@ def load_generator(
 
 
 def strangers(card: Mapping[str, Any], provenance: Mapping[str, str]) -> list[str]:
-    """Frozen parts that a generator was trained with and a teacher does not have.
-
-    Args:
-        card: The generator's, as ``read_card`` gives it.
-        provenance: The teacher's.
-    """
+    """Frozen parts that the card of a generator names and the provenance of a teacher does not have."""
     wanted = {name: x for name, x in card["frozen"].items() if re.fullmatch(r"[0-9a-f]{64}", str(x))}
     return [name for name, digest in wanted.items() if digest not in provenance.values()]
 

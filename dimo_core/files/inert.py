@@ -87,10 +87,6 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> T
         raise pickle.UnpicklingError(f"{told}: {error}") from error
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
-
-
 def _from_type(*_: Any) -> None:
     """``_rebuild_from_type_v2(function, type, arguments, state)``; the machine calls the function itself."""
 
@@ -100,10 +96,6 @@ def _dict(content: Any = None, *_: Any) -> dict[Any, Any]:
     if isinstance(content, list) and all(type(pair) in (list, tuple) for pair in content):
         return dict(content)
     return dict(content) if isinstance(content, dict) else {}
-
-
-def _set(content: Any) -> set[Any]:
-    return set(content if isinstance(content, list) else [])
 
 
 def _size(numbers: Any) -> tuple[int, ...]:
@@ -121,13 +113,12 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 KNOWN: Mapping[str, Any] = {
     **{f"torch._utils._rebuild_tensor{version}": _tensor for version in ("", "_v2", "_v3")},
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    **{f"torch._utils._rebuild_parameter{more}": lambda tensor, *_: tensor for more in ("", "_with_state")},
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.storage.UntypedStorage": SimpleNamespace(dtype=torch.uint8),
     "torch.Size": _size,
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _dict),
-    "builtins.set": _set,
+    "builtins.set": lambda content: set(content if isinstance(content, list) else []),
     "_codecs.encode": _encode,
     **{f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }
@@ -202,9 +193,6 @@ class _Unpickler(pickle._Unpickler):
         path = (path if path.isprintable() else ascii(path))[:300]
         return KNOWN[path] if path in KNOWN else self.reading.inert.setdefault(path, Inert(path))
 
-    def _refuse(self) -> None:
-        raise pickle.UnpicklingError("an instruction that is not allowed, such as an extension code")
-
     def _taken(self, count: int) -> list[Any]:
         return [self.stack.pop() for _ in range(count)][::-1]
 
@@ -265,12 +253,13 @@ class _Unpickler(pickle._Unpickler):
         self.append(storage)
 
     dispatch: ClassVar[Any] = {
-        **dict.fromkeys(range(256), _refuse),
+        **dict.fromkeys(
+            range(256),
+            lambda self: _check(False, "an instruction that is not allowed, such as an extension code"),
+        ),
         **{code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, n)[0] for n in PLAIN.split())},
         pickle.TUPLE[0]: lambda self: self._tuple(self.pop_mark()),
-        pickle.TUPLE1[0]: lambda self: self._tuple(self._taken(1)),
-        pickle.TUPLE2[0]: lambda self: self._tuple(self._taken(2)),
-        pickle.TUPLE3[0]: lambda self: self._tuple(self._taken(3)),
+        **{getattr(pickle, f"TUPLE{n}")[0]: lambda self, n=n: self._tuple(self._taken(n)) for n in (1, 2, 3)},
         **dict.fromkeys((pickle.REDUCE[0], pickle.NEWOBJ[0]), lambda self: self._call(*self._taken(2))),
         pickle.NEWOBJ_EX[0]: lambda self: self._call(*self._taken(3)),
         pickle.FROZENSET[0]: lambda self: self._call(

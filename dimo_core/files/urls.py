@@ -67,29 +67,17 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
 
 
 def told_version(info: Mapping[str, Any]) -> dict[str, str]:
-    """Tags and times that tell a version of a file from another; empty when its file system tells none.
-
-    Args:
-        info: What the file system says of the file.
-    """
+    """Tags and times of a file, of all that its file system says; empty when it tells none."""
     return {name: str(info[name]) for name in VERSIONS if info.get(name)}
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """What tells a file from another of its name: its size, and its tags and times where there are some.
-
-    Args:
-        info: As for ``told_version``.
-    """
+    """What tells a file from another of its name: its size, and its tags and times where there are some."""
     return " ".join([str(info.get("size")), *told_version(info).values()])
 
 
 def local_path(url: str) -> Path | None:
-    """Where on this machine a URL leads; None for one of another place.
-
-    Args:
-        url: Path or fsspec URL.
-    """
+    """Where on this machine a path or URL leads; None for one of another place."""
     protocol, path = fsspec.core.split_protocol(url)
     return Path(path).expanduser() if protocol in (None, "file", "local") and "::" not in url else None
 

@@ -71,13 +71,11 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         CheckpointError: with the missing, unexpected and misshapen names.
     """
     own = dict(module.state_dict())
-    problems = [f"missing: {name} {list(own[name].shape)}" for name in own.keys() - tensors.keys()]
-    problems += [f"unexpected: {name} {list(tensors[name].shape)}" for name in tensors.keys() - own.keys()]
-    problems += [
-        f"shape: {name} is {list(tensors[name].shape)}, the network has {list(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
+    has, given = ({name: list(t.shape) for name, t in named.items()} for named in (own, tensors))
+    problems = [f"missing: {name} {has[name]}" for name in has.keys() - given.keys()]
+    problems += [f"unexpected: {name} {given[name]}" for name in given.keys() - has.keys()]
+    differ = (name for name in has.keys() & given.keys() if has[name] != given[name])
+    problems += [f"shape: {name} is {given[name]}, the network has {has[name]}" for name in differ]
     if problems:
         shown = sorted(problems)[:12]
         more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
@@ -93,10 +91,6 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
 
 def check_finite(name: str, network: nn.Module) -> None:
     """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
-
-    Args:
-        name: Whose weights they are.
-        network: The network.
 
     Raises:
         NumericalError: when a parameter holds NaN or infinity.

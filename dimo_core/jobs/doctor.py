@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from typing import TypedDict
 
-import attrs
-
 from dimo_core.libraries import installed
 from dimo_core.registry import OWN
 
@@ -34,51 +32,33 @@ class Examination(TypedDict):
     advice: list[str]
 
 
-@attrs.frozen
-class _Library:
-    """A library whose import is tried."""
-
-    module: str
-    purpose: str
-    advice: str
-    needed: bool = True
-
-
-_LIBRARIES = (
-    _Library(
-        "torch",
+_LIBRARIES = {
+    "torch": (
         "every command that computes",
         "dimo run, sample and pretrain need torch: pip install 'torch>=2.11'",
     ),
-    _Library(
-        "torch_fidelity",
+    "torch_fidelity": (
         "metric 'fidelity' of dimo run: FID, inception score, KID, precision, recall",
         "dimo run finishes without FID and its like unless torch-fidelity loads: pip install torch-fidelity",
     ),
-    _Library(
-        "torchvision",
+    "torchvision": (
         "imported by torch-fidelity only",
         "torchvision does not fit torch, and spoils other libraries that find it (transformers, diffusers): "
         "install the build for your torch, or uninstall it; dimo itself does without",
-        needed=False,
     ),
-    _Library("matplotlib", "plots and report of dimo run", "dimo run draws with it: pip install matplotlib"),
-)
+    "matplotlib": ("plots and report of dimo run", "dimo run draws with it: pip install matplotlib"),
+}
+"""Libraries whose import is tried: what for, and what to do when it fails. torchvision need not be there."""
 
 
 def examine() -> Examination:
     """Look at versions, devices, libraries and plugins; a few seconds. Never raises for what it finds."""
-    libraries = [
-        {"name": library.module, "state": _state(library.module), "purpose": library.purpose}
-        for library in _LIBRARIES
-    ]
+    states = {name: _state(name) for name in _LIBRARIES}
     devices, complaint = _devices()
-    advice = [
-        library.advice
-        for library, found in zip(_LIBRARIES, libraries, strict=True)
-        if not found["state"].startswith("ok") and (library.needed or found["state"] != "not installed")
-    ]
-    if complaint and libraries[0]["state"] == "ok":
+    fine = {name for name, state in states.items() if state.startswith("ok")}
+    fine |= {"torchvision"} if states["torchvision"] == "not installed" else set()
+    advice = [advice for name, (_, advice) in _LIBRARIES.items() if name not in fine]
+    if complaint and "torch" in fine:
         advice.append(f"torch shows no device: {complaint}")
     needs = _requirements()
     system = {"python": platform.python_version(), "system": platform.platform()}
@@ -91,7 +71,7 @@ def examine() -> Examination:
             if extra
         },
         devices=devices,
-        libraries=libraries,
+        libraries=[{"name": n, "state": states[n], "purpose": what} for n, (what, _) in _LIBRARIES.items()],
         advice=advice + _plugin_advice(),
     )
 
