@@ -11,7 +11,7 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -225,10 +225,10 @@ class TokenCache:
         """Refuse a cache that was begun with something else."""
         for key, value in now.items():
             if self.plan[key] != value:
-                difference = "; ".join(_differences(self.plan[key], value))
                 raise UsageError(
-                    f"the tokens in {self.folder.url!r} are of another {key}: {difference}. Choose another"
-                    f" --tokens, or remove the folder to encode again.{ADVICE.get(key, '')}"
+                    f"the tokens in {self.folder.url!r} are of another {key}:"
+                    f" {_difference(self.plan[key], value)}. Choose another --tokens, or remove the folder to"
+                    f" encode again.{ADVICE.get(key, '')}"
                 )
 
 
@@ -238,17 +238,14 @@ def smallest(codes: int) -> torch.dtype:
     return small if codes <= 2**15 else torch.int32
 
 
-def _differences(old: Any, new: Any) -> Iterator[str]:
+def _difference(old: Any, new: Any) -> str:
     """What differs, in a few words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for inner in {**old, **new}:
-            if old.get(inner) != new.get(inner):
-                yield f"{inner} was {old.get(inner)!r}, is {new.get(inner)!r}"
-    elif isinstance(old, list) and isinstance(new, list):
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        return "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed)
+    if isinstance(old, list) and isinstance(new, list):
         place = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
         if place is None:
-            yield f"there were {len(old)}, are {len(new)}"
-        else:
-            yield f"number {place} of {len(old)} was {old[place]!r}, is {new[place]!r} of {len(new)}"
-    else:
-        yield f"was {old!r}, is {new!r}"
+            return f"there were {len(old)}, are {len(new)}"
+        return f"number {place} of {len(old)} was {old[place]!r}, is {new[place]!r} of {len(new)}"
+    return f"was {old!r}, is {new!r}"

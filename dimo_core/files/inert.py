@@ -78,8 +78,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> T
     _check(all(isinstance(*pair) for pair in kinds), "a tensor without storage, type or shape")
     _check(not any(bits), "a tensor conjugated or negated lazily; save what resolve_conj() gives")
     told = f"a tensor of {dtype}, shape {shape} and stride {stride} at {offset}"
-    _check(all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)), told)
-    _check(len(shape) <= 64, told)
+    whole_numbers = all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride))
+    _check(whole_numbers and len(shape) <= 64, told)
     try:
         whole = torch.empty(0, dtype=dtype, device="cpu").set_(storage.flat.untyped_storage())
         return whole.as_strided(shape, stride, offset)

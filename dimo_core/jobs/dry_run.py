@@ -1,7 +1,7 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
@@ -122,7 +122,7 @@ class MemoryPlan:
         rows: Bytes by use.
     """
 
-    parameters: Mapping[str, tuple[int, int]]
+    parameters: Mapping[str, tuple[int, ...]]
     rows: Mapping[str, int]
 
     @property
@@ -139,17 +139,16 @@ def plan_memory(job: Job) -> MemoryPlan:
     """
     with META:
         objective = job.objective.build(job.ingredients(skeleton=True))
-    modules = {**objective.frozen(), **{name: part.module for name, part in objective.parts().items()}}
-    trained = {name: _bytes(part.module, True) for name, part in objective.parts().items()}
-    averages = {name for name, part in objective.parts().items() if part.optimisation.ema}
-    rows = {f"weights of the {name}": _bytes(module) for name, module in modules.items()}
-    rows["Adam's moments"] = 2 * sum(trained.values())
-    rows["averages"] = sum(trained[name] for name in averages)
+    parts = objective.parts()
+    modules = {**objective.frozen(), **{name: part.module for name, part in parts.items()}}
+    every = {name: list(module.parameters()) for name, module in modules.items()}
+    trained = {name: [p for p in own if p.requires_grad] for name, own in every.items()}
+    rows = {f"weights of the {name}": _bytes(m.state_dict().values()) for name, m in modules.items()}
+    rows["Adam's moments"] = 2 * sum(_bytes(trained[name]) for name in parts)
+    rows["averages"] = sum(_bytes(trained[name]) for name, part in parts.items() if part.optimisation.ema)
     rows["activations and gradients"] = _step_peak(job, objective, list(modules.values()))
-    return MemoryPlan(
-        parameters={name: (_count(module), _count(module, True)) for name, module in modules.items()},
-        rows=rows,
-    )
+    counts = {name: tuple(sum(p.numel() for p in of[name]) for of in (every, trained)) for name in modules}
+    return MemoryPlan(parameters=counts, rows=rows)
 
 
 def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
@@ -174,13 +173,8 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     return live.peak
 
 
-def _bytes(module: nn.Module, trained: bool = False) -> int:
-    tensors = [p for p in module.parameters() if p.requires_grad] if trained else module.state_dict().values()
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _count(module: nn.Module, trained: bool = False) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
 def dry_run(job: Job) -> None:
