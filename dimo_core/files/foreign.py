@@ -182,9 +182,7 @@ def read_foreign(url: str) -> ForeignFile:
         raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
     if reading.inert:
         logger.info("{}: its classes and functions were not loaded: {}", url, _listed([*reading.inert]))
-    return ForeignFile(
-        source=url, path=path, tree=tree, inert=tuple(reading.inert), storages=reading.storages
-    )
+    return ForeignFile(url, path, tree, inert=tuple(reading.inert), storages=reading.storages)
 
 
 def _read_zip(path: Path, reading: Reading) -> tuple[Any, str]:
@@ -241,10 +239,9 @@ def _kind(value: Any) -> str:
 
 
 def _description(tree: Any) -> str:
-    if isinstance(tree, Inert):
-        return f"It is {_kind(tree)}, pickled whole. {RESAVE}"
     if not isinstance(tree, Mapping):
-        return f"It holds a {_kind(tree)}. {RESAVE}"
+        what = f"is {_kind(tree)}, pickled whole" if isinstance(tree, Inert) else f"holds a {_kind(tree)}"
+        return f"It {what}. {RESAVE}"
     keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in tree.items()])
     return f"Top-level keys: {keys or 'none'}. Looked for tensors there and under {', '.join(WRAPPERS)}."
 

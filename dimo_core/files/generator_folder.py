@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
@@ -155,14 +155,15 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(path)
+    tensors: Mapping[str, Tensor] | None = None
     if folder.is_file() or re.search(r"\.(pth|pt|bin|ckpt|safetensors)$", path):
-        assign(backbone, read_foreign(path).state_dict(), path)
-        return
-    if not folder.exists(CARD) and (tensors := teacher.read_network(path)) is not None:
-        assign(backbone, tensors, path)
-        return
-    digest = read_card(folder)["sha256"][WEIGHTS]
-    assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))
+        tensors = read_foreign(path).state_dict()
+    elif not folder.exists(CARD):
+        tensors = teacher.read_network(path)
+    if tensors is None:
+        path, digest = folder.path(WEIGHTS), read_card(folder)["sha256"][WEIGHTS]
+        tensors = read_tensors(folder, WEIGHTS, digest)
+    assign(backbone, tensors, path)
 
 
 def check_weights(path: str) -> None:
@@ -171,8 +172,7 @@ def check_weights(path: str) -> None:
     Raises:
         CheckpointError: when there is none.
     """
-    folder = Folder(path)
-    if not (folder.is_file() or folder.exists()):
+    if not Folder(path).exists():
         raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
 
 

@@ -77,13 +77,9 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
     differ = (name for name in has.keys() & given.keys() if has[name] != given[name])
     problems += [f"shape: {name} is {given[name]}, the network has {has[name]}" for name in differ]
     if problems:
-        shown = sorted(problems)[:12]
-        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise CheckpointError(
-            f"{source} does not fit the network ({len(problems)} differences):\n  "
-            + "\n  ".join(shown)
-            + more
-        )
+        more = [f"... and {len(problems) - 12} more"] if len(problems) > 12 else []
+        shown = "\n  ".join([*sorted(problems)[:12], *more])
+        raise CheckpointError(f"{source} does not fit the network ({len(problems)} differences):\n  {shown}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

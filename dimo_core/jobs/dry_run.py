@@ -57,9 +57,8 @@ class LiveTensors(TorchDispatchMode):
 
     def ignore(self, module: nn.Module) -> None:
         """Do not count the tensors of a module that is there already."""
-        for tensor in (*module.parameters(), *module.buffers()):
-            storage = tensor.untyped_storage()
-            self._seen[id(storage)] = storage
+        storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
+        self._seen |= {id(storage): storage for storage in storages}
 
 
 HALF = ("linear", "conv1d", "conv2d", "conv_transpose2d")
