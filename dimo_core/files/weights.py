@@ -1,7 +1,6 @@
 """Reading and writing weights: safetensors only, matched strictly, with a readable difference."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,26 +40,20 @@ def read_tensors(
     Raises:
         CheckpointError: when it is missing, damaged, or another file than expected.
     """
-    if cached:
-        return _loaded(folder.path(name), local_copy(folder.path(name), sha256=digest))
+    source = folder.path(name)
     try:
-        data = folder.read(name)
+        data = local_copy(source, sha256=digest) if cached else folder.read(name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise CheckpointError(f"no file {folder.path(name)}") from error
-    if digest is not None and sha256(data) != digest:
-        raise CheckpointError(
-            f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. "
-            "Use another copy."
-        )
-    return _loaded(folder.path(name), data)
-
-
-def _loaded(source: str, data: bytes | Path) -> dict[str, Tensor]:
+        raise CheckpointError(f"no file {source}") from error
     try:
         if isinstance(data, Path):
             return dict(safetensors.torch.load_file(data))
+        if digest is not None and sha256(data) != digest:
+            raise CheckpointError(
+                f"{source} is damaged: its SHA-256 is not the one written down for it. Use another copy."
+            )
         return dict(safetensors.torch.load(data))
-    except (SafetensorError, ValueError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{source} is not a safetensors file, or a damaged one: {error}") from error
 
 
