@@ -1,19 +1,29 @@
 """Every random number of a run, as a pure function of (seed, step, phase, stream, global position).
 
 Nothing is ever consumed from a shared generator, so a run needs no saved random state, repeats exactly,
-and draws the same numbers on any number of processes: each draw is made for the *global* batch and
-sliced.
+and draws the same numbers on any number of processes. Rows of the *global* batch are drawn in blocks, each
+from a seed of its own, and a process draws the blocks that its rows lie in: what it draws costs what its
+rows cost, whatever the size of the global batch.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dimo_core.device import transfer
+
+BLOCK_NUMBERS, BLOCK_ROWS = 2**18, 64
+"""What a block holds at most: numbers (1 MiB in fp32), and rows. Other limits draw other numbers."""
+
+
+def block_rows(*shape: int) -> int:
+    """Rows of a block; they depend on the shape of a row alone, so every process divides alike."""
+    return max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // max(1, math.prod(shape))))
 
 
 def stream_seed(*key: object) -> int:
@@ -56,33 +66,31 @@ class Draws:
         """The same rows, drawn on the CPU: what decides shapes must not make an accelerator wait."""
         return attrs.evolve(self, device=torch.device("cpu"))
 
-    def _generator(self, stream: str) -> torch.Generator:
-        device = "cpu" if self.device.type == "meta" else self.device
-        return torch.Generator(device).manual_seed(stream_seed(self.seed, self.step, self.phase, stream))
-
-    def _rows(self, full: Tensor) -> Tensor:
-        return full[self.start : self.start + self.count]
+    def _drawn(
+        self, stream: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[..., Tensor]
+    ) -> Shaped[Tensor, "b ..."]:
+        """This batch's rows, of the whole blocks that they lie in; on the meta device nothing is filled."""
+        size, end = block_rows(*shape), self.start + self.count
+        first = self.start // size
+        blocks = torch.empty(-(-end // size) - first, size, *shape, dtype=dtype, device=self.device)
+        if self.device.type != "meta":
+            generator = torch.Generator(self.device)
+            for place, block in enumerate(blocks, first):
+                generator.manual_seed(stream_seed(self.seed, self.step, self.phase, stream, place))
+                fill(block, generator=generator)
+        return blocks.flatten(0, 1)[self.start - first * size : end - first * size]
 
     def uniform(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Numbers uniform on [0, 1), ``[count, *shape]``."""
-        if self.device.type == "meta":
-            return torch.empty(self.count, *shape, device="meta")
-        generator = self._generator(stream)
-        return self._rows(torch.rand(self.total, *shape, generator=generator, device=self.device))
+        return self._drawn(stream, shape, torch.get_default_dtype(), Tensor.uniform_)
 
     def normal(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers, ``[count, *shape]``."""
-        if self.device.type == "meta":
-            return torch.empty(self.count, *shape, device="meta")
-        generator = self._generator(stream)
-        return self._rows(torch.randn(self.total, *shape, generator=generator, device=self.device))
+        return self._drawn(stream, shape, torch.get_default_dtype(), Tensor.normal_)
 
     def integers(self, stream: str, high: int, *shape: int) -> Int[Tensor, "b ..."]:
         """Integers uniform on 0 .. high - 1, ``[count, *shape]``."""
-        if self.device.type == "meta":
-            return torch.empty(self.count, *shape, device="meta", dtype=torch.long)
-        generator = self._generator(stream)
-        return self._rows(torch.randint(high, (self.total, *shape), generator=generator, device=self.device))
+        return self._drawn(stream, shape, torch.long, lambda block, **key: block.random_(0, high, **key))
 
     def gumbel(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
         """Standard Gumbel numbers, ``[count, *shape]``."""
@@ -91,7 +99,8 @@ class Draws:
 
     def subset(self, stream: str, length: int, sizes: Int[Tensor, " b"]) -> Bool[Tensor, "b {length}"]:
         """A uniformly random subset of 0 .. length - 1 for each row, of exactly the given sizes."""
-        rank = self.uniform(stream, length).argsort(1).argsort(1)
+        # Stable: how ties are ordered must not depend on how many rows are sorted together.
+        rank = self.uniform(stream, length).argsort(dim=1, stable=True).argsort(dim=1)
         return rank < transfer(sizes, rank.device)[:, None]
 
 
@@ -108,7 +117,7 @@ class RecordedDraws(Draws):
     def _value(self, stream: str) -> Tensor:
         if stream not in self.values:
             raise KeyError(f"no recorded draw {stream!r}; recorded: {', '.join(sorted(self.values))}")
-        return self._rows(self.values[stream]).to(self.device)
+        return self.values[stream][self.start : self.start + self.count].to(self.device)
 
     def uniform(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
         """The recorded numbers."""

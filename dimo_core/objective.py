@@ -34,11 +34,15 @@ class Optimisation:
         lr: Peak learning rate.
         warmup: Steps of linear warm-up to ``lr``.
         decay: What follows the warm-up: constant, or cosine or linear down to ``lr_end`` of the peak.
-        lr_end: Share of the peak learning rate that is left at the last step.
+        lr_end: Share of the peak learning rate that the last step is taken with.
         beta1: Adam's first moment decay.
         beta2: Adam's second moment decay.
         eps: Adam's epsilon, the same for every precision.
-        weight_decay: Decoupled weight decay of matrices (biases, norms and embeddings have none).
+        weight_decay: Decoupled weight decay of weight matrices and kernels: parameters of two axes or more
+            that their module calls ``weight`` or ``kernel`` (also ``in_proj_weight``), unless it is an
+            embedding table or a normalisation (``Norm`` is in the name of its class). All else has none:
+            biases, and what a module holds under names of its own, such as positions, mask tokens and
+            scales. What several modules share is decayed if each says so: no head tied to an embedding is.
         clip: Largest gradient norm, for every precision; null for none.
         ema: Decay of the moving average of the weights; at step k it is min(ema, (1 + k) / (10 + k)). 0 for
             none.

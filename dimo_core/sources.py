@@ -233,7 +233,7 @@ class Data(ABC):
         return False
 
     def augment(self, images: Float[Tensor, "B C H W"], draws: "Draws") -> Float[Tensor, "B C H W"]:
-        """Randomly changed copies of training images in [0, 1], drawn anew for each batch."""
+        """Randomly changed copies of training images in [0, 1], each by its own row of ``draws``."""
         return images
 
     def evaluation(self) -> "EvaluationPlan | None":

@@ -35,6 +35,13 @@ class Choice:
         return cls(options.pop("name"), options)
 
 
+def as_plain(value: Any) -> Any:
+    """A field's value as plain data."""
+    if isinstance(value, Choice):
+        return value.as_dict()
+    return [as_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 @attrs.frozen(kw_only=True)
 class EvaluationPlan:
     """How samples of this teacher are judged, by registry names.
@@ -69,13 +76,7 @@ class EvaluationPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for YAML."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Choice):
-                return value.as_dict()
-            return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-        return {field.name: plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+        return {field.name: as_plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":

@@ -17,7 +17,7 @@ from dimo_core.registry import Registry
 from dimo_core.suggestions import Choice
 
 if TYPE_CHECKING:
-    from dimo_core.evaluation.row_batches import Shard
+    from dimo_core.evaluation.drawing import Shard
     from dimo_core.jobs.compare import Comparing
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
@@ -219,7 +219,7 @@ def guidance_of(text: str | None) -> Choice | None:
 
 
 def _shard(text: str) -> "Shard":
-    from dimo_core.evaluation.row_batches import Shard
+    from dimo_core.evaluation.drawing import Shard
 
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found:

@@ -124,6 +124,7 @@ class TokenFeed:
         if self._cache is not None:
             tokens = self._cache[rows]
         else:
-            draws = Draws(seed=self.seed, step=start, phase="augment", total=count)
+            # Keyed by the position in the sequence: how a batch is divided changes no image.
+            draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)
             tokens = self.teacher.encode(self.data.augment(self.examples.images[rows] / 255, draws), c)
         return Batch(conditions=conditions.to(c, self.device), tokens=tokens.to(self.device))

@@ -40,7 +40,7 @@ KEPT = 10_000
 
 
 @attrs.frozen(kw_only=True)
-class Shard:
+class EncodedShard:
     """What is known of an encoded shard.
 
     Attributes:
@@ -152,34 +152,35 @@ class TokenCache:
         self.folder.write_json(PLAN, plan)
         self.plan = plan
 
-    def shards(self) -> dict[int, Shard]:
+    def shards(self) -> dict[int, EncodedShard]:
         """The encoded shards, by their place in the stream."""
-        files = [name for name in self.folder.sub("shards").names() if name.endswith(".json")]
-        found = {int(name[:-5]): Shard(**json.loads(self.folder.read("shards", name))) for name in files}
+        shards = self.folder.sub("shards")
+        files = {int(name[:-5]): name for name in shards.names() if name.endswith(".json")}
+        found = {place: EncodedShard(**json.loads(shards.read(name))) for place, name in files.items()}
         ordered = all(shard.name == self.plan["shards"][place] for place, shard in found.items())
         assert ordered, "shards are written in the order of the plan"
         return found
 
     def write(
         self, place: int, tokens: Integer[Tensor, "N L"], labels: Int[Tensor, " N"], facts: Mapping[str, Any]
-    ) -> Shard:
+    ) -> EncodedShard:
         """Keep an encoded shard.
 
         Args:
             place: Its place in the stream.
             tokens: Of its whole pictures.
             labels: Of the same.
-            facts: ``broken`` and ``lost`` as in ``Shard``.
+            facts: ``broken`` and ``lost`` as in ``EncodedShard``.
         """
         dtype = smallest(self.plan["tokenizer"]["codes"])
         data = encode_tensors({"tokens": tokens.to(dtype), "labels": labels.int()})
         name = self.plan["shards"][place]
-        shard = Shard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
+        shard = EncodedShard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
         self.folder.write(f"shards/{place:05d}.safetensors", data)
         self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
         return shard
 
-    def finish(self, shards: Sequence[Shard], broken: Sequence[Mapping[str, str]]) -> None:
+    def finish(self, shards: Sequence[EncodedShard], broken: Sequence[Mapping[str, str]]) -> None:
         """Write ``broken.jsonl`` and the manifest of all shards, which are in the order of the stream."""
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in broken[:KEPT]]
         self.folder.write(BROKEN, "".join(lines).encode())

@@ -11,7 +11,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core import conditions
-from dimo_core.data.token_cache import BROKEN, EncodedExamples, Shard, TokenCache
+from dimo_core.data.token_cache import BROKEN, EncodedExamples, EncodedShard, TokenCache
 from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress
 from dimo_core.signals import Stop
@@ -77,7 +77,7 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
 
 def _encode_shard(
     cache: TokenCache, place: int, teacher: Teacher, device: torch.device, stop: Stop
-) -> Shard | None:
+) -> EncodedShard | None:
     """Encode one shard and keep it; None when it was stopped on the way."""
     shape = torch.Size(cache.plan["image_shape"])
     size = max(1, min(BATCH_PICTURES, BATCH_VALUES // shape.numel()))
@@ -120,7 +120,7 @@ def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device
     return tokens
 
 
-def _check_broken(cache: TokenCache, done: dict[int, Shard]) -> None:
+def _check_broken(cache: TokenCache, done: dict[int, EncodedShard]) -> None:
     """Stop as soon as the shards read so far, taken for the rest, show too many broken ones.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
@@ -18,14 +18,18 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def lr_factor(step: int, steps: int, o: Optimisation) -> float:
-    """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay."""
+    """The learning rate at ``step`` of ``steps`` as a share of its peak: linear warm-up, then the decay.
+
+    The first step after the warm-up has the peak, and the last of all, ``steps - 1``, has ``lr_end`` of it.
+    """
     if step < o.warmup:
         return (step + 1) / o.warmup
     if o.decay == "constant":
         return 1.0
-    done = min(1.0, (step - o.warmup) / max(1, steps - o.warmup))
-    falling = 1 - done if o.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return o.lr_end + (1 - o.lr_end) * falling
+    falls = steps - 1 - o.warmup
+    done = (step - o.warmup) / falls if falls > 0 else 1.0
+    left = 1 - done if o.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return o.lr_end + (1 - o.lr_end) * left
 
 
 def ema_rate(step: int, decay: float) -> float:
@@ -33,9 +37,19 @@ def ema_rate(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, but to no bias, norm or embedding."""
-    return parameter.ndim > 1 and "emb" not in name and not name.endswith("bias")
+def decayed(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that weight decay applies to, by the rule of ``Optimisation.weight_decay``.
+
+    What a parameter is, the module that holds it says: names of modules around it say nothing.
+    """
+    weights, others = set[nn.Parameter](), set[nn.Parameter]()
+    for owner in module.modules():
+        norm = any("Norm" in cls.__name__ for cls in type(owner).__mro__)
+        spared = norm or isinstance(owner, nn.Embedding | nn.EmbeddingBag)
+        for name, p in owner.named_parameters(recurse=False):
+            matrix = p.ndim > 1 and ("weight" in name or "kernel" in name)
+            (weights if matrix and not spared else others).add(p)
+    return weights - others
 
 
 class PartState:
@@ -49,13 +63,12 @@ class PartState:
     def __init__(self, name: str, part: Part) -> None:
         self.name, self.module, self.options = name, part.module, part.optimisation
         self.trained = {n: p for n, p in part.module.named_parameters() if p.requires_grad}
-        decayed = [p for n, p in self.trained.items() if is_decayed(n, p)]
-        other = [p for n, p in self.trained.items() if not is_decayed(n, p)]
-        o = self.options
+        o, weights = self.options, decayed(part.module)
+        matrices = [p for p in self.trained.values() if p in weights]
+        others = [p for p in self.trained.values() if p not in weights]
         self._fused = all(p.device.type in ("cpu", "cuda") for p in self.trained.values())
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": o.weight_decay}, {"params": other, "weight_decay": 0.0}],
-            lr=o.lr,
+            [{"params": matrices, "weight_decay": o.weight_decay}, {"params": others, "weight_decay": 0.0}],
             betas=(o.beta1, o.beta2),
             eps=o.eps,
             fused=self._fused,
@@ -88,7 +101,7 @@ class PartState:
             weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
             averages: list[Tensor] = list(self.average.values())
             trained: list[Tensor] = list(self.trained.values())
-            weights: list[Any] = [weight.float()] * len(trained)  # annotated as numbers; tensors work
+            weights: list[Any] = [weight] * len(trained)  # annotated as numbers; tensors work
             torch._foreach_lerp_(averages, trained, weights)
 
     @contextmanager
@@ -137,6 +150,5 @@ class PartState:
         assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
         for n, p in self.trained.items() if moments else ():
             self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device) for key in MOMENTS}
-        with torch.no_grad():
-            for n, average in self.average.items():
-                average.copy_(averages[n])
+        for n, average in self.average.items():
+            average.copy_(averages[n])

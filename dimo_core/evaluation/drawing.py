@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -10,181 +11,88 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from dimo_core import conditions
-from dimo_core.backbone import inference
+from dimo_core.backbone import Backbone, inference
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
+from dimo_core.evaluation.kept_samples import KeptSamples
+from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.evaluation.table import Kind
-from dimo_core.sampler import Sampled, described
+from dimo_core.generator import Generator
+from dimo_core.metric import Samples
+from dimo_core.sampler import Sampled, TeacherSampling, described
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
+
+SITES = 2**15
+"""The most tokens that are drawn at a time, unless told: 64 samples of 512 tokens, 8 of 4096."""
 
 Draw = Callable[[Condition, Draws], Sampled]
 """One batch of samples for encoded conditions."""
 
-
-@attrs.frozen(kw_only=True, eq=False)
-class Drawn:
-    """Samples on the CPU, and what they cost.
-
-    Attributes:
-        tokens: ``[N, L]``.
-        images: Decoded images; None where the teacher decodes none.
-        passes: Forward passes a sample took.
-        seconds: Time to draw the tokens, decoding not counted.
-    """
-
-    tokens: Tokens
-    images: UInt8[Tensor, "N C H W"] | None
-    passes: int
-    seconds: float
+Told = Callable[[int, int, bool], None]
+"""Receives the samples of a batch, those of the row up to its end, and whether it was there before."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class DrawnBatch:
-    """Consecutive samples on the CPU.
+@attrs.frozen(kw_only=True)
+class Shard:
+    """Which share of the batches of a row a process draws.
 
     Attributes:
-        start: The first one's number.
-        tokens: ``[B, L]``.
-        images: Decoded images; None where the teacher decodes none.
-        passes: Forward passes a sample took.
-        seconds: Time to draw the tokens, decoding not counted.
-        decoding: Time to decode the images.
+        index: From 1 up.
+        of: How many shards there are.
     """
 
-    start: int
-    tokens: Tokens
-    images: UInt8[Tensor, "B C H W"] | None
-    passes: int
-    seconds: float
-    decoding: float = 0.0
+    index: int = 1
+    of: int = 1
+
+    def among(self, count: int) -> range:
+        """Its batches, by number, of so many."""
+        return range((self.index - 1) * count // self.of, self.index * count // self.of)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Drawing:
-    """How samples are drawn: sample i takes its random numbers from row i % block of block i // block.
+class Onlooker(Protocol):
+    """Looks at the images of a batch before they go; a ``Judge`` is one."""
 
-    So sample i is the same for any number of samples and, up to rounding, for any batch size.
+    @property
+    def keeps_images(self) -> bool:
+        """Whether the images stay with the samples."""
 
-    Attributes:
-        teacher: Encodes conditions and decodes tokens.
-        seed: Seed of the draws.
-        phase: Their purpose; other purposes draw other numbers.
-        device: Where the networks are.
-        batch_size: Samples drawn at a time.
-        block: Samples whose numbers are drawn together; batches never cross a block.
-    """
+    def lacks(self, samples: Samples) -> bool:
+        """Whether it has yet to see the images of samples that were drawn before."""
 
-    teacher: Teacher
-    seed: int
-    phase: str
-    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
-    batch_size: int
-    block: int = attrs.field(default=attrs.Factory(lambda self: self.batch_size, takes_self=True))
-
-    def draw(
-        self,
-        raw: Sequence[Any],
-        draw: Draw,
-        *networks: nn.Module,
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> Drawn:
-        """One sample for each raw condition.
-
-        Args:
-            raw: The conditions.
-            draw: Draws a batch.
-            networks: What ``draw`` uses; in eval mode meanwhile, and in their old modes again afterwards.
-            progress: Told the number of samples after each batch.
-        """
-        batches = []
-        for batch in self.batches(raw, draw, *networks):
-            batches.append(batch)
-            progress(batch.start + len(batch.tokens))
-        return joined(batches)
-
-    def batches(
-        self, raw: Sequence[Any], draw: Draw, *networks: nn.Module, done: int = 0
-    ) -> Iterator[DrawnBatch]:
-        """The same, batch by batch, so that not all of it has to be in memory.
-
-        Args:
-            raw: The conditions.
-            draw: Draws a batch.
-            networks: As for ``draw``.
-            done: Batches at the beginning that are left out.
-        """
-        for place, start in enumerate(self.starts(len(raw))[done:]):
-            with inference(*networks):
-                c, draws = self._batch(raw, start)
-                if place == 0 and self.device.type != "cpu":
-                    self._images(draw(c, draws).tokens, c)  # kernels load on first use: no part of the work
-                began = self._clock()
-                sampled = draw(c, draws)
-                drawn = self._clock()
-                images = self._images(sampled.tokens, c)
-                decoded = self._clock()
-            yield DrawnBatch(
-                start=start,
-                tokens=sampled.tokens.cpu(),
-                images=images,
-                passes=sampled.passes,
-                seconds=drawn - began,
-                decoding=decoded - drawn,
-            )
-
-    def decoded(self, raw: Sequence[Any], batch: DrawnBatch) -> DrawnBatch:
-        """A batch with its pictures, which are decoded anew; as it is where the teacher decodes none."""
-        c, _ = self._batch(raw, batch.start)
-        with torch.no_grad():
-            return attrs.evolve(batch, images=self._images(batch.tokens.to(self.device), c))
-
-    def starts(self, count: int) -> list[int]:
-        """The first sample of each batch, when there are ``count`` samples."""
-        blocks = range(0, count, self.block)
-        return [i for b in blocks for i in range(b, min(b + self.block, count), self.batch_size)]
-
-    def _batch(self, raw: Sequence[Any], start: int) -> tuple[Condition, Draws]:
-        """The encoded conditions and the draws of the batch that begins at sample ``start``."""
-        block, first = divmod(start, self.block)
-        count = min(self.batch_size, self.block - first, len(raw) - start)
-        draws = Draws(seed=self.seed, step=block, phase=self.phase, total=self.block, device=self.device)
-        c = self.teacher.encode_conditions(list(raw[start : start + count]))
-        return conditions.to(c, self.device), draws.slice(first, count)
-
-    def _images(self, tokens: Tokens, c: Condition) -> UInt8[Tensor, "B C H W"] | None:
-        if "decode" not in self.teacher.capabilities:
-            return None
-        return to_uint8(self.teacher.decode(tokens, c)).cpu()
-
-    def _clock(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
+    def reduced(self, batch: Samples) -> Samples:
+        """The samples as they are kept."""
 
 
-def joined(batches: Sequence[DrawnBatch]) -> Drawn:
-    """Consecutive batches as one."""
-    images = [batch.images for batch in batches if batch.images is not None]
-    return Drawn(
-        tokens=torch.cat([batch.tokens for batch in batches]),
-        images=torch.cat(images) if images else None,
-        passes=max(batch.passes for batch in batches),
-        seconds=sum(batch.seconds for batch in batches),
-    )
+def silent(count: int, end: int, found: bool) -> None:
+    """Tells nobody."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Opened:
-    """A method that is ready to draw.
+    """What is ready to draw.
 
     Attributes:
         draw: Draws a batch of tokens.
-        network: What it uses, on the device.
+        network: What it uses, on the device; in eval mode meanwhile, and in its old mode again afterwards.
     """
 
     draw: Draw
     network: nn.Module
+
+    @classmethod
+    def teacher(cls, teacher: Teacher, network: Backbone, way: TeacherSampling) -> "Opened":
+        """A teacher that is sampled in many steps."""
+        return cls(draw=partial(way.draw, teacher, network), network=network)
+
+    @classmethod
+    def generator(cls, generator: Generator) -> "Opened":
+        """A generator that is sampled in one."""
+
+        def draw(c: Condition, draws: Draws) -> Sampled:
+            return Sampled(tokens=generator.sample(c, draws), passes=1)
+
+        return cls(draw=draw, network=generator)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -212,6 +120,138 @@ class Method:
     sampling: str = ""
     temperature: float | None = None
     drawn: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Drawing:
+    """How samples are drawn: sample i takes its random numbers from row i % block of block i // block.
+
+    So sample i is the same for any number of samples and, up to rounding, for any batch size. What is
+    finished already is read; the rest is drawn, looked at and kept.
+
+    Attributes:
+        teacher: Encodes conditions and decodes tokens.
+        seed: Seed of the draws.
+        phase: Their purpose; other purposes draw other numbers.
+        device: Where the networks are.
+        batch_size: Samples drawn at a time.
+        block: Samples whose numbers are drawn together; batches never cross a block.
+        onlooker: Says what is remembered of a batch; None for all, images too.
+        store: The finished batches; None for none.
+        request: What was asked for; batches of another request are not used.
+        kept: Where the samples themselves are kept; None for nowhere.
+        machine: What seconds depend on here.
+    """
+
+    teacher: Teacher
+    seed: int
+    phase: str
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    batch_size: int
+    block: int
+    onlooker: Onlooker | None = None
+    store: Store | None = None
+    request: Mapping[str, Any] = attrs.field(factory=dict)
+    kept: KeptSamples | None = None
+    machine: Mapping[str, str] = attrs.field(factory=dict)
+
+    def draw(self, raw: Sequence[Any], opened: Opened) -> Drawn:
+        """One sample for each raw condition, all in memory."""
+        return Drawn.joined(list(self.batches(raw, opened)))
+
+    def batches(
+        self, raw: Sequence[Any], opened: Opened, told: Told = silent, shard: Shard = Shard()
+    ) -> Iterator[Drawn]:
+        """The same, batch by batch.
+
+        Args:
+            raw: The condition of each sample.
+            opened: Draws them.
+            told: Hears of each batch.
+            shard: Which batches; the others are left to other processes.
+        """
+        spans, first = self.spans(len(raw)), True
+        for place in shard.among(len(spans)):
+            span = spans[place]
+            given = tuple(raw[span.start : span.stop])
+            batch = found = self._found(span, given)
+            if batch is None:
+                batch, first = self._seen(self._drawn(span, given, opened, first)), False
+            told(len(span), span.stop, found is not None)
+            yield batch
+
+    def spans(self, count: int) -> list[range]:
+        """The samples of each batch, by number, when there are ``count`` samples."""
+        blocks = range(0, count, self.block)
+        return [
+            range(i, min(i + self.batch_size, b + self.block, count))
+            for b in blocks
+            for i in range(b, min(b + self.block, count), self.batch_size)
+        ]
+
+    def _drawn(self, span: range, raw: tuple[Any, ...], opened: Opened, first: bool) -> Drawn:
+        """Draw a batch; the first one warms up: kernels load on first use, which is no part of the work."""
+        place, row = divmod(span.start, self.block)
+        draws = Draws(seed=self.seed, step=place, phase=self.phase, total=self.block, device=self.device)
+        draws = draws.slice(row, len(span))
+        with inference(opened.network):
+            c = self._encoded(raw)
+            if first and self.device.type != "cpu":
+                self._images(opened.draw(c, draws).tokens, c)
+            began = self._clock()
+            sampled = opened.draw(c, draws)
+            drawn = self._clock()
+            images = self._images(sampled.tokens, c)
+            decoded = self._clock()
+        return Drawn(
+            start=span.start,
+            samples=Samples(conditions=raw, tokens=sampled.tokens.cpu(), images=images),
+            passes=sampled.passes,
+            seconds=drawn - began,
+            decoding=decoded - drawn,
+            machine=self.machine,
+        )
+
+    def _found(self, span: range, raw: tuple[Any, ...]) -> Drawn | None:
+        """A finished batch; its images are decoded anew where something wants them.
+
+        That is an onlooker, the folder of kept samples, or what had no weights when it was drawn.
+        """
+        batch = None if self.store is None else self.store.batch(self.request, span.start, raw)
+        if batch is None:
+            return None
+        unkept = self.kept is not None and not self.kept.there(span)
+        decodes, onlooker = "decode" in self.teacher.capabilities, self.onlooker
+        unseen = decodes and onlooker is not None and onlooker.lacks(batch.samples)
+        if not (unkept or unseen or (onlooker is not None and onlooker.keeps_images)):
+            return batch
+        with torch.no_grad():
+            images = self._images(batch.tokens.to(self.device), self._encoded(raw))
+        batch = attrs.evolve(batch, samples=attrs.evolve(batch.samples, images=images))
+        return self._seen(batch, keep=unkept, store=unseen)
+
+    def _seen(self, batch: Drawn, *, keep: bool = True, store: bool = True) -> Drawn:
+        """Keep a batch with images, and give what is remembered of it."""
+        if self.kept is not None and keep:
+            self.kept.keep(batch)
+        if self.onlooker is not None:
+            batch = attrs.evolve(batch, samples=self.onlooker.reduced(batch.samples))
+        if self.store is not None and store:
+            self.store.keep(self.request, batch)
+        return batch
+
+    def _encoded(self, raw: Sequence[Any]) -> Condition:
+        return conditions.to(self.teacher.encode_conditions(list(raw)), self.device)
+
+    def _images(self, tokens: Tokens, c: Condition) -> UInt8[Tensor, "B C H W"] | None:
+        if "decode" not in self.teacher.capabilities:
+            return None
+        return to_uint8(self.teacher.decode(tokens, c)).cpu()
+
+    def _clock(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
 
 def identity(teacher: Teacher) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.choice import Choice
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
-from dimo_core.suggestions import EvaluationPlan
+from dimo_core.suggestions import Choice, EvaluationPlan, as_plain
 
 BLOCK = 500
 """Samples whose random numbers are drawn together, as in the table of a run: batch size changes no sample."""
@@ -163,13 +162,7 @@ class Protocol:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; ``resolve`` reads it from a file."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Choice):
-                return value.as_dict()
-            return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-        return {field.name: plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
+        return {field.name: as_plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
 
 
 def _claims(protocol: Protocol, base: Mapping[str, Any]) -> bool:

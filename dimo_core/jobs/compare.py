@@ -12,11 +12,10 @@ from rich.console import Console
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.comparison import PROTOCOL, Comparison
-from dimo_core.evaluation.drawing import Method, identity
+from dimo_core.evaluation.drawing import SITES, Method, Shard, identity
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import Protocol
-from dimo_core.evaluation.row_batches import Shard
-from dimo_core.evaluation.row_store import RowStore
+from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.compared import TeacherRows, generator_methods, teacher_methods
@@ -26,9 +25,6 @@ from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
-
-SITES = 2**15
-"""The most tokens that are drawn at a time, unless a batch size is given."""
 
 FEW = 10
 """The fewest halves of which an interval can be made."""
@@ -101,7 +97,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         protocol=protocol,
         judge=judge,
         conditions=built(registry, "conditions", protocol.conditions),
-        store=RowStore(Folder(options.out), options.stream),
+        store=Store(Folder(options.out), options.stream),
         device=device,
         batch_size=size,
         intervals=options.intervals,

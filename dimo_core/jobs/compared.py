@@ -8,15 +8,13 @@ import attrs
 import torch
 
 from dimo_core.backbone import Backbone
-from dimo_core.conditions import Condition
-from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import Method, Opened
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card, strangers
 from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
-from dimo_core.sampler import Sampled, Sampler, TeacherSampling
+from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.suggestions import ASSUMED, Choice, EvaluationPlan
 from dimo_core.teacher import Teacher
 
@@ -82,9 +80,6 @@ def teacher_methods(
         return teacher.network().to(device)
 
     def method(series: str, way: TeacherSampling) -> Method:
-        def draw(c: Condition, draws: Draws) -> Sampled:
-            return way.draw(teacher, network(), c, draws)
-
         count = f"{way.steps} {'step' if way.steps == 1 else 'steps'}"
         return Method(
             name=f"{series}, {count}",
@@ -92,7 +87,7 @@ def teacher_methods(
             series=series,
             steps=way.steps,
             identity={**facts, **way.as_dict()},
-            open=lambda: Opened(draw=draw, network=network()),
+            open=lambda: Opened.teacher(teacher, network(), way),
             sampling=way.name,
             drawn=way.as_dict(),
         )
@@ -177,11 +172,7 @@ def _opener(
             raise UsageError(
                 f"{type(generator).__name__} in {url!r} has no sampling temperature. Leave --temperature out."
             )
-
-        def draw(c: Condition, draws: Draws) -> Sampled:
-            return Sampled(tokens=generator.sample(c, draws), passes=1)
-
-        return Opened(draw=draw, network=generator)
+        return Opened.generator(generator)
 
     return opened
 

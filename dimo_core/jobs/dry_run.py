@@ -10,6 +10,7 @@ import attrs
 import torch
 import torch.nn.functional as F
 import yaml
+from jaxtyping import Float
 from loguru import logger
 from rich.console import Console
 from rich.table import Column
@@ -113,6 +114,16 @@ def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @attrs.frozen(kw_only=True)
+class Fullest(Draws):
+    """The draws of the step that needs most: t is 1, so that all is masked that ``ratio_bounds`` lets be."""
+
+    def uniform(self, stream: str, *shape: int) -> Float[Tensor, "b ..."]:
+        """Ones for ``t``."""
+        drawn = Draws.uniform(self, stream, *shape)
+        return torch.ones_like(drawn) if stream == "t" else drawn
+
+
+@attrs.frozen(kw_only=True)
 class MemoryPlan:
     """Parameters and bytes of one process.
 
@@ -134,7 +145,8 @@ def plan_memory(job: Job) -> MemoryPlan:
     """Parameter counts and peak memory of a training step; nothing is allocated and no weight is read.
 
     Counted are the tensors of one process: weights, gradients, Adam's moments, averages, and what the
-    phases' forward and backward passes keep alive. What the libraries themselves need comes on top.
+    phases' forward and backward passes keep alive where all tokens are masked. What the libraries themselves
+    need comes on top.
     """
     with META:
         objective = job.objective.build(job.ingredients(skeleton=True))
@@ -161,7 +173,7 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
         live.ignore(module)
     with live, as_on_an_accelerator():
         for phase in objective.phases():
-            draws = Draws(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
+            draws = Fullest(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
             precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")
             # The second micro-batch meets the gradients of the first; further ones are like it.
             for start in range(0, min(t.batch_size, 2 * size), size):

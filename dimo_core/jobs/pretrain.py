@@ -11,11 +11,11 @@ from dimo_core.data.token_encoding import encoded
 from dimo_core.device import find_device
 from dimo_core.engine.loop import Engine
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.jobs.run_folder import CONFIG, log_file, open_run_folder, publish
+from dimo_core.jobs.results import Evaluator, write_table
+from dimo_core.jobs.run_folder import CONFIG, log_file, open_run_folder
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
@@ -75,7 +75,7 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             if table is not None:
-                publish(table, folder)
+                write_table(table, folder)
             teacher.save(folder.path("teacher"), network, card)
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")

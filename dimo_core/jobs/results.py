@@ -1,8 +1,12 @@
 """What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import attrs
+import torch
 from loguru import logger
+from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
@@ -10,18 +14,166 @@ from dimo_core.config.distil import Job
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
-from dimo_core.evaluation.comparison import Evaluator
-from dimo_core.evaluation.table import Table
+from dimo_core.evaluation.comparison import size_notes
+from dimo_core.evaluation.drawing import Opened
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.rows import Rows
+from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
-from dimo_core.jobs.run_folder import publish
-from dimo_core.registry import Registry
-from dimo_core.report.fixed_samples import Showcase
+from dimo_core.guidance import Guidance
+from dimo_core.registry import Loader, Registry, built
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
-from dimo_core.report.sheets import Picture
-from dimo_core.sampler import TeacherSampling
+from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.sheets import FixedSamples, Sheet
+from dimo_core.sampler import Sampler, TeacherSampling, described
+from dimo_core.settings import Evaluate
+from dimo_core.sources import Conditions
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
+
+
+@attrs.define(kw_only=True, eq=False)
+class Evaluator(Rows):
+    """The rows of a run: the teacher in several ways, the generator in one step, and real data.
+
+    Attributes:
+        ways: How the teacher is sampled, row by row.
+        sampler: Multi-step sampler of step counts.
+        guidance: Its guidance.
+        samples: Samples of a row, unless told.
+        seed: Seed of the draws.
+    """
+
+    ways: tuple[TeacherSampling, ...]
+    sampler: Sampler
+    guidance: Guidance
+    samples: int
+    seed: int = 0
+
+    @classmethod
+    def resolve(
+        cls,
+        teacher: Teacher,
+        plan: EvaluationPlan,
+        registry: Loader,
+        *,
+        conditions: Conditions,
+        settings: Evaluate,
+        seed: int = 0,
+        device: torch.device,
+        sampler: Sampler | None = None,
+    ) -> "Evaluator":
+        """Build what a plan names.
+
+        Args:
+            teacher: Whose plan it is.
+            plan: What to compute, by registry names.
+            registry: Loads them.
+            conditions: Source of the conditions to sample for.
+            settings: Sample counts, rows and batch size; where null, the plan rules.
+            seed: Seed of the draws.
+            device: Where networks are.
+            sampler: Used instead of the plan's.
+
+        Raises:
+            UsageError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
+                noted.
+        """
+        sampler = sampler or built(registry, "sampler", plan.sampler)
+        guidance = built(registry, "guidance", plan.guidance)
+        names = dict.fromkeys(settings.samplings)
+        ways = tuple(TeacherSampling.named(teacher, name, registry) for name in names)
+        if not ways:
+            counts = plan.steps if settings.steps is None else settings.steps
+            ways = tuple(TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts)
+        return cls(
+            teacher=teacher,
+            conditions=conditions,
+            judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
+            batch_size=settings.batch_size,
+            ways=ways,
+            sampler=sampler,
+            guidance=guidance,
+            samples=settings.samples or plan.samples,
+            seed=seed,
+            device=device,
+        )
+
+    def row(
+        self,
+        name: str,
+        kind: Kind,
+        opened: Opened,
+        *,
+        samples: int | None = None,
+        way: TeacherSampling | None = None,
+    ) -> Row:
+        """Draw and judge a row.
+
+        Args:
+            name: As people read it.
+            kind: ``teacher`` or ``generator``.
+            opened: What draws it.
+            samples: How many; None for those of every row.
+            way: How a teacher is sampled.
+        """
+        drawing = self.drawing(self.seed, onlooker=self.judge)
+        found = self.numbers(drawing, self.raw(samples or self.samples), opened)
+        taken = {key: found[key] for key in ("passes", "samples", "seconds", "metrics")}
+        steps, sampling = (way.steps, way.name) if way else (1, "")
+        return Row(name=name, kind=kind, steps=steps, sampling=sampling, **taken)
+
+    def generator_row(self, generator: Generator, samples: int | None = None) -> Row:
+        """Judge one-step samples: those of every row, or so many."""
+        return self.row("generator, 1 step", "generator", Opened.generator(generator), samples=samples)
+
+    def table(self, generator: Generator | None, network: Backbone) -> Table:
+        """The teacher in each of its ``ways``, the generator at one step, and the real floor.
+
+        Args:
+            generator: On ``device``; None for a table of the teacher alone.
+            network: The teacher's network, on ``device``.
+        """
+        rows = [
+            self.row(way.title, "teacher", Opened.teacher(self.teacher, network, way), way=way)
+            for way in self.ways
+        ]
+        if generator is not None:
+            rows.append(self.generator_row(generator))
+        if (floor := self.judge.floor) is not None:
+            rows.append(Row(name="real data", kind="real", samples=len(floor), metrics=self.judge(floor)))
+        return Table(
+            rows=tuple(rows),
+            shown=self.judge.plan.shown,
+            better=self.judge.better,
+            protocol=self.protocol(generator),
+            notes=(*size_notes(self.judge.width, rows, "--eval.samples"), *self.judge.notes),
+        )
+
+    def protocol(self, generator: Generator | None) -> dict[str, Any]:
+        """What makes these numbers comparable with others, as plain data."""
+        sampled: dict[str, Any] = {"sampler": described(self.sampler), "guidance": described(self.guidance)}
+        if any(way.name for way in self.ways):
+            sampled = {"samplings": [way.as_dict() for way in self.ways]}
+        return {
+            "samples": self.samples,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "device": str(self.device),
+            **self.judge.protocol(),
+            **sampled,
+            **({} if generator is None else {"generator": dict(generator.sampling())}),
+        }
+
+
+def write_table(table: Table, folder: Folder) -> None:
+    """Write the table of a run as ``evaluation.json`` and ``evaluation.md``, and print it."""
+    folder.write_json("evaluation.json", table.to_dict())
+    folder.write("evaluation.md", table.markdown().encode())
+    Console().print(table.rich())
 
 
 class Results:
@@ -41,7 +193,7 @@ class Results:
         assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
         self.job, self.engine, self.generator, self.network = job, engine, generator, network
         self.folder, self.device = Folder(job.out), engine.device
-        self.showcase = Showcase.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
+        self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.evaluator: Evaluator | None = None
         if plan is None and job.eval.enabled:
@@ -64,9 +216,9 @@ class Results:
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
         with self.engine.states["generator"].averaged():
-            picture = self.showcase.picture(self.showcase.of_generator(self.generator))
-        name = f"samples/{step_name(step)}{picture.suffix}"
-        self.folder.write(name, picture.data)
+            sheet = self.fixed.of_generator(self.generator)
+        name = f"samples/{step_name(step)}{sheet.suffix}"
+        self.folder.write(name, sheet.data)
         self.job.tracker.picture(step, "samples", self.folder.path(name))
         return {}
 
@@ -101,18 +253,14 @@ class Results:
         self.show(self.engine.step)
         pictures = sheets_over_time(self.folder)
         if self.evaluator is not None:
-            logger.info("evaluating: {} samples a row", self.evaluator.protocol(self.generator)["samples"])
+            logger.info("evaluating: {} samples a row", self.evaluator.samples)
             table = self.evaluator.table(self.generator, self.network)
-            publish(table, self.folder)
+            write_table(table, self.folder)
             if (way := self.best_way(table)) is not None:
-                side_by_side = self.showcase.teacher_beside_generator(
-                    self.generator, self.network, way.sampler, way.guidance, way.steps
-                )
-                self.folder.write(f"samples/teacher_beside_generator{side_by_side.suffix}", side_by_side.data)
-                pictures = {"teacher beside generator": side_by_side, **pictures}
-        curves = plots(read_metrics(self.folder), table)
-        for name, data in curves.items():
-            self.folder.write(f"plots/{name}.png", data)
+                both = self.fixed.side_by_side(self.generator, self.network, way)
+                self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
+                pictures = {"teacher beside generator": both, **pictures}
+        curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
         path = write_report(self.folder, self._report(table, pictures, curves))
         logger.info("report: {}", path)
         return table
@@ -126,7 +274,7 @@ class Results:
         return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
 
     def _report(
-        self, table: Table | None, pictures: Mapping[str, Picture], curves: Mapping[str, bytes]
+        self, table: Table | None, pictures: Mapping[str, Sheet], curves: Mapping[str, bytes]
     ) -> Report:
         config = self.job.config
         teacher, divergence = config["teacher"]["name"], config["divergence"]["name"]

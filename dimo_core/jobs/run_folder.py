@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from loguru import logger
-from rich.console import Console
 
 from dimo_core.conditions import Conditioning
 from dimo_core.config.resume import check_unchanged
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.sources import Conditions, ConditionStream
 
@@ -73,10 +71,3 @@ def log_file(folder: Folder) -> Iterator[None]:
         yield
     finally:
         logger.remove(sink)
-
-
-def publish(table: Table, folder: Folder) -> None:
-    """Write a result table as ``evaluation.json`` and ``evaluation.md``, and print it."""
-    folder.write_json("evaluation.json", table.to_dict())
-    folder.write("evaluation.md", table.markdown().encode())
-    Console().print(table.rich())

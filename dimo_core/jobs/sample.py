@@ -1,34 +1,26 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import attrs
 import torch
-from loguru import logger
-from torch import nn
 
-from dimo_core.conditions import Condition, Conditioning, raw_conditions
 from dimo_core.device import find_device
-from dimo_core.draws import Draws
-from dimo_core.errors import Interrupted, UsageError
-from dimo_core.evaluation.drawing import Draw, Drawing, Drawn, DrawnBatch, joined
+from dimo_core.errors import UsageError
+from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
+from dimo_core.evaluation.store import Drawn
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, load_generator
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.generator import Generator
-from dimo_core.jobs.sample_files import SampleFiles, Unfinished
+from dimo_core.jobs.sample_files import SampleFiles, Wanted, open_folder
 from dimo_core.registry import Registry
-from dimo_core.sampler import Sampled, TeacherSampling, described
+from dimo_core.sampler import TeacherSampling
 from dimo_core.suggestions import Sampling
 from dimo_core.teacher import Teacher
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
-
-SITES = 2**15
-"""The most tokens that are drawn at a time: 64 samples of 512 tokens, 8 of 4096."""
 
 
 def sample_folder(
@@ -74,21 +66,21 @@ def sample_folder(
     source = Folder(path)
     if not source.exists(CARD) and source.exists("generator", CARD):
         source = source.sub("generator")
-    state, where = Unfinished.open(out or _beside(source)), find_device(device)
+    folder, where = open_folder(out or _beside(source)), find_device(device)
     teacher, generator = _load(source.url, where, temperature)
     teacher = teacher.on(where)
-    wanted = _wanted(teacher.conditioning, conditions, count)
-
-    def draw(c: Condition, draws: Draws) -> Sampled:
-        return Sampled(tokens=generator.sample(c, draws), passes=1)
-
-    drawing = _drawing(teacher, seed, where, batch_size)
-    files = SampleFiles(state, drawing, wanted.raw, wanted.files, {"seed": seed})
+    wanted = Wanted.of(teacher.conditioning, conditions, count)
     card = sha256(source.read(CARD)) if source.exists(CARD) else source.url
-    model = {"generator": card, "sampling": dict(generator.sampling())}
-    for _ in _each(files, wanted, draw, generator, model):
+    files = SampleFiles(
+        folder=folder,
+        drawing=_drawing(teacher, seed, where, batch_size),
+        wanted=wanted,
+        model={"generator": card, "sampling": dict(generator.sampling())},
+        facts={"seed": seed},
+    )
+    for _ in files.draw(Opened.generator(generator)):
         pass
-    return files.finish(wanted.extras)
+    return files.finish()
 
 
 def sample_teacher(
@@ -112,13 +104,8 @@ def sample_teacher(
         teacher: The teacher.
         sampling: One of ``teacher.samplings()`` by name, or any other, such as
             ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
-        count: Number of samples; a ``PromptSet`` has its own.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
-            ``PromptSet``.
-        seed: Seed of the draws.
+        count, conditions, seed, device, batch_size: As for ``sample_folder``.
         out: Where to write: empty, missing, or with the first part of these samples; None writes nothing.
-        device: ``auto``, or a torch device.
-        batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
         Tokens, forward passes a sample, and seconds of what was drawn now; images, where the teacher decodes
@@ -129,23 +116,24 @@ def sample_teacher(
         UsageError: when ``out`` holds something else, or a name, a condition or the device is impossible.
         CheckpointError: when the teacher's weights are missing or damaged.
     """
-    state = None if out is None else Unfinished.open(out)
+    folder = None if out is None else open_folder(out)
     where = find_device(device)
     teacher, way = teacher.on(where), _way(teacher, sampling)
-    wanted = _wanted(teacher.conditioning, conditions, count)
-    network = teacher.network().to(where)
-
-    def draw(c: Condition, draws: Draws) -> Sampled:
-        return way.draw(teacher, network, c, draws)
-
+    wanted = Wanted.of(teacher.conditioning, conditions, count)
+    opened = Opened.teacher(teacher, teacher.network().to(where), way)
     drawing = _drawing(teacher, seed, where, batch_size)
-    if state is None:
-        return drawing.draw(wanted.raw, draw, network)
-    files = SampleFiles(state, drawing, wanted.raw, wanted.files, {"seed": seed, **way.as_dict()})
-    model = {"teacher": described(teacher), "parts": dict(teacher.provenance())}
-    batches = list(_each(files, wanted, draw, network, model))
-    files.finish(wanted.extras)
-    return joined(batches)
+    if folder is None:
+        return drawing.draw(wanted.raw, opened)
+    files = SampleFiles(
+        folder=folder,
+        drawing=drawing,
+        wanted=wanted,
+        model=identity(teacher),
+        facts={"seed": seed, **way.as_dict()},
+    )
+    drawn = Drawn.joined(list(files.draw(opened)))
+    files.finish()
+    return drawn
 
 
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:
@@ -154,52 +142,6 @@ def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) ->
     if isinstance(sampling, Sampling):
         return TeacherSampling.of(sampling, Registry.discover())
     return TeacherSampling.named(teacher, sampling, Registry.discover())
-
-
-@attrs.frozen(kw_only=True)
-class _Wanted:
-    """What is to be drawn: the condition and the picture of each sample, and further files."""
-
-    raw: Sequence[Any]
-    files: Sequence[str]
-    extras: Mapping[str, bytes]
-
-
-def _wanted(conditioning: Conditioning, conditions: Sequence[str] | PromptSet | None, count: int) -> _Wanted:
-    if not isinstance(conditions, PromptSet):
-        raw = raw_conditions(conditioning, conditions, count)
-        return _Wanted(raw=raw, files=[f"{i:05d}.png" for i in range(count)], extras={})
-    texts = conditions.conditions()
-    raw = raw_conditions(conditioning, texts, len(texts))
-    return _Wanted(raw=raw, files=conditions.files(), extras=conditions.extras())
-
-
-def _each(
-    files: SampleFiles, wanted: _Wanted, draw: Draw, network: nn.Module, model: Mapping[str, Any]
-) -> Iterator[DrawnBatch]:
-    """All batches, without their pictures; those that are not there yet are drawn and written.
-
-    Raises:
-        Interrupted: for Ctrl-C.
-        UsageError: when the folder holds samples of another request.
-    """
-    known, done, count = 0, 0, len(wanted.raw)
-    for batch in files.begin(model):
-        known, done = known + 1, done + len(batch.tokens)
-        yield batch
-    if known:
-        logger.info("{} of {} samples are there already", done, count)
-    try:
-        for batch in files.drawing.batches(wanted.raw, draw, network, done=known):
-            files.take(batch)
-            done += len(batch.tokens)
-            logger.log("INFO" if done < count else "DEBUG", "{} of {} samples", done, count)
-            yield attrs.evolve(batch, images=None)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped after {done} of {count} samples. The same command with --out {files.folder.url} draws "
-            "the rest."
-        ) from None
 
 
 def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int) -> Drawing:

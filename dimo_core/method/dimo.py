@@ -162,11 +162,11 @@ class DimoPhase(Phase):
         with torch.set_grad_enabled(self.generator):
             rollout = s.p_theta.rollout(c, draws)  # x_theta ~ p_theta(. | x_init, c)
         x_theta, x_tilde_t = rollout.x_theta.flatten(), s.x_tilde_t(rollout, remask)
-        with torch.set_grad_enabled(self.auxiliary):
-            psi = s.psi(x_tilde_t, c, remask)
         if self.generator:
             theta, phi = s.theta(rollout), s.phi(x_tilde_t, c, remask)
             w = s.w(remask, theta, phi)
+        with torch.set_grad_enabled(self.auxiliary):
+            psi = s.psi(x_tilde_t, c, remask)
 
         for rows in s.chunks(remask):
             with torch.set_grad_enabled(self.auxiliary):

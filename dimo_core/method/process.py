@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Rows
 from dimo_core.device import transfer
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, block_rows
 from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["linear", "square", "cosine", "arccos"]
@@ -93,6 +93,11 @@ class Remask:
     total: int
 
 
+def draw_ratio(schedule: Schedule, draws: Draws, bounds: tuple[float, float]) -> Float[Tensor, " B"]:
+    """r(t) of t ~ U[0, 1], clamped to ``bounds``."""
+    return mask_ratio(draws.uniform("t"), schedule).clamp(*bounds)
+
+
 def draw_remask(
     length: int,
     schedule: Schedule,
@@ -103,15 +108,17 @@ def draw_remask(
 ) -> Remask:
     """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
     host = draws.host()
-    ratio = mask_ratio(host.uniform("t"), schedule).clamp(*bounds)
+    ratio = draw_ratio(schedule, host, bounds)
     masked = draw_mask(ratio, length, host, masking)
     rows = masked.flatten().nonzero().squeeze(1)
+    whole = draws.count == draws.total
+    total = int(masked.sum()) if whole else masked_total(length, schedule, masking, draws, bounds)
     return Remask(
         ratio=ratio,
         counts=masked.sum(1),
         masked=transfer(masked, draws.device),
         rows=transfer(rows, draws.device),
-        total=masked_total(length, schedule, masking, draws, bounds),
+        total=total,
     )
 
 
@@ -122,6 +129,13 @@ def masked_total(
     draws: Draws,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> int:
-    """Masked tokens of the global batch."""
+    """Masked tokens of the global batch, of which ``draws`` may be a slice: all that ``draw_remask`` hides.
+
+    With ``exact`` masking the ratios tell it. Otherwise the masks are drawn, one block of rows at a time.
+    """
     host = draws.whole().host()
-    return int(draw_mask(mask_ratio(host.uniform("t"), schedule).clamp(*bounds), length, host, masking).sum())
+    if masking == "exact":
+        return int(masked_count(draw_ratio(schedule, host, bounds), length).sum())
+    size = block_rows(length)
+    parts = (host.slice(start, min(size, host.total - start)) for start in range(0, host.total, size))
+    return sum(int(draw_mask(draw_ratio(schedule, p, bounds), length, p, masking).sum()) for p in parts)

@@ -13,9 +13,9 @@ from dimo_core.evaluation.comparison import COUNTS_DIFFER
 from dimo_core.evaluation.protocols import differences
 from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
-from dimo_core.report.comparison_plots import comparison_plots
 from dimo_core.report.page import Report, write_report
-from dimo_core.report.sheets import Picture
+from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.sheets import Sheet
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
@@ -37,7 +37,7 @@ class Comparable:
     protocols: Mapping[str, Mapping[str, Any]]
     machine: Mapping[str, str]
     cells: Sequence[Mapping[str, Any]] = ()
-    pictures: Mapping[str, Picture] = attrs.field(factory=dict)
+    pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
 
 
 def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts: Mapping[str, str]) -> None:
@@ -61,9 +61,6 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
     folder.write("results.csv", csv_text(table).encode())
     notes = "".join(f"\n* {note}" for note in table.notes)
     folder.write("results.md", f"{table.markdown()}\n{notes}\n".encode())
-    curves = comparison_plots(table)
-    for name, png in curves.items():
-        folder.write(f"plots/{name}.png", png)
     for i, picture in enumerate(result.pictures.values()):
         folder.write(f"samples/grid{f'-{i + 1}' if i else ''}{picture.suffix}", picture.data)
     report = Report(
@@ -72,7 +69,7 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
         facts={**facts, **result.machine},
         table=table,
         pictures=result.pictures,
-        plots=curves,
+        plots=quality_plots(table),
     )
     write_report(folder, report)
     folder.write_json(RESULTS, data)
@@ -125,7 +122,7 @@ def read_result(path: str) -> Comparable:
     pictures = {}
     for suffix in (".png", ".txt"):
         if folder.exists("samples", f"grid{suffix}"):
-            pictures[path] = Picture(folder.read("samples", f"grid{suffix}"), suffix)
+            pictures[path] = Sheet(folder.read("samples", f"grid{suffix}"), suffix)
     return Comparable(
         table=Table.from_dict(data),
         protocols=data["protocols"],

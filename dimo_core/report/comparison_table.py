@@ -15,7 +15,7 @@ from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
 from dimo_core.report.comparison_files import Comparable, machine_notes
-from dimo_core.report.sheets import Picture, over_time
+from dimo_core.report.sheets import Sheet, over_time
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""
@@ -150,7 +150,7 @@ def _images(comparison: Comparison, url: str) -> dict[str, Any]:
     return comparison.judged(samples)
 
 
-def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> dict[str, Picture]:
+def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> dict[str, Sheet]:
     """One row of pictures for each method, of the same conditions and draws."""
     shown = {m.name: found[0]["shown"] for m, found in zip(methods, cells, strict=True) if found[0]["shown"]}
     if not shown:

@@ -14,7 +14,7 @@ import attrs
 from dimo_core.evaluation.numbers import aligned
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.report.sheets import Picture
+from dimo_core.report.sheets import Sheet
 
 NAME = "report.html"
 TILES = 4
@@ -56,7 +56,7 @@ class Report:
     facts: Mapping[str, str] = attrs.field(factory=dict)
     table: Table | None = None
     notes: tuple[str, ...] = ()
-    pictures: Mapping[str, Picture] = attrs.field(factory=dict)
+    pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
     plots: Mapping[str, bytes] = attrs.field(factory=dict)
     config: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -82,12 +82,14 @@ class Report:
 
 
 def write_report(folder: Folder, report: Report) -> str:
-    """Write ``report.html`` into a run folder; returns its path."""
+    """Write ``report.html`` and its plots into a folder; returns its path."""
+    for name, data in report.plots.items():
+        folder.write(f"plots/{name}.png", data)
     folder.write(NAME, report.html().encode())
     return folder.path(NAME)
 
 
-def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Picture]:
+def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Sheet]:
     """The sheets that a run left in ``samples/``, by step: the first, the last, and some between.
 
     Args:
@@ -97,9 +99,7 @@ def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Picture]:
     names = [name for name in folder.sub("samples").names() if name.startswith("step_")]
     count = min(most, len(names))
     chosen = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
-    return {
-        _moment(name): Picture(folder.read("samples", name), PurePosixPath(name).suffix) for name in chosen
-    }
+    return {_moment(name): Sheet(folder.read("samples", name), PurePosixPath(name).suffix) for name in chosen}
 
 
 def _moment(name: str) -> str:
@@ -184,7 +184,7 @@ def _notes(notes: Iterable[str]) -> str:
     return f'<ul class="notes" aria-label="Notes">{items}</ul>' if items else ""
 
 
-def _sheets(pictures: Mapping[str, Picture]) -> str:
+def _sheets(pictures: Mapping[str, Sheet]) -> str:
     figures = []
     for caption, picture in pictures.items():
         if picture.suffix == ".txt":

@@ -1,4 +1,4 @@
-"""Curves of a run, from metrics.jsonl, and quality against sampling steps, from the result table.
+"""Curves of a run, from metrics.jsonl.
 
 Drawn with matplotlib's object interface: nothing global is set, and no display is needed.
 """
@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from dimo_core.evaluation.table import Row, Table
+from dimo_core.evaluation.table import Table
 
 INK, QUIET, LINE, PAPER = "#22252a", "#6b7078", "#e3e4e1", "#fbfbf9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a3588c", "#56b4e9", "#8a7000")
@@ -59,9 +59,9 @@ def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dic
 
     Args:
         lines: Scalars by name, each with its ``step``: the lines of metrics.jsonl.
-        table: The result table, for quality against steps.
+        table: The result table, for the order of metrics and which direction is good.
     """
-    found = {} if table is None else quality(table)
+    found: dict[str, bytes] = {}
     series = _series(lines)
     judged = {
         name.removeprefix("eval/"): series.pop(name) for name in sorted(series) if name.startswith("eval/")
@@ -78,43 +78,6 @@ def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dic
     if series:
         found["others"] = _multiples(dict(sorted(series.items())))
     return found
-
-
-def quality(table: Table) -> dict[str, bytes]:
-    """Each shown metric against sampling steps: the teacher's curve, the generator, and real data."""
-    names = [name for name in table.metrics if name in (*table.shown, *table.better)][:6]
-    if not names or not any(row.kind != "real" for row in table.rows):
-        return {}
-    figure, every = panels(len(names))
-    for axes, name in zip(every, names, strict=True):
-        _quality(axes, name, table)
-    legend(figure, every)
-    return {"quality": png(figure)}
-
-
-def _quality(axes: Axes, name: str, table: Table) -> None:
-    def points(kind: str) -> list[Row]:
-        rows = [
-            row for row in table.rows if row.kind == kind and math.isfinite(row.metrics.get(name, math.nan))
-        ]
-        return sorted(rows, key=lambda row: row.steps)
-
-    teacher, generator, real = points("teacher"), points("generator"), points("real")
-    steps = sorted({row.steps for row in (*teacher, *generator)}) or [1]
-    joined = not any(row.sampling for row in teacher)  # other samplings are no points of one curve
-    styles = ((teacher, "o-" if joined else "o", COLOURS[0], 6), (generator, "D", COLOURS[1], 8))
-    for rows, marker, colour, size in styles:
-        if rows:
-            values = [row.metrics[name] for row in rows]
-            axes.plot(
-                [row.steps for row in rows], values, marker, color=colour, markersize=size, label=rows[0].kind
-            )
-    for row in real:
-        axes.axhline(row.metrics[name], color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
-    values = [row.metrics[name] for row in (*teacher, *generator, *real)]
-    styled(axes, directed(name, table), "sampling steps", spread_of(name, values, table))
-    axes.set_xscale("log", base=2)
-    ticked(axes.xaxis, FixedLocator(steps))
 
 
 def directed(name: str, table: Table) -> str:

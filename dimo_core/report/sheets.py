@@ -1,27 +1,39 @@
 """Sheets of samples as PNG, or as text where samples are lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import matplotlib
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
+from dimo_core import conditions
+from dimo_core.backbone import Backbone, inference
+from dimo_core.conditions import Condition
+from dimo_core.draws import Draws
 from dimo_core.files.images import as_image, png
-from dimo_core.teacher import Preview
+from dimo_core.generator import Generator
+from dimo_core.sampler import TeacherSampling
+from dimo_core.sources import Conditions
+from dimo_core.teacher import Preview, Teacher
+from dimo_core.tokens import Tokens
 
 PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
 GAP, MARGIN, TEXT = 4, 14, 15
 SMALLEST, WIDEST, LABEL = 40, 1800, 360
 """Pixels: least side of a cell; most for a row of cells, and for a label."""
 
+SITES = 4096
+"""The most tokens of a sheet of a run, where that leaves at least 3 x 3: large pictures take long."""
+
 
 @attrs.frozen
-class Picture:
+class Sheet:
     """A sheet, ready to be written.
 
     Attributes:
@@ -33,7 +45,7 @@ class Picture:
     suffix: str
 
 
-def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = None) -> Picture:
+def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = None) -> Sheet:
     """All samples of one preview: a picture of its images, or its lines as text.
 
     Args:
@@ -44,10 +56,10 @@ def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = Non
     if preview.images is None:
         return _text({"": preview}, names)
     columns = columns or _columns(len(preview.images))
-    return Picture(png(grid(preview.images, columns=columns, rows=_row_names(names, columns))), ".png")
+    return Sheet(png(grid(preview.images, columns=columns, rows=_row_names(names, columns))), ".png")
 
 
-def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) -> Picture:
+def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) -> Sheet:
     """The same conditions sampled in several ways, such as teacher and generator, side by side.
 
     Args:
@@ -62,15 +74,15 @@ def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) ->
         grid(x, columns=columns, rows=_row_names(names, columns), title=title, labels=not i)
         for i, (title, x) in enumerate(images.items())
     ]
-    sheet = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), PAPER)
+    paper = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), PAPER)
     left = 0
     for block in blocks:
-        sheet.paste(block, (left, 0))
+        paper.paste(block, (left, 0))
         left += block.width
-    return Picture(png(sheet), ".png")
+    return Sheet(png(paper), ".png")
 
 
-def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int = 16) -> Picture:
+def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int = 16) -> Sheet:
     """The same draws as training goes on: one row a moment, the first ``count`` samples across.
 
     Args:
@@ -81,7 +93,7 @@ def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int =
     images = [preview.images[:count] for preview in moments.values() if preview.images is not None]
     if len(images) < len(moments):
         return _text(moments, names)
-    return Picture(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(moments))), ".png")
+    return Sheet(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(moments))), ".png")
 
 
 def grid(
@@ -172,7 +184,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", TEXT)
 
 
-def _text(panels: Mapping[str, Preview], names: Sequence[str]) -> Picture:
+def _text(panels: Mapping[str, Preview], names: Sequence[str]) -> Sheet:
     """Lines under a caption for each panel, each line after the name of its condition."""
     parts = []
     for title, preview in panels.items():
@@ -183,4 +195,79 @@ def _text(panels: Mapping[str, Preview], names: Sequence[str]) -> Picture:
             for i, line in enumerate(lines)
         ]
         parts.append("\n".join([f"# {title}", *named] if title else named))
-    return Picture(("\n\n".join(parts) + "\n").encode(), ".txt")
+    return Sheet(("\n\n".join(parts) + "\n").encode(), ".txt")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FixedSamples:
+    """The same few conditions and draws at every moment of a run, so that sheets compare.
+
+    Attributes:
+        teacher: Encodes conditions and makes previews.
+        raw: The conditions, row by row; one condition fills a row.
+        columns: Samples a row.
+        seed: Seed of the draws.
+        device: Where the networks are.
+    """
+
+    teacher: Teacher
+    raw: tuple[Any, ...]
+    columns: int
+    seed: int
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+
+    @classmethod
+    def of(
+        cls,
+        teacher: Teacher,
+        conditions: Conditions,
+        *,
+        seed: int,
+        device: torch.device,
+        rows: int | None = None,
+        columns: int | None = None,
+    ) -> "FixedSamples":
+        """Choose ``rows`` conditions, evenly spread, equal ones together; 8 x 8, or fewer of many tokens."""
+        side = next((n for n in (8, 6, 4) if n * n * teacher.tokens.length <= SITES), 3)
+        rows, columns = rows or side, columns or side
+        chosen = conditions.balanced(teacher.conditioning, rows)
+        order = [repr(raw) for raw in chosen]
+        chosen = sorted(chosen, key=lambda raw: order.index(repr(raw)))
+        raw = tuple(raw for raw in chosen for _ in range(columns))
+        return cls(teacher=teacher, raw=raw, columns=columns, seed=seed, device=device)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each sample's condition as people read it."""
+        return tuple(self.teacher.describe(raw) for raw in self.raw)
+
+    def preview(self, network: nn.Module, draw: Callable[[Condition, Draws], Tokens]) -> Preview:
+        """The samples that ``draw`` draws with a network, whose mode comes back."""
+        draws = Draws(seed=self.seed, phase="showcase", total=len(self.raw), device=self.device)
+        c = conditions.to(self.teacher.encode_conditions(self.raw), self.device)
+        with inference(network):
+            return self.teacher.preview(draw(c, draws), c)
+
+    def of_generator(self, generator: Generator) -> Sheet:
+        """One-step samples: what ``samples/`` holds."""
+        return sheet(self.preview(generator, generator.sample), self.names, self.columns)
+
+    def side_by_side(self, generator: Generator, network: Backbone, way: TeacherSampling) -> Sheet:
+        """The teacher in its steps, the generator in one, and the teacher in one.
+
+        Args:
+            generator: The trained generator.
+            network: The teacher's network.
+            way: How the teacher is sampled.
+        """
+
+        def teacher(steps: int) -> Preview:
+            taken = attrs.evolve(way, steps=steps)
+            return self.preview(network, lambda c, draws: taken.draw(self.teacher, network, c, draws).tokens)
+
+        panels = {
+            f"teacher, {way.steps} steps": teacher(way.steps),
+            "generator, 1 step": self.preview(generator, generator.sample),
+            "teacher, 1 step": teacher(1),
+        }
+        return beside(panels, self.names, self.columns)

@@ -1,12 +1,24 @@
 """Keyed random numbers: repeatable, independent, and the same from any slice."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dimo_core.draws import Draws, RecordedDraws, categorical, permutation, stream_seed
+from dimo_core import draws as module
+from dimo_core.draws import (
+    BLOCK_NUMBERS,
+    BLOCK_ROWS,
+    Draws,
+    RecordedDraws,
+    block_rows,
+    categorical,
+    permutation,
+    stream_seed,
+)
 
 DRAWS = Draws(seed=1, step=2, phase="p", total=12)
 KINDS = {
@@ -25,6 +37,72 @@ def test_a_slice_draws_its_rows_of_the_whole(kind: str, start: int, count: int) 
     whole, part = KINDS[kind](DRAWS), KINDS[kind](DRAWS.slice(start, count))
     assert torch.equal(whole[start : start + count], part)
     assert torch.equal(whole, KINDS[kind](DRAWS.slice(start, count).whole()))
+
+
+MANY = Draws(seed=1, phase="p", total=200)
+WIDE = BLOCK_NUMBERS // 5
+"""Numbers in a row of which a block holds five."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "rows"),
+    [
+        *((kind, width, 200) for kind in KINDS for width in (3, 400)),
+        ("uniform", WIDE, 12),
+        ("normal", WIDE, 12),
+        ("integers", BLOCK_NUMBERS + 1, 3),
+    ],
+)
+@given(cuts=st.lists(st.integers(0, 200), max_size=6), data=st.data())
+@settings(max_examples=20)
+def test_any_split_draws_the_same_numbers(
+    kind: str, width: int, rows: int, cuts: list[int], data: st.DataObject
+) -> None:
+    """Blocks of 64 rows, of 5 and of 1."""
+    first = data.draw(st.integers(0, 200 - rows))
+    sizes = torch.arange(200) * width // 200
+
+    def drawn(start: int, end: int) -> Tensor:
+        part = MANY.slice(start, end - start)
+        if kind == "subset":
+            return part.subset("s", width, sizes[start:end])
+        return getattr(part, kind)("s", *([1000] if kind == "integers" else []), width)
+
+    bounds = sorted({first, first + rows, *(first + cut % rows for cut in cuts)})
+    parts = [drawn(a, b) for a, b in itertools.pairwise(bounds)]
+    assert torch.equal(torch.cat(parts), drawn(first, first + rows))
+
+
+def test_a_row_does_not_depend_on_the_size_of_the_global_batch() -> None:
+    small, large = (Draws(seed=1, total=total, start=9, count=3) for total in (12, 10_000))
+    assert torch.equal(small.normal("s", 7), large.normal("s", 7))
+
+
+def test_neighbouring_blocks_draw_different_numbers() -> None:
+    u = Draws(seed=1, total=3 * BLOCK_ROWS).uniform("s", 5)
+    assert 15 * BLOCK_ROWS - 5 < len(u.unique())
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((), 64), ((0,), 64), ((4096,), 64), ((4097,), 63), ((64, 1024), 4), ((2**18,), 1), ((2**18 + 1,), 1)],
+)
+def test_a_block_holds_a_mebibyte_and_64_rows_at_most(shape: tuple[int, ...], rows: int) -> None:
+    assert block_rows(*shape) == rows
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("shape", "rows"), [((64, 1024), 4), ((2**19,), 2), ((), 64)])
+def test_a_draw_costs_its_rows_and_not_the_global_batch(
+    device: str, shape: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of 1024 lie in one block, or in two where a block is one row."""
+    seeds: list[object] = []
+    monkeypatch.setattr(module, "stream_seed", lambda *key: seeds.append(key) or stream_seed(*key))
+    drawn = Draws(seed=0, total=1024, start=512, count=2, device=device).normal("eps", *shape)
+    assert drawn.shape == (2, *shape)
+    assert drawn.untyped_storage().nbytes() == rows * 4 * torch.Size(shape).numel()
+    assert len(seeds) == (rows // block_rows(*shape) if device == "cpu" else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

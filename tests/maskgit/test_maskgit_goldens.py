@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dimo_core.divergence import Divergence
 from dimo_core.draws import RecordedDraws
+from dimo_core.engine.part_state import decayed
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
 from dimo_core.generator import Rollout, filtered
@@ -244,3 +245,30 @@ def test_the_auxiliary_gradient_of_every_parameter_equals_the_reference(
         error = (parameter.grad - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
         assert error < 1e-9, name
     assert all(p.grad is None for p in step.p_theta.parameters())
+
+
+def test_weight_decay_spares_embeddings_positions_norms_and_biases() -> None:
+    """The output's weight is that of the embedding; its bias is one row a position."""
+    network = MaskTransformer(TINY, TINY.codes)
+    weights = decayed(network)
+    block = "transformer.layers.0"
+    expected = {
+        "first_layer.2.weight",
+        "first_layer.6.weight",
+        f"{block}.0.fn.mha.in_proj_weight",
+        f"{block}.0.fn.mha.out_proj.weight",
+        f"{block}.1.fn.net.0.weight",
+        f"{block}.1.fn.net.3.weight",
+        "last_layer.2.weight",
+    }
+    assert {n for n, p in network.named_parameters() if p in weights} == expected
+    spared = {n for n, p in network.named_parameters() if p not in weights and not n.endswith("bias")}
+    norms = (
+        "first_layer.0",
+        "first_layer.4",
+        f"{block}.0.norm",
+        f"{block}.1.norm",
+        "last_layer.0",
+        "last_layer.4",
+    )
+    assert spared == {"tok_emb.weight", "pos_emb", *(f"{norm}.weight" for norm in norms)}

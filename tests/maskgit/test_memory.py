@@ -65,6 +65,23 @@ def test_memory_in_half_precision_is_foretold_too(tmp_path: Path) -> None:
     assert half < 0.9 * full
 
 
+def test_rows_of_other_micro_batches_are_not_drawn(tmp_path: Path) -> None:
+    """Two rows of 1024 cost what two of four do; the fullest moment holds draws of these two."""
+    few, many = (
+        plan_memory(resolve_job({"teacher": "maskgit", "out": str(tmp_path), "train": train}, preset="fast"))
+        for train in ({"batch_size": 4, "accumulate": 2}, {"batch_size": 1024, "accumulate": 512})
+    )
+    assert dict(many.rows) == dict(few.rows)
+
+
+def test_the_fullest_step_is_planned_whatever_the_seed(tmp_path: Path) -> None:
+    """Every token is masked; so few rows could be drawn with hardly a mask."""
+    train = {"batch_size": 2, "accumulate": 2}
+    given = {"teacher": "maskgit", "out": str(tmp_path), "train": train}
+    plans = [plan_memory(resolve_job({**given, "seed": seed}, preset="fast")) for seed in range(3)]
+    assert len({plan.total for plan in plans}) == 1
+
+
 def test_the_plan_counts_parameters_and_reads_no_weights(tmp_path: Path) -> None:
     job = resolve_job({"teacher": "maskgit", "out": str(tmp_path)})
     plan = plan_memory(job)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dimo_core.cli.dispatch import main as command
-from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.guidance import Constant, Guidance, Ramp
+from dimo_core.jobs.results import Evaluator
 from dimo_core.jobs.sample import sample_teacher
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling

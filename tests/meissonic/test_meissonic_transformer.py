@@ -1,6 +1,7 @@
 """The transformer against values of the published code, and what the goldens do not show."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dimo_core.engine.part_state import decayed
 from dimo_core.files.weights import assign
 from dimo_core.method.process import perturb
 from dimo_meissonic.architecture import Architecture
@@ -249,3 +251,70 @@ def test_a_config_of_another_network_is_refused(change: dict[str, Any], message:
     config = {name: value for name, value in {**PUBLISHED, **change}.items() if value is not None}
     with pytest.raises(CheckpointError, match=message):
         Architecture.from_config(config, "config.json")
+
+
+DECAYED = [
+    "embed.conv",
+    "down_block.downsample.conv",
+    "project_to_hidden",
+    "context_embedder",
+    "cond_embed.linear_1",
+    "cond_embed.linear_2",
+    "time_text_embed.text_embedder.linear_1",
+    "time_text_embed.text_embedder.linear_2",
+    "time_text_embed.timestep_embedder.linear_1",
+    "time_text_embed.timestep_embedder.linear_2",
+    "transformer_blocks.*.norm1.linear",
+    "transformer_blocks.*.norm1_context.linear",
+    "transformer_blocks.*.attn.to_q",
+    "transformer_blocks.*.attn.to_k",
+    "transformer_blocks.*.attn.to_v",
+    "transformer_blocks.*.attn.to_out.0",
+    "transformer_blocks.*.attn.to_add_out",
+    "transformer_blocks.*.attn.add_q_proj",
+    "transformer_blocks.*.attn.add_k_proj",
+    "transformer_blocks.*.attn.add_v_proj",
+    "transformer_blocks.*.ff.net.0.proj",
+    "transformer_blocks.*.ff.net.2",
+    "transformer_blocks.*.ff_context.net.0.proj",
+    "transformer_blocks.*.ff_context.net.2",
+    "single_transformer_blocks.*.norm.linear",
+    "single_transformer_blocks.*.attn.to_q",
+    "single_transformer_blocks.*.attn.to_k",
+    "single_transformer_blocks.*.attn.to_v",
+    "single_transformer_blocks.*.proj_mlp",
+    "single_transformer_blocks.*.proj_out",
+    "project_from_hidden",
+    "up_block.upsample.conv",
+    "mlm_layer.conv1",
+    "mlm_layer.conv2",
+]
+SPARED = [
+    "embed.embeddings",
+    "embed.layer_norm",
+    "down_block.downsample.norm",
+    "project_to_hidden_norm",
+    "encoder_proj_layer_norm",
+    "transformer_blocks.*.attn.norm_q",
+    "transformer_blocks.*.attn.norm_k",
+    "transformer_blocks.*.attn.norm_added_q",
+    "transformer_blocks.*.attn.norm_added_k",
+    "single_transformer_blocks.*.attn.norm_q",
+    "single_transformer_blocks.*.attn.norm_k",
+    "project_from_hidden_norm",
+    "up_block.upsample.norm",
+    "mlm_layer.layer_norm",
+]
+
+
+def test_weight_decay_spares_the_table_norms_and_biases_and_no_embedder(tensors: Tensors) -> None:
+    """``context_embedder`` and the embedders of time and condition are linear layers."""
+    network = load("tiny_down", tensors)
+    weights = decayed(network)
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, p in network.named_parameters():
+        found[p in weights].add(re.sub(r"blocks\.\d+", "blocks.*", name))
+    assert found[True] == {f"{module}.weight" for module in DECAYED}
+    assert {name for name in found[False] if not name.endswith(".bias")} == {
+        f"{module}.weight" for module in SPARED
+    }

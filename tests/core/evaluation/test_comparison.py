@@ -13,11 +13,10 @@ from dimo_core.choice import Choice
 from dimo_core.errors import CheckpointError, MissingLibraryError, NumericalError, UsageError
 from dimo_core.evaluation import drawing as drawing_module
 from dimo_core.evaluation.comparison import Comparison
-from dimo_core.evaluation.drawing import Method, Opened
+from dimo_core.evaluation.drawing import Method, Opened, Shard
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import Protocol, digest
-from dimo_core.evaluation.row_batches import Shard
-from dimo_core.evaluation.row_store import RowStore
+from dimo_core.evaluation.store import Store
 from dimo_core.files.folder import Folder
 from dimo_core.sampler import Sampled
 
@@ -47,7 +46,7 @@ def world(toy, tmp_path):
                     "protocol": protocol,
                     "judge": judge,
                     "conditions": toy.Conditions(),
-                    "store": RowStore(Folder(str(tmp_path / name)), streamed),
+                    "store": Store(Folder(str(tmp_path / name)), streamed),
                     "device": torch.device("cpu"),
                     "batch_size": BATCH,
                     **options,
@@ -86,8 +85,8 @@ def tokens(store, request, comparison):
     raw = comparison.conditions.balanced(comparison.teacher.conditioning, SAMPLES)
     starts = [b + i for b in range(0, SAMPLES, BLOCK) for i in range(0, BLOCK, BATCH)]
     ends = [min(s + BATCH, (s // BLOCK + 1) * BLOCK) for s in starts]
-    parts = [store.part(request, s, tuple(raw[s:e])) for s, e in zip(starts, ends, strict=True)]
-    return torch.cat([part.samples.tokens for part in parts])
+    batches = [store.batch(request, s, tuple(raw[s:e])) for s, e in zip(starts, ends, strict=True)]
+    return torch.cat([batch.samples.tokens for batch in batches])
 
 
 def test_evaluating_twice_gives_the_same_numbers_to_the_last_bit(world):
@@ -135,7 +134,7 @@ def test_a_finished_row_is_not_drawn_again_and_leaves_no_batches(world, tmp_path
     first = world.comparison().run([world.method()])
     assert first == world.comparison().run([world.method()])
     assert BATCHES == world.drawn
-    assert not (tmp_path / "out" / "parts").exists()
+    assert not (tmp_path / "out" / "batches").exists()
 
 
 def test_rows_can_be_added(world):
@@ -161,7 +160,7 @@ def test_a_damaged_batch_is_drawn_again(world, tmp_path, harm):
     world.drawn, world.stop_at = 0, 6
     with pytest.raises(KeyboardInterrupt):
         world.comparison().run([world.method()])
-    parts = sorted((tmp_path / "out" / "parts").rglob("*.safetensors"))
+    parts = sorted((tmp_path / "out" / "batches").rglob("*.safetensors"))
     parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
     world.stop_at = None
     assert numbers(whole) == numbers(world.comparison().run([world.method()]))
@@ -172,7 +171,7 @@ def test_a_batch_of_another_request_is_not_used(world, tmp_path):
     whole = world.comparison("whole").run([world.method("b")])
     for name in ("a", "b"):
         world.comparison(shard=Shard(index=1, of=1)).run([world.method(name)])
-    a, b = sorted((tmp_path / "out" / "parts").iterdir())
+    a, b = sorted((tmp_path / "out" / "batches").iterdir())
     for first, second in zip(sorted(a.iterdir()), sorted(b.iterdir()), strict=True):
         first.write_bytes(second.read_bytes())
     world.drawn = 0
@@ -215,7 +214,7 @@ def test_nothing_is_written_of_streamed_rows_but_their_numbers(world, tmp_path):
     world.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
         world.comparison(streamed=True).run([world.method()])
-    assert not (tmp_path / "out" / "parts").exists()
+    assert not (tmp_path / "out" / "batches").exists()
     world.stop_at = None
     whole = world.comparison("whole").run([world.method()])
     assert numbers(whole) == numbers(world.comparison(streamed=True).run([world.method()]))

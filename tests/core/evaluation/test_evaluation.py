@@ -9,8 +9,9 @@ from loguru import logger
 
 from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
-from dimo_core.evaluation.comparison import Evaluator
+from dimo_core.evaluation.drawing import Opened
 from dimo_core.evaluation.table import Table
+from dimo_core.jobs.results import Evaluator
 from dimo_core.settings import Evaluate
 
 
@@ -127,7 +128,9 @@ def test_the_real_row_is_the_distance_between_two_real_parts(evaluator, toy):
     held_out, other = (
         judged.judge.data.load(split).images.double().mean() for split in ("held-out", "other")
     )
-    assert {"brightness": pytest.approx(abs(held_out - other).item())} == judged.floor_row().metrics
+    assert {"brightness": pytest.approx(abs(held_out - other).item())} == judged.table(
+        None, toy.Backbone()
+    ).rows[-1].metrics
 
 
 def test_reference_features_are_extracted_once(evaluator, toy, monkeypatch):
@@ -192,11 +195,16 @@ def test_the_size_of_the_real_row_is_not_held_against_the_others(evaluator, toy)
     assert not any(note.startswith("Rows differ in n") for note in table.notes)
 
 
-def test_progress_is_told_after_each_batch(evaluator, toy):
-    judged, heard = evaluator(samples=20), []
-    judged.progress = lambda *news: heard.append(news)
-    judged.generator_row(toy.Generator(), name="g")
-    assert [("g", 8, 20), ("g", 16, 20), ("g", 20, 20)] == heard
+def test_each_batch_is_told(evaluator, toy):
+    rows, heard = evaluator(), []
+    opened = Opened.generator(toy.Generator())
+    list(rows.drawing(0).batches(rows.raw(20), opened, lambda *news: heard.append(news)))
+    assert [(8, 8, False), (8, 16, False), (4, 20, False)] == heard
+
+
+def test_the_batch_size_changes_no_sample(evaluator, toy):
+    first, second = (evaluator(batch_size=size).generator_row(toy.Generator()) for size in (7, 30))
+    assert first.metrics == second.metrics
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.drawing import DrawnBatch
-from dimo_core.evaluation.kept_samples import KeptPictures
+from dimo_core.evaluation.kept_samples import RowFolder
+from dimo_core.evaluation.store import Drawn
+from dimo_core.files.folder import Folder
+from dimo_core.metric import Samples
 
 ONE, SEVERAL = (None,), (0, -1)
 
@@ -15,12 +17,12 @@ def keep(toy, tmp_path):
     """Keeps two samples of row "a" for each seed, as a comparison does."""
 
     def run(*seeds):
-        folders = [KeptPictures.of(str(tmp_path), "a", seed, toy.Teacher()) for seed in seeds]
-        for kept, seed in zip(folders, seeds, strict=True):
-            kept.claim({"row": "a", "seed": seed or 0})
-        images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-        for kept in folders:
-            kept.keep(DrawnBatch(start=0, tokens=torch.zeros(2, 4), images=images, passes=1, seconds=0.0))
+        folders = [RowFolder(Folder(str(tmp_path)), "a", seed) for seed in seeds]
+        for folder, seed in zip(folders, seeds, strict=True):
+            folder.claim({"row": "a", "seed": seed or 0})
+        samples = Samples(conditions=(0, 1), images=torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+        for folder in folders:
+            folder.samples(toy.Teacher()).keep(Drawn(start=0, samples=samples, passes=1))
 
     return run
 
@@ -63,8 +65,8 @@ def test_samples_of_one_seed_are_not_mixed_with_folders_of_several(keep, first, 
     keep(*first)
 
 
-def test_a_row_of_one_seed_that_has_no_samples_yet_is_nothing_for_folders_of_seeds(toy, keep, tmp_path):
-    KeptPictures.of(str(tmp_path), "a", None, toy.Teacher()).claim({"row": "a", "seed": 0})
+def test_a_row_of_one_seed_that_has_no_samples_yet_is_nothing_for_folders_of_seeds(keep, tmp_path):
+    RowFolder(Folder(str(tmp_path)), "a", None).claim({"row": "a", "seed": 0})
     with pytest.raises(UsageError, match=r"/a is of samples of one seed \(a\.json\)"):
         keep(*SEVERAL)
 

@@ -8,11 +8,10 @@ import torch
 
 from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
-from dimo_core.evaluation.comparison import Evaluator
 from dimo_core.evaluation.table import Table
-from dimo_core.jobs.results import Results
+from dimo_core.jobs.results import Evaluator, Results
 from dimo_core.report.page import Report
-from dimo_core.report.plots import quality
+from dimo_core.report.quality_plots import quality_plots
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import Sampling
 
@@ -84,7 +83,7 @@ def test_the_table_survives_json_and_older_tables_are_read(table):
 
 
 def test_plots_and_report_show_such_rows(table):
-    assert quality(table)["quality"].startswith(b"\x89PNG")
+    assert quality_plots(table)["quality"].startswith(b"\x89PNG")
     report = Report(
         title="t", lead="l", facts={}, table=table, pictures={}, plots={}, config={"teacher": {"name": "toy"}}
     )
@@ -104,5 +103,5 @@ def test_the_picture_takes_the_best_way(evaluator, table, best):
 
 def test_a_table_without_teacher_rows_has_no_best_way(evaluator, table):
     results = Results.__new__(Results)
-    results.evaluator = attrs.evolve(evaluator(), settings=Evaluate(steps=()))
+    results.evaluator = attrs.evolve(evaluator(), ways=())
     assert results.best_way(attrs.evolve(table, rows=table.rows[2:])) is None

@@ -1,5 +1,6 @@
 """x_init, q_{t|0} and r(t), against golden values and by their definitions."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dimo_core.draws import Draws
-from dimo_core.method.process import apply_mask, draw_mask, initial_tokens, mask_ratio, masked_count, perturb
+from dimo_core.method import process
+from dimo_core.method.process import (
+    apply_mask,
+    draw_mask,
+    draw_remask,
+    initial_tokens,
+    mask_ratio,
+    masked_count,
+    masked_total,
+    perturb,
+)
 from dimo_core.tokens import TokenSpace
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "schedules.json").read_text())
@@ -106,3 +117,33 @@ def test_noise_keeps_the_variance(sigma: float) -> None:
     noisy = perturb(e, sigma, eps)
     assert 1 == pytest.approx(noisy.var().item(), rel=0.02)
     assert sigma == pytest.approx((noisy * eps).mean().item(), abs=0.01)
+
+
+@pytest.mark.parametrize("masking", ["exact", "bernoulli"])
+@given(
+    total=st.integers(1, 200),
+    cuts=st.lists(st.integers(1, 199), max_size=4),
+    schedule=st.sampled_from(SCHEDULES),
+    bounds=st.sampled_from([(0.0, 1.0), (0.3, 0.4)]),
+)
+def test_the_total_of_the_global_batch_is_the_sum_of_any_parts(
+    masking: Any, total: int, cuts: list[int], schedule: Any, bounds: tuple[float, float]
+) -> None:
+    draws = Draws(seed=3, step=1, phase="p", total=total)
+    ends = sorted({0, total, *(cut for cut in cuts if cut < total)})
+    parts = [draws.slice(a, b - a) for a, b in itertools.pairwise(ends)]
+    counted = sum(int(draw_remask(9, schedule, masking, p, bounds=bounds).counts.sum()) for p in parts)
+    for part in parts:
+        assert masked_total(9, schedule, masking, part, bounds) == counted
+
+
+@pytest.mark.parametrize(("masking", "rows"), [("exact", []), ("bernoulli", [4] * 256)])
+def test_the_total_is_counted_block_by_block(
+    masking: Any, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        process, "draw_mask", lambda ratio, *given: drawn.append(len(ratio)) or draw_mask(ratio, *given)
+    )
+    masked_total(2**16, "linear", masking, Draws(seed=0, total=1024, start=7, count=2))
+    assert drawn == rows

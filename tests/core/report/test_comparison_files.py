@@ -20,9 +20,9 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.images import picture_files, png
 from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
-from dimo_core.report.comparison_plots import comparison_plots
 from dimo_core.report.comparison_table import _row as rows_of
-from dimo_core.report.sheets import Picture
+from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.sheets import Sheet
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 
@@ -109,7 +109,7 @@ def test_all_files_are_there_and_say_the_same(tmp_path):
 def test_results_survive_their_file(tmp_path):
     one = attrs.evolve(
         result(row(metrics={"fid": 2.0}, spread={"fid": 0.5}, intervals={"fid": (1.0, 3.0)})),
-        pictures={"grid": Picture(png(Image.new("L", (4, 4))), ".png")},
+        pictures={"grid": Sheet(png(Image.new("L", (4, 4))), ".png")},
     )
     publish(one, Folder(str(tmp_path)), title="t", lead="", facts={})
     for path in (str(tmp_path), str(tmp_path / "results.json")):
@@ -166,9 +166,9 @@ def test_one_protocol_and_one_machine_warn_of_nothing():
 def test_a_sweep_of_temperatures_has_a_plot_of_its_own():
     rows = [row(f"g, T = {t}", "generator", temperature=t) for t in (1.0, 3.0)]
     assert {"quality_by_passes", "quality_by_seconds", "quality_by_temperature"} == set(
-        comparison_plots(result(*rows).table)
+        quality_plots(result(*rows).table)
     )
-    assert {} == comparison_plots(Table(rows=(REAL,), better={"fid": "smaller"}))
+    assert {} == quality_plots(Table(rows=(REAL,), better={"fid": "smaller"}))
 
 
 def test_csv_has_the_metric_names_once():

@@ -1,4 +1,4 @@
-"""The showcase: the same conditions and draws whenever it is asked."""
+"""Fixed samples: the same conditions and draws whenever it is asked."""
 
 import io
 
@@ -7,48 +7,50 @@ import torch
 from PIL import Image
 
 from dimo_core.guidance import Constant
-from dimo_core.report.fixed_samples import Showcase
+from dimo_core.report.sheets import FixedSamples
+from dimo_core.sampler import TeacherSampling
 
 
 @pytest.fixture
-def showcase(toy):
+def fixed(toy):
     def make(teacher=None, **options):
-        return Showcase.of(
+        return FixedSamples.of(
             teacher or toy.Teacher(), toy.Conditions(), seed=3, device=torch.device("cpu"), **options
         )
 
     return make
 
 
-def test_equal_conditions_stand_together_and_fill_rows(showcase):
-    assert ("even",) * 4 + ("odd",) * 4 == showcase(rows=4, columns=2).names
+def test_equal_conditions_stand_together_and_fill_rows(fixed):
+    assert ("even",) * 4 + ("odd",) * 4 == fixed(rows=4, columns=2).names
 
 
-def test_the_same_generator_gives_the_same_preview_every_time(showcase, toy):
-    first, second = (showcase().of_generator(toy.Generator()) for _ in range(2))
+def test_the_same_generator_gives_the_same_preview_every_time(fixed, toy):
+    generators = toy.Generator(), toy.Generator()
+    first, second = (fixed().preview(g, g.sample) for g in generators)
     assert torch.equal(first.images, second.images)
     assert (64, 1, 2, 2) == first.images.shape
 
 
-def test_networks_get_their_modes_back(showcase, toy):
+def test_networks_get_their_modes_back(fixed, toy):
     generator = toy.Generator().train()
-    showcase().of_generator(generator)
+    fixed().of_generator(generator)
     assert generator.training
 
 
-def test_teacher_and_generator_stand_side_by_side(showcase, toy):
-    picture = showcase(rows=2, columns=3).teacher_beside_generator(
-        toy.Generator(), toy.Backbone(), toy.Sampler(), Constant(), 4
+def test_teacher_and_generator_stand_side_by_side(fixed, toy):
+    picture = fixed(rows=2, columns=3).side_by_side(
+        toy.Generator(), toy.Backbone(), TeacherSampling(steps=4, sampler=toy.Sampler(), guidance=Constant())
     )
-    single = showcase(rows=2, columns=3).picture(showcase(rows=2, columns=3).of_generator(toy.Generator()))
+    single = fixed(rows=2, columns=3).of_generator(toy.Generator())
     sizes = [Image.open(io.BytesIO(p.data)).width for p in (picture, single)]
     assert sizes[0] > 2.5 * sizes[1] - 100
     assert ".png" == picture.suffix
 
 
-def test_tokens_are_shown_as_text(showcase, toy):
-    picture = showcase(toy.TokensTeacher(), rows=2, columns=1).teacher_beside_generator(
-        toy.Generator(), toy.Backbone(), toy.Sampler(), Constant(), 4
+def test_tokens_are_shown_as_text(fixed, toy):
+    picture = fixed(toy.TokensTeacher(), rows=2, columns=1).side_by_side(
+        toy.Generator(), toy.Backbone(), TeacherSampling(steps=4, sampler=toy.Sampler(), guidance=Constant())
     )
     text = picture.data.decode()
     assert ".txt" == picture.suffix

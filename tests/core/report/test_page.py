@@ -10,7 +10,8 @@ from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
-from dimo_core.report.sheets import Picture, sheet
+from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.sheets import Sheet, sheet
 from dimo_core.teacher import Preview
 
 VOID = {"meta", "img", "br", "link"}
@@ -78,7 +79,7 @@ def page():
         table=TABLE,
         notes=("few samples",),
         pictures={"teacher beside generator": picture},
-        plots=plots([{"step": 1, "loss": 1.0}], TABLE),
+        plots={**quality_plots(TABLE), **plots([{"step": 1, "loss": 1.0}], TABLE)},
         config={
             "divergence": {"name": "jeffrey", "beta": 0.2},
             "out": "runs/<x>",
@@ -158,7 +159,7 @@ def test_text_from_outside_is_always_escaped(evil):
         facts={evil: evil},
         table=table,
         notes=(evil + "2",),
-        pictures={evil: image, evil + "text": Picture(evil.encode(), ".txt")},
+        pictures={evil: image, evil + "text": Sheet(evil.encode(), ".txt")},
         plots={evil: image.data},
         config={evil: [evil]},
     )
@@ -170,7 +171,7 @@ def test_text_from_outside_is_always_escaped(evil):
 
 
 def test_text_previews_are_shown_as_text():
-    page = Page(Report(title="t", pictures={"samples": Picture(b"1 < 2\n", ".txt")}).html())
+    page = Page(Report(title="t", pictures={"samples": Sheet(b"1 < 2\n", ".txt")}).html())
     assert "1 < 2\n" in page.text
     assert 1 == len(page.of("pre"))
 

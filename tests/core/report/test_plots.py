@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.report.plots import _series, _smooth, plots, quality, spread, spread_of
+from dimo_core.report.plots import _series, _smooth, plots, spread, spread_of
+from dimo_core.report.quality_plots import quality_plots
 
 
 def opened(data):
@@ -60,7 +61,7 @@ def test_every_group_that_has_scalars_gets_a_plot():
     expected = {
         "quality", "metrics", "losses", "gradient_norms", "divergence", "entropy", "logit_scale", "others",
     }  # fmt: skip
-    found = plots(LINES, TABLE)
+    found = {**quality_plots(TABLE), **plots(LINES, TABLE)}
     assert expected == set(found)
     assert all(opened(data).format == "PNG" for data in found.values())
 
@@ -80,7 +81,7 @@ def test_zeros_text_and_numbers_that_are_not_finite_are_left_out():
 
 def test_the_generator_is_drawn_into_the_quality_plot():
     without = Table(rows=tuple(r for r in TABLE.rows if r.kind != "generator"), better=TABLE.better)
-    assert orange(quality(without)["quality"]) == 0 < orange(quality(TABLE)["quality"])
+    assert orange(quality_plots(without)["quality"]) == 0 < orange(quality_plots(TABLE)["quality"])
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,12 @@ def test_the_generator_is_drawn_into_the_quality_plot():
     ],
 )
 def test_without_sampled_rows_or_chosen_metrics_there_is_no_quality_plot(table):
-    assert {} == quality(table)
+    assert {} == quality_plots(table)
 
 
 def test_a_quality_plot_survives_missing_numbers():
     rows = (row("teacher", 2, fid=math.nan), row("generator", 1), row("teacher", 4, fid=2.0))
-    assert {"quality"} == set(quality(Table(rows=rows, better={"fid": "smaller"})))
+    assert {"quality"} == set(quality_plots(Table(rows=rows, better={"fid": "smaller"})))
 
 
 def test_a_long_noisy_curve_is_smoothed_towards_its_mean():

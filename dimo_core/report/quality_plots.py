@@ -1,4 +1,4 @@
-"""Quality against what it costs: forward passes, seconds, and the sampling temperature."""
+"""Quality against what it costs: sampling steps, forward passes, seconds; and the sampling temperature."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,12 +25,18 @@ MOST = 6
 """The most metrics that are drawn."""
 
 
-def comparison_plots(table: Table) -> dict[str, bytes]:
-    """PNG files by name: every shown metric by passes and by seconds, and by temperature where it varies."""
+def quality_plots(table: Table) -> dict[str, bytes]:
+    """PNG files by name: every shown metric by steps; in a comparison by passes, seconds and temperature.
+
+    Args:
+        table: A result table; without sampled rows or metrics to show there is no plot.
+    """
     drawn = [row for row in table.rows if row.kind in ("teacher", "generator")]
     names = [name for name in table.metrics if name in (*table.shown, *table.better)][:MOST]
     if not drawn or not names:
         return {}
+    if not table.compares:
+        return {"quality": _figure(table, names, drawn, lambda row: float(row.steps), "sampling steps")}
     found = {
         "quality_by_passes": _figure(table, names, drawn, lambda row: float(row.passes), "forward passes")
     }
@@ -74,9 +80,11 @@ def _figure(
 
 def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool) -> None:
     """One curve a series (of generators points only, unless ``joined``), with error bars where known."""
-    series = dict.fromkeys(row.series or row.name for row in rows)
-    for i, label in enumerate(series):
-        members = sorted((row for row in rows if (row.series or row.name) == label), key=x)
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row.series or row.sampling or row.kind, []).append(row)
+    for i, (label, members) in enumerate(series.items()):
+        members.sort(key=x)
         values = [row.metrics[name] for row in members]
         generator = members[0].kind == "generator"
         colour = COLOURS[i % len(COLOURS)]
