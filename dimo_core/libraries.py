@@ -1,4 +1,4 @@
-"""``import_beside_torchvision``: libraries that look for torchvision, also where it does not load.
+"""What is installed, and libraries that look for torchvision, also where it does not load.
 
 diffusers imports torchvision and transformers, and transformers imports torchvision, wherever their packages
 are found, although what is used of them here needs none of it. A torchvision that was built for another
@@ -10,12 +10,21 @@ remember.
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from loguru import logger
 
 FAILURES = (Exception,)
 """How an import ends when a library is missing, or does not fit another: no kind of error is foreseeable."""
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution; None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def import_beside_torchvision(name: str) -> ModuleType:

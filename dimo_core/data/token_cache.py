@@ -11,7 +11,7 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,10 +39,6 @@ KEPT = 10_000
 """Broken images that ``broken.jsonl`` holds."""
 
 
-def _pairs(entries: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, error) for key, error in entries)
-
-
 @attrs.frozen(kw_only=True)
 class EncodedShard:
     """What is known of an encoded shard.
@@ -58,7 +54,7 @@ class EncodedShard:
     name: str
     pictures: int
     sha256: str
-    broken: tuple[tuple[str, str], ...] = attrs.field(converter=_pairs)
+    broken: Sequence[Sequence[str]]
     lost: str = ""
 
 
@@ -94,19 +90,17 @@ class TokenCache:
     def __init__(self, folder: Folder, data: Data, split: str) -> None:
         self.folder, self.data, self.split = folder, data, split
         self.plan = self._json(PLAN)
-        if self.plan is None and set(folder.names()) - {EXAMPLES}:
+        if not self.plan and set(folder.names()) - {EXAMPLES}:
             raise UsageError(f"{folder.url!r} is not empty and holds no tokens. Choose another --tokens.")
-        if self.plan is not None:
-            if self.plan.get("format") != FORMAT:
-                raise UsageError(
-                    f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens."
-                )
-            self._check({"data": self._identity, "split": split})
+        if self.plan and self.plan.get("format") != FORMAT:
+            raise UsageError(f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens.")
+        if self.plan:
+            self._check({"data": as_json(data.identity()), "split": split})
 
     @property
     def finished(self) -> bool:
         """Whether every shard is encoded; the data is then never looked at."""
-        return self.plan is not None and self.folder.exists(MANIFEST)
+        return bool(self.plan) and self.folder.exists(MANIFEST)
 
     @cached_property
     def stream(self) -> PictureStream:
@@ -116,7 +110,7 @@ class TokenCache:
             UsageError: when there are none, or others than an unfinished cache was begun with.
         """
         stream = self.data.open(self.split)
-        if self.plan is not None:
+        if self.plan:
             self._check({"classes": list(stream.classes), "shards": list(stream.shards)})
         return stream
 
@@ -127,29 +121,26 @@ class TokenCache:
             UsageError: when there is nothing to read.
             CheckpointError: when a file of the cache is missing or damaged.
         """
-        if self.plan is None:
+        if not self.plan:
             return self.stream.sample()
         stored = read_tensors(self.folder, EXAMPLES, self.plan["examples_sha256"])
         return Examples(images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"]))
 
     def begin(self, teacher: Teacher, examples: Examples) -> None:
-        """Write down what will be encoded, or compare with what was.
-
-        Args:
-            teacher: Whose tokenizer it is.
-            examples: What ``examples`` gave.
+        """Write down what will be encoded, from what ``examples`` gave, or compare with what was.
 
         Raises:
             UsageError: when the tokens are those of another tokenizer.
         """
-        tokenizer = as_json({**teacher.tokenizer_identity(), **_space(teacher)})
-        if self.plan is not None:
+        space = {"length": teacher.tokens.length, "codes": teacher.tokens.codes}
+        tokenizer = as_json({**teacher.tokenizer_identity(), **space})
+        if self.plan:
             self._check({"tokenizer": tokenizer})
             return
         data = encode_tensors({"images": examples.images, "labels": examples.labels})
         plan = {
             "format": FORMAT,
-            "data": self._identity,
+            "data": as_json(self.data.identity()),
             "split": self.split,
             "tokenizer": tokenizer,
             "classes": list(self.stream.classes),
@@ -163,12 +154,11 @@ class TokenCache:
 
     def shards(self) -> dict[int, EncodedShard]:
         """The encoded shards, by their place in the stream."""
-        names = set(self.folder.sub("shards").names())
-        found = {}
-        for place, name in enumerate(self._planned["shards"]):
-            if f"{place:05d}.json" in names:
-                found[place] = EncodedShard(**json.loads(self.folder.read("shards", f"{place:05d}.json")))
-                assert found[place].name == name, "shards are written in the order of the plan"
+        shards = self.folder.sub("shards")
+        files = {int(name[:-5]): name for name in shards.names() if name.endswith(".json")}
+        found = {place: EncodedShard(**json.loads(shards.read(name))) for place, name in files.items()}
+        ordered = all(shard.name == self.plan["shards"][place] for place, shard in found.items())
+        assert ordered, "shards are written in the order of the plan"
         return found
 
     def write(
@@ -182,31 +172,28 @@ class TokenCache:
             labels: Of the same.
             facts: ``broken`` and ``lost`` as in ``EncodedShard``.
         """
-        dtype = smallest(self._planned["tokenizer"]["codes"])
+        dtype = smallest(self.plan["tokenizer"]["codes"])
         data = encode_tensors({"tokens": tokens.to(dtype), "labels": labels.int()})
-        name = self._planned["shards"][place]
+        name = self.plan["shards"][place]
         shard = EncodedShard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
         self.folder.write(f"shards/{place:05d}.safetensors", data)
         self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
         return shard
 
     def finish(self, shards: Sequence[EncodedShard], broken: Sequence[Mapping[str, str]]) -> None:
-        """Write ``broken.jsonl`` and the manifest.
-
-        Args:
-            shards: All shards in the order of the stream.
-            broken: What could not be read.
-        """
+        """Write ``broken.jsonl`` and the manifest of all shards, which are in the order of the stream."""
         lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in broken[:KEPT]]
         self.folder.write(BROKEN, "".join(lines).encode())
-        manifest = {
-            **{key: self._planned[key] for key in ("format", "data", "split", "tokenizer", "classes")},
-            "pictures": sum(shard.pictures for shard in shards),
-            "broken": len(broken),
-            "lost_shards": [shard.name for shard in shards if shard.lost],
-            "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
-        }
-        self.folder.write_json(MANIFEST, manifest)
+        self.folder.write_json(
+            MANIFEST,
+            {
+                **{key: self.plan[key] for key in ("format", "data", "split", "tokenizer", "classes")},
+                "pictures": sum(shard.pictures for shard in shards),
+                "broken": len(broken),
+                "lost_shards": [shard.name for shard in shards if shard.lost],
+                "shards": {f"{i:05d}.safetensors": [s.pictures, s.sha256] for i, s in enumerate(shards)},
+            },
+        )
 
     def load(self) -> EncodedExamples:
         """All tokens of a finished cache.
@@ -215,7 +202,7 @@ class TokenCache:
             CheckpointError: when it is unfinished, or a file is missing or damaged.
         """
         manifest = self._json(MANIFEST)
-        if manifest is None:
+        if not manifest:
             raise CheckpointError(f"{self.folder.url} is unfinished: it has no {MANIFEST}.")
         space, count = manifest["tokenizer"], manifest["pictures"]
         tokens = torch.empty(count, space["length"], dtype=smallest(space["codes"]))
@@ -228,38 +215,21 @@ class TokenCache:
             start += pictures
         return EncodedExamples(tokens=tokens, labels=labels)
 
-    @property
-    def image_shape(self) -> torch.Size:
-        """Channels, height and width of every picture."""
-        return torch.Size(self._planned["image_shape"])
-
-    @property
-    def _planned(self) -> Mapping[str, Any]:
-        assert self.plan is not None, "begin comes first"
-        return self.plan
-
-    @property
-    def _identity(self) -> Any:
-        return as_json(self.data.identity())
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the cache; None when it is missing."""
-        if not self.folder.exists(name):
-            return None
+    def _json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the cache; empty when it is missing."""
         try:
-            content: dict[str, Any] = json.loads(self.folder.read(name))
+            return dict(json.loads(self.folder.read(name))) if self.folder.exists(name) else {}
         except ValueError as error:
             raise CheckpointError(f"{self.folder.path(name)} is damaged: {error}") from error
-        return content
 
     def _check(self, now: Mapping[str, Any]) -> None:
         """Refuse a cache that was begun with something else."""
         for key, value in now.items():
-            if self._planned[key] != value:
-                difference = "; ".join(_differences(key, self._planned[key], value))
+            if self.plan[key] != value:
                 raise UsageError(
-                    f"the tokens in {self.folder.url!r} are of another {key}: {difference}. Choose another"
-                    f" --tokens, or remove the folder to encode again.{ADVICE.get(key, '')}"
+                    f"the tokens in {self.folder.url!r} are of another {key}:"
+                    f" {_difference(self.plan[key], value)}. Choose another --tokens, or remove the folder to"
+                    f" encode again.{ADVICE.get(key, '')}"
                 )
 
 
@@ -269,21 +239,14 @@ def smallest(codes: int) -> torch.dtype:
     return small if codes <= 2**15 else torch.int32
 
 
-def _space(teacher: Teacher) -> dict[str, int]:
-    return {"length": teacher.tokens.length, "codes": teacher.tokens.codes}
-
-
-def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
+def _difference(old: Any, new: Any) -> str:
     """What differs, in a few words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for inner in {**old, **new}:
-            if old.get(inner) != new.get(inner):
-                yield f"{inner} was {old.get(inner)!r}, is {new.get(inner)!r}"
-    elif isinstance(old, list) and isinstance(new, list):
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        return "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed)
+    if isinstance(old, list) and isinstance(new, list):
         place = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
         if place is None:
-            yield f"there were {len(old)}, are {len(new)}"
-        else:
-            yield f"number {place} of {len(old)} was {old[place]!r}, is {new[place]!r} of {len(new)}"
-    else:
-        yield f"was {old!r}, is {new!r}"
+            return f"there were {len(old)}, are {len(new)}"
+        return f"number {place} of {len(old)} was {old[place]!r}, is {new[place]!r} of {len(new)}"
+    return f"was {old!r}, is {new!r}"

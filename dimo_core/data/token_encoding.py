@@ -1,7 +1,7 @@
 """Fills a token cache: reads, decodes and encodes shard by shard, and goes on where it was stopped."""
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -31,12 +31,7 @@ AHEAD = 4
 
 
 def encoded(cache: TokenCache, teacher: Teacher, device: torch.device) -> EncodedExamples:
-    """The tokens of all pictures of a cache, which is completed first.
-
-    Args:
-        cache: Begun with this teacher.
-        teacher: Encodes.
-        device: Where it does.
+    """The tokens of all pictures of a cache, which is completed first by the teacher that it was begun with.
 
     Raises:
         UsageError: when too many pictures are broken.
@@ -63,11 +58,7 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
             done[place] = shard
             progress.advance(len(done), {})
             _check_broken(cache, done)
-    _finish(cache, [done[place] for place in range(len(names))])
-
-
-def _finish(cache: TokenCache, shards: Sequence[EncodedShard]) -> None:
-    """Say what was broken, and write the manifest."""
+    shards = [done[place] for place in range(len(names))]
     broken = [
         {"key": key, "error": error, "shard": shard.name}
         for shard in shards
@@ -87,7 +78,7 @@ def _encode_shard(
     cache: TokenCache, place: int, teacher: Teacher, device: torch.device, stop: Stop
 ) -> EncodedShard | None:
     """Encode one shard and keep it; None when it was stopped on the way."""
-    shape = cache.image_shape
+    shape = torch.Size(cache.plan["image_shape"])
     size = max(1, min(BATCH_PICTURES, BATCH_VALUES // shape.numel()))
     tokens = [torch.empty(0, teacher.tokens.length, dtype=torch.long)]
     labels: list[int] = []

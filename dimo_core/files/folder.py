@@ -14,7 +14,7 @@ import fsspec
 import yaml
 
 from dimo_core.errors import StorageError
-from dimo_core.files.urls import cause_of, is_missing
+from dimo_core.files.urls import is_missing, local_path, told
 
 
 def _trimmed(url: str | os.PathLike[str]) -> str:
@@ -32,8 +32,22 @@ def _writing(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise StorageError(
-            f"cannot write {path!r} ({type(error).__name__}: {error}). Choose a folder that can be written."
+            f"cannot write {path!r} ({told(error)}). Choose a folder that can be written."
         ) from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that no other process uses, for what is renamed there at the end.
+
+    After a failure nothing new is there, nor beside it.
+    """
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @attrs.frozen
@@ -60,27 +74,21 @@ class Folder:
         """A folder within."""
         return Folder(self.path(*parts))
 
-    @property
-    def local(self) -> bool:
-        """Whether this is a folder of the local file system."""
-        return "file" in self._fs.protocol or self._fs.protocol == "file"
-
     def exists(self, *parts: str) -> bool:
         """Whether the folder, or a file in it, is there.
 
         Raises:
             StorageError: when a remote place cannot be looked up: that is no answer.
         """
-        fs, path = self._fs, self.path(*parts)
-        if self.local:
-            return bool(fs.exists(path))
+        path = self.path(*parts)
+        if (place := local_path(path)) is not None:
+            return os.path.exists(place)
         try:
-            fs.info(path)
+            self._fs.info(path)
         except Exception as error:  # each file system raises its own
             if is_missing(error):
                 return False
-            cause = cause_of(error)
-            raise StorageError(f"cannot look up {path!r} ({type(cause).__name__}: {cause})") from error
+            raise StorageError(f"cannot look up {path!r} ({told(error)})") from error
         return True
 
     def claim(self) -> None:
@@ -89,28 +97,21 @@ class Folder:
         Raises:
             StorageError: if they cannot.
         """
-        if self.local and not os.path.lexists(_local(self.url)):
-            self._try_to_make()
+        probe, place = f"{uuid.uuid4().hex}{PART}", local_path(self.url)
+        if place is None or os.path.lexists(place):
+            self.write(probe, b"", durable=False)
+            self.remove(probe)
             return
-        probe = f"{uuid.uuid4().hex}{PART}"
-        self.write(probe, b"", durable=False)
-        self.remove(probe)
-
-    def _try_to_make(self) -> None:
-        """Make folders as this one beside it, and remove them.
-
-        Processes that begin at the same time write to one folder: it is nobody's to remove again.
-        """
-        place = Path(_local(self.url))
+        # Folders as this one are made beside it, and removed: processes that begin at the same time write to
+        # one folder, which is nobody's to remove again.
         there = next(parent for parent in place.parents if os.path.lexists(parent))
-        probe = there / f"{uuid.uuid4().hex}{PART}"
         with _writing(self.url):
             try:
-                made = probe / place.relative_to(there)
+                made = there / probe / place.relative_to(there)
                 made.mkdir(parents=True)
                 (made / "file").touch()
             finally:
-                shutil.rmtree(probe, ignore_errors=True)
+                shutil.rmtree(there / probe, ignore_errors=True)
 
     def is_file(self) -> bool:
         """Whether there is a file in place of the folder."""
@@ -134,46 +135,30 @@ class Folder:
         data: bytes = self._fs.cat_file(self.path(*parts))
         return data
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
 
         Args:
             name: The file.
-            data: Its content.
+            data: Its content, or parts of it in order; where the folder is local, no more than one of them
+                is in memory.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
 
         Raises:
             StorageError: when it cannot be written; nothing half-written is left behind.
         """
-        self.write_parts(name, [data], durable=durable)
-
-    def write_parts(self, name: str, parts: Iterable[bytes], *, durable: bool = True) -> None:
-        """Write a file whole, of parts; where it is local, no more than one of them is in memory.
-
-        Args:
-            name: The file.
-            parts: Its content, in order.
-            durable: As for ``write``.
-
-        Raises:
-            StorageError: when it cannot be written; nothing half-written is left behind.
-        """
         fs, path = self._fs, self.path(name)
+        parts = [data] if isinstance(data, bytes) else data
         with _writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            if not self.local:
+            if (place := local_path(path)) is None:
                 fs.pipe_file(path, b"".join(parts))
                 return
-            temporary = _local(f"{path}.{uuid.uuid4().hex[:8]}{PART}")
-            try:
-                with open(temporary, "wb") as file:
-                    file.writelines(parts)
-                    if durable:
-                        file.flush()
-                        os.fsync(file.fileno())
-                os.replace(temporary, _local(path))
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+            with whole(place) as part, part.open("wb") as file:
+                file.writelines(parts)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def append(self, name: str, text: str) -> None:
         """Append text to a file; on object stores the file is rewritten.
@@ -184,19 +169,12 @@ class Folder:
         fs, path = self._fs, self.path(name)
         with _writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            if self.local:
-                with open(_local(path), "a", encoding="utf-8") as file:
-                    file.write(text)
-            else:
+            if (place := local_path(path)) is None:
                 old = fs.cat_file(path) if fs.exists(path) else b""
                 fs.pipe_file(path, old + text.encode())
-
-    def rename(self, old: str, new: str) -> None:
-        """Give a file another name, in place of what has it."""
-        if self.local:
-            os.replace(_local(self.path(old)), _local(self.path(new)))
-        else:
-            self._fs.mv(self.path(old), self.path(new))
+                return
+            with place.open("a", encoding="utf-8") as file:
+                file.write(text)
 
     def remove(self, *parts: str) -> None:
         """Delete a file or a folder within, if it is there."""
@@ -220,7 +198,3 @@ class Folder:
 def as_json(data: Any) -> Any:
     """Data as JSON gives it back: what is compared must not depend on whether it was stored."""
     return json.loads(json.dumps(data, default=str))
-
-
-def _local(path: str) -> str:
-    return path.removeprefix("file://")

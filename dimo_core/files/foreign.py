@@ -14,7 +14,7 @@ might do with a file that is not what it seems is kept from happening:
 * It would run a TorchScript archive. One is refused before, by the very list of records that ``torch.load``
   looks at; so is an archive with any record that ``torch.save`` does not write.
 * It would unpack a tar file that has a file number; it is given a memory map, which has none.
-* It would take ``.safetensors`` for what the name says; it is given another name.
+* It would take ``.safetensors`` for what the name says; of such a file it is given no name.
 * A compressed record may be huge once it is read, and many records may be the same bytes; both are refused.
 
 Tensors of a zip container are mapped into memory: their bytes are read when they are used. The variable
@@ -25,24 +25,23 @@ import mmap
 import re
 import reprlib
 import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import attrs
-import safetensors.torch
 import torch
 from loguru import logger
-from safetensors import SafetensorError
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import file_sha256, local_copy
-from dimo_core.files.inert import Inert, Reading
+from dimo_core.files.folder import Folder
+from dimo_core.files.inert import Inert, Reading, Storage
+from dimo_core.files.weights import read_tensors
 
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -77,14 +76,14 @@ class ForeignFile:
         tree: Its content: dicts, lists, numbers, text; tensors; objects of other classes as
             :class:`~dimo_core.files.inert.Inert`.
         inert: Dotted names of the classes and functions that it asked for and did not get.
-        checksums: Key and CRC-32 (0: not known) of its storages, by address.
+        storages: What its tensors look at, by key; none for safetensors.
     """
 
     source: str
     path: Path
     tree: Any
     inert: tuple[str, ...]
-    checksums: Mapping[int, tuple[str, int]] = attrs.field(factory=dict, repr=False)
+    storages: Mapping[str, Storage] = attrs.field(repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -115,20 +114,24 @@ class ForeignFile:
     @cached_property
     def _checked(self) -> dict[str, Tensor]:
         named = self._named()
-        storages = [tensor.untyped_storage() for tensor in named.values()]
-        for address, storage in {storage.data_ptr(): storage for storage in storages}.items():
-            key, crc = self.checksums.get(address, ("", 0))
-            data = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy().data
-            if crc and crc != zlib.crc32(data):
+        used = {tensor.untyped_storage().data_ptr() for tensor in named.values()}
+        for key, storage in self.storages.items():
+            known = storage.crc and storage.flat.data_ptr() in used
+            if known and storage.crc != zlib.crc32(storage.flat.numpy().data):
                 raise CheckpointError(f"{self.path} is damaged: the checksum of storage {key!r} differs.")
         return named
 
     def _named(self) -> dict[str, Tensor]:
-        place, found = _weights(self.tree)
-        if found is None:
-            raise CheckpointError(f"{self.source} holds no weights. {_description(self.tree)}")
+        place, found = "", _entries(self.tree)
+        for _ in range(4):  # a hostile tree may contain itself
+            if (inner := next((key for key in WRAPPERS if _entries(found.get(key))), None)) is None:
+                break
+            place, found = f"{place}.{inner}".lstrip("."), _entries(found[inner])
         named = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        if others := [f"{_name(key)} ({_kind(value)})" for key, value in found.items() if key not in named]:
+        others = [f"{_name(key)} ({_kind(value)})" for key, value in found.items() if key not in named]
+        if not named:
+            raise CheckpointError(f"{self.source} holds no weights. {_description(self.tree)}")
+        if others:
             raise CheckpointError(
                 f"{self.source}: beside {len(named)} tensors {place or 'it'} holds what is none: "
                 f"{_listed(others)}. {RESAVE}"
@@ -150,29 +153,23 @@ def read_foreign(url: str) -> ForeignFile:
     Raises:
         CheckpointError: it cannot be fetched, is damaged, or of a format that is not read.
     """
-    path = local_copy(url)
+    path, order = local_copy(url), str(sys.byteorder)
+    reading = Reading(path.stat().st_size)
     with path.open("rb") as file:
         head = file.read(32)
-    reading = Reading(0)
-    if head.startswith((ZIP, LEGACY)):
-        tree, reading = _read_torch(path, legacy=head.startswith(LEGACY))
-    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= path.stat().st_size:
-        tree = _read_safetensors(path)
-    else:
-        kind = next((text for start, text in STRANGERS.items() if head.lstrip().startswith(start)), "")
-        raise CheckpointError(
-            f"{url} is neither safetensors nor a file of torch.save. "
-            + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")
-        )
-    inert = tuple(reading.inert)
-    if inert:
-        logger.info("{}: its classes and functions were not loaded: {}", url, _listed(list(inert)))
-    return ForeignFile(source=url, path=path, tree=tree, inert=inert, checksums=reading.checksums)
-
-
-def _read_torch(path: Path, legacy: bool) -> tuple[Any, Reading]:
     try:
-        return _read_legacy(path) if legacy else _read_zip(path)
+        if head.startswith(ZIP):
+            tree, order = _read_zip(path, reading)
+        elif head.startswith(LEGACY):
+            tree, order = _read_legacy(path, reading)
+        elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= reading.size:
+            tree = read_tensors(Folder(path.parent), path.name, cached=True)
+        else:
+            kind = next((text for start, text in STRANGERS.items() if head.lstrip().startswith(start)), "")
+            raise CheckpointError(
+                f"{url} is neither safetensors nor a file of torch.save. "
+                + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")
+            )
     except CheckpointError:
         raise
     except Exception as error:  # of any kind: the file decides what goes wrong
@@ -181,81 +178,52 @@ def _read_torch(path: Path, legacy: bool) -> tuple[Any, Reading]:
             f"{path} is damaged, or no file of torch.save: {type(error).__name__}: {told}. "
             "Nothing of it was executed."
         ) from error
+    if order != sys.byteorder:
+        raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
+    if reading.inert:
+        logger.info("{}: its classes and functions were not loaded: {}", url, _listed([*reading.inert]))
+    return ForeignFile(url, path, tree, inert=tuple(reading.inert), storages=reading.storages)
 
 
-def _read_zip(path: Path) -> tuple[Any, Reading]:
+def _read_zip(path: Path, reading: Reading) -> tuple[Any, str]:
+    """The content, and the order of bytes."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
-    by_name = {record.filename.partition("/")[2]: record for record in records}
-    if "data.pkl" not in by_name:
+    reading.records.update({record.filename.partition("/")[2]: record for record in records})
+    if "data.pkl" not in reading.records:
         raise CheckpointError(
             f"{path} is a zip archive, but not one of torch.save: it has no data.pkl. {RESAVE}"
         )
-    _refuse_programs(path, by_name)
-    if bad := [record for record in records if record.compress_type or record.flag_bits & 1]:
-        raise ValueError(f"{bad[0].filename!r} is compressed or encrypted")
-    if sum(record.file_size for record in records) > (size := path.stat().st_size):
-        raise ValueError("its records overlap")
     reader = torch._C.PyTorchFileReader(str(path))
-    _refuse_programs(path, reader.get_all_records())
-    if "byteorder" in by_name:
-        _check_order(path, reader.get_record("byteorder") == b"little")
-    reading = Reading(size, by_name)
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, "weights")
-        link.symlink_to(path.resolve())
-        return reading.load(link, mapped=True), reading
-
-
-def _refuse_programs(path: Path, names: Iterable[str]) -> None:
+    names = [*reading.records, *reader.get_all_records()]
     if strange := next((name for name in names if not RECORDS.fullmatch(name)), ""):
         raise CheckpointError(
             f"{path} is a TorchScript archive, or another with {strange[:99]!r}: a program, not weights. "
             "Where you trust it: torch.save(torch.jit.load(path).state_dict(), 'weights.pth')."
         )
+    if bad := [record for record in records if record.compress_type or record.flag_bits & 1]:
+        raise ValueError(f"{bad[0].filename!r} is compressed or encrypted")
+    if sum(record.file_size for record in records) > reading.size:
+        raise ValueError("its records overlap")
+    mapped = path.suffix != ".safetensors"  # a path of that name torch would take for what it says
+    with path.open("rb") as file:
+        tree = reading.load(path if mapped else file, mapped)
+    return tree, reader.get_record("byteorder").decode() if "byteorder" in names else sys.byteorder
 
 
-def _read_legacy(path: Path) -> tuple[Any, Reading]:
-    reading = Reading(path.stat().st_size)
+def _read_legacy(path: Path, reading: Reading) -> tuple[Any, str]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reading.load(content, mapped=False)
     _, _, machine, tree, keys = reading.pickles
-    _check_order(path, machine["little_endian"])
-    if missing := set(reading.storages) - set(keys):
+    if missing := reading.storages.keys() - set(keys):
         raise ValueError(f"it has no storage {min(missing)!r}")
-    return tree, reading
+    return tree, "little" if machine["little_endian"] else "big"
 
 
-def _check_order(path: Path, little: bool) -> None:
-    if little != (sys.byteorder == "little"):
-        raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
-
-
-def _entries(node: Any) -> Mapping[Any, Any] | None:
-    """A dictionary, also one of a class that was not loaded."""
-    if isinstance(node, Inert):
-        return node.entries or None
-    return node if isinstance(node, Mapping) else None
-
-
-def _weights(tree: Any) -> tuple[str, Mapping[Any, Any] | None]:
-    """Where in the tree the weights are, and they; None: there are none."""
-    place = ""
-    for _ in range(4):  # a hostile tree may contain itself
-        entries = _entries(tree) or {}
-        inner = next((key for key in WRAPPERS if _entries(entries.get(key))), None)
-        if inner is None:
-            break
-        place, tree = f"{place}.{inner}".lstrip("."), entries[inner]
-    found = _entries(tree) or {}
-    return place, found if any(isinstance(value, Tensor) for value in found.values()) else None
+def _entries(node: Any) -> Mapping[Any, Any]:
+    """Those of a dictionary, also of a class that was not loaded; none of anything else."""
+    node = node.entries if isinstance(node, Inert) else node
+    return node if isinstance(node, Mapping) else {}
 
 
 def _name(key: Any) -> str:
@@ -267,20 +235,16 @@ def _name(key: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, Inert):
-        return f"an object of {value.path}"
-    return type(value).__name__
+    return f"an object of {value.path}" if isinstance(value, Inert) else type(value).__name__
 
 
 def _description(tree: Any) -> str:
-    if isinstance(tree, Inert):
-        return f"It is {_kind(tree)}, pickled whole. {RESAVE}"
-    if (entries := _entries(tree)) is None:
-        return f"It holds a {type(tree).__name__}. {RESAVE}"
-    keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in entries.items()])
+    if not isinstance(tree, Mapping):
+        what = f"is {_kind(tree)}, pickled whole" if isinstance(tree, Inert) else f"holds a {_kind(tree)}"
+        return f"It {what}. {RESAVE}"
+    keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in tree.items()])
     return f"Top-level keys: {keys or 'none'}. Looked for tensors there and under {', '.join(WRAPPERS)}."
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

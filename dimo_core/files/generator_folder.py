@@ -6,17 +6,17 @@ generator is never silently put beside another teacher than its own.
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
+from dimo_core.libraries import installed
 from dimo_core.registry import Registry, built
 from dimo_core.suggestions import Choice
 from dimo_core.teacher import Teacher
@@ -71,9 +71,8 @@ def read_card(folder: Folder) -> dict[str, Any]:
     try:
         card = folder.read_yaml(CARD)
     except (FileNotFoundError, NotADirectoryError) as error:
-        hint = (
-            " Its generator is in the folder 'generator' within." if folder.exists("generator", CARD) else ""
-        )
+        within = folder.exists("generator", CARD)
+        hint = " Its generator is in the folder 'generator' within." if within else ""
         raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
@@ -122,14 +121,9 @@ def load_generator(
 
 
 def strangers(card: Mapping[str, Any], provenance: Mapping[str, str]) -> list[str]:
-    """Frozen parts that a generator was trained with and a teacher does not have.
-
-    Args:
-        card: The generator's, as ``read_card`` gives it.
-        provenance: The teacher's.
-    """
-    frozen = card["frozen"]
-    return [name for name in digests(frozen) if frozen[name] not in provenance.values()]
+    """Frozen parts that the card of a generator names and the provenance of a teacher does not have."""
+    wanted = {name: x for name, x in card["frozen"].items() if re.fullmatch(r"[0-9a-f]{64}", str(x))}
+    return [name for name, digest in wanted.items() if digest not in provenance.values()]
 
 
 def generator_folder(path: str) -> Folder:
@@ -149,11 +143,6 @@ def generator_folder(path: str) -> Folder:
     )
 
 
-def digests(provenance: Mapping[str, str]) -> list[str]:
-    """The entries of a teacher's provenance that are a SHA-256; others say where it was."""
-    return [name for name, value in provenance.items() if re.fullmatch(r"[0-9a-f]{64}", str(value))]
-
-
 def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
     """Copy the weights of a generator into a backbone.
 
@@ -166,14 +155,15 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(path)
+    tensors: Mapping[str, Tensor] | None = None
     if folder.is_file() or re.search(r"\.(pth|pt|bin|ckpt|safetensors)$", path):
-        assign(backbone, read_foreign(path).state_dict(), path)
-        return
-    if not folder.exists(CARD) and (tensors := teacher.read_network(path)) is not None:
-        assign(backbone, tensors, path)
-        return
-    digest = read_card(folder)["sha256"][WEIGHTS]
-    assign(backbone, read_tensors(folder, WEIGHTS, digest), folder.path(WEIGHTS))
+        tensors = read_foreign(path).state_dict()
+    elif not folder.exists(CARD):
+        tensors = teacher.read_network(path)
+    if tensors is None:
+        path, digest = folder.path(WEIGHTS), read_card(folder)["sha256"][WEIGHTS]
+        tensors = read_tensors(folder, WEIGHTS, digest)
+    assign(backbone, tensors, path)
 
 
 def check_weights(path: str) -> None:
@@ -182,8 +172,7 @@ def check_weights(path: str) -> None:
     Raises:
         CheckpointError: when there is none.
     """
-    folder = Folder(path)
-    if not (folder.is_file() or folder.exists()):
+    if not Folder(path).exists():
         raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
 
 
@@ -201,10 +190,4 @@ def of_card(registry: Registry, kind: str, section: Mapping[str, Any], folder: F
 
 def versions() -> dict[str, str]:
     """Versions of dimo and torch."""
-    found = {}
-    for name in ("dimo", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return {name: installed(name) or "unknown" for name in ("dimo", "torch")}

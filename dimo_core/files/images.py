@@ -16,7 +16,6 @@ from dimo_core.errors import SourceError
 RECORDS = "samples.jsonl"
 """One line a sample; it is written when all else is there."""
 
-
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -45,16 +44,15 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def image_png(image: UInt8[Tensor, "C H W"], scale: int = 1) -> bytes:
-    """One image as a PNG file, each pixel ``scale`` pixels wide."""
-    picture = as_image(image)
-    return png(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST))
+def image_png(image: UInt8[Tensor, "C H W"]) -> bytes:
+    """One image as a PNG file."""
+    return png(as_image(image))
 
 
-def image_jpeg(image: UInt8[Tensor, "C H W"], quality: int = 95) -> bytes:
+def image_jpeg(image: UInt8[Tensor, "C H W"]) -> bytes:
     """One image as a JPEG file."""
     file = io.BytesIO()
-    as_image(image).save(file, "JPEG", quality=quality)
+    as_image(image).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 

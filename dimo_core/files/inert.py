@@ -48,11 +48,18 @@ class Inert:
 
 
 @attrs.frozen(eq=False)
-class _Storage:
-    """Bytes that tensors look at, and the type that their class stands for."""
+class Storage:
+    """What tensors look at.
+
+    Attributes:
+        flat: Its bytes.
+        dtype: The type that its class stands for.
+        crc: The CRC-32 that it should have; 0: not known.
+    """
 
     flat: Tensor
     dtype: torch.dtype
+    crc: int = 0
 
 
 def _check(fine: bool, otherwise: str) -> None:
@@ -60,33 +67,24 @@ def _check(fine: bool, otherwise: str) -> None:
         raise pickle.UnpicklingError(otherwise)
 
 
-def _view(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any, *bits: Any) -> Tensor:
-    """A view of a storage; the arguments may be anything."""
-    kinds = zip((storage, dtype, shape, stride), (_Storage, torch.dtype, tuple, tuple), strict=True)
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
+    """A view of a storage; the arguments may be anything.
+
+    ``rest`` is requires_grad, hooks, in v3 a type other than the storage's, and maybe bits.
+    """
+    own, rest = getattr(storage, "dtype", None), rest[2:]
+    dtype, *bits = rest if rest and isinstance(rest[0], torch.dtype) else (own, *rest)
+    kinds = zip((storage, dtype, shape, stride), (Storage, torch.dtype, tuple, tuple), strict=True)
     _check(all(isinstance(*pair) for pair in kinds), "a tensor without storage, type or shape")
     _check(not any(bits), "a tensor conjugated or negated lazily; save what resolve_conj() gives")
     told = f"a tensor of {dtype}, shape {shape} and stride {stride} at {offset}"
-    _check(all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)), told)
-    _check(len(shape) <= 64, told)
+    whole_numbers = all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride))
+    _check(whole_numbers and len(shape) <= 64, told)
     try:
         whole = torch.empty(0, dtype=dtype, device="cpu").set_(storage.flat.untyped_storage())
         return whole.as_strided(shape, stride, offset)
     except RuntimeError as error:
         raise pickle.UnpicklingError(f"{told}: {error}") from error
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
-    """``rest`` is requires_grad, hooks and maybe bits (lazily conjugated or negated)."""
-    return _view(storage, getattr(storage, "dtype", None), offset, shape, stride, *rest[2:])
-
-
-def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor:
-    """``rest`` is requires_grad, hooks, dtype and maybe bits; the storage is one of bytes."""
-    return _view(storage, rest[2], offset, shape, stride, *rest[3:])
-
-
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
 
 
 def _from_type(*_: Any) -> None:
@@ -98,10 +96,6 @@ def _dict(content: Any = None, *_: Any) -> dict[Any, Any]:
     if isinstance(content, list) and all(type(pair) in (list, tuple) for pair in content):
         return dict(content)
     return dict(content) if isinstance(content, dict) else {}
-
-
-def _set(content: Any) -> set[Any]:
-    return set(content if isinstance(content, list) else [])
 
 
 def _size(numbers: Any) -> tuple[int, ...]:
@@ -118,16 +112,13 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 KNOWN: Mapping[str, Any] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    **{f"torch._utils._rebuild_tensor{version}": _tensor for version in ("", "_v2", "_v3")},
+    **{f"torch._utils._rebuild_parameter{more}": lambda tensor, *_: tensor for more in ("", "_with_state")},
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.storage.UntypedStorage": _Storage(torch.empty(0, dtype=torch.uint8, device="cpu"), torch.uint8),
+    "torch.storage.UntypedStorage": SimpleNamespace(dtype=torch.uint8),
     "torch.Size": _size,
     **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "collections.defaultdict"), _dict),
-    "builtins.set": _set,
+    "builtins.set": lambda content: set(content if isinstance(content, list) else []),
     "_codecs.encode": _encode,
     **{f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
 }
@@ -149,18 +140,16 @@ class Reading:
 
     Attributes:
         size: Its size in bytes.
-        records: Records of its zip archive by name; None: it is none.
+        records: Records of its zip archive by name; none where it is no archive.
         inert: What stands for each name that was asked for and is not known.
         storages: Each storage, by key.
-        checksums: Key and CRC-32 (0: not known) of each storage, by its address.
         pickles: What its pickles hold; a zip archive has one, a file of old five.
     """
 
     size: int
-    records: Mapping[str, zipfile.ZipInfo] | None = None
+    records: dict[str, zipfile.ZipInfo] = attrs.field(factory=dict)
     inert: dict[str, Inert] = attrs.field(factory=dict)
-    storages: dict[str, _Storage] = attrs.field(factory=dict)
-    checksums: dict[int, tuple[str, int]] = attrs.field(factory=dict)
+    storages: dict[str, Storage] = attrs.field(factory=dict)
     pickles: list[Any] = attrs.field(factory=list)
 
     def load(self, source: Any, mapped: bool) -> Any:
@@ -203,9 +192,6 @@ class _Unpickler(pickle._Unpickler):
         path = f"{PYTHON_2.get(module, module)}.{name}"
         path = (path if path.isprintable() else ascii(path))[:300]
         return KNOWN[path] if path in KNOWN else self.reading.inert.setdefault(path, Inert(path))
-
-    def _refuse(self) -> None:
-        raise pickle.UnpicklingError("an instruction that is not allowed, such as an extension code")
 
     def _taken(self, count: int) -> list[Any]:
         return [self.stack.pop() for _ in range(count)][::-1]
@@ -251,7 +237,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("a reference to something that is no storage")
         if key not in self.reading.storages:
             nbytes = count * dtype.itemsize
-            record = None if self.reading.records is None else self.reading.records[f"data/{key}"]
+            record = self.reading.records[f"data/{key}"] if self.reading.records else None
             room = record.file_size if record else self.reading.size - self.promised
             _check(nbytes <= room, f"storage {key!r} has {room} bytes, {nbytes} were promised")
             self.promised += nbytes
@@ -259,21 +245,21 @@ class _Unpickler(pickle._Unpickler):
             if record and untyped.data_ptr() % 16:  # of an archive that others packed again
                 untyped = untyped.clone()
             flat = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped)
-            self.reading.storages[key] = _Storage(flat, dtype)
             crc = record.CRC if record and room == nbytes else 0
-            self.reading.checksums[flat.data_ptr()] = (key, crc)
+            self.reading.storages[key] = Storage(flat, dtype, crc)
         storage = self.reading.storages[key]
         same = (storage.dtype, storage.flat.numel()) == (dtype, count * dtype.itemsize)
         _check(same, f"storage {key!r} has two sizes or types")
         self.append(storage)
 
     dispatch: ClassVar[Any] = {
-        **dict.fromkeys(range(256), _refuse),
+        **dict.fromkeys(
+            range(256),
+            lambda self: _check(False, "an instruction that is not allowed, such as an extension code"),
+        ),
         **{code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, n)[0] for n in PLAIN.split())},
         pickle.TUPLE[0]: lambda self: self._tuple(self.pop_mark()),
-        pickle.TUPLE1[0]: lambda self: self._tuple(self._taken(1)),
-        pickle.TUPLE2[0]: lambda self: self._tuple(self._taken(2)),
-        pickle.TUPLE3[0]: lambda self: self._tuple(self._taken(3)),
+        **{getattr(pickle, f"TUPLE{n}")[0]: lambda self, n=n: self._tuple(self._taken(n)) for n in (1, 2, 3)},
         **dict.fromkeys((pickle.REDUCE[0], pickle.NEWOBJ[0]), lambda self: self._call(*self._taken(2))),
         pickle.NEWOBJ_EX[0]: lambda self: self._call(*self._taken(3)),
         pickle.FROZENSET[0]: lambda self: self._call(

@@ -1,7 +1,8 @@
 """Prompts to sample: lists of text, and the prompt files of benchmarks."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -9,10 +10,12 @@ from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.urls import cause_of
+from dimo_core.files.urls import told
 
 Layout = Literal["plain", "geneval", "hpsv2"]
 """How pictures are laid out: numbered in one folder, or as the scorers of GenEval and HPSv2 expect them."""
+
+_Found = tuple[str, str, Mapping[str, Any] | None]
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 """The styles of the HPSv2 benchmark."""
@@ -102,71 +105,53 @@ def read_prompts(urls: Sequence[str]) -> tuple[Prompt, ...]:
     Raises:
         UsageError: when a file is missing, empty, or of another form.
     """
-    prompts = [prompt for url in urls for prompt in _read(url)]
-    numbers: dict[str, int] = {}
-    found = []
-    for prompt in prompts:
-        number = numbers.get(prompt.style, 0)
-        numbers[prompt.style] = number + 1
-        found.append(attrs.evolve(prompt, number=number))
+    found, seen = [], Counter[str]()
+    for text, style, record in (prompt for url in urls for prompt in _read(url)):
+        found.append(Prompt(text=text, style=style, number=seen[style], record=record))
+        seen[style] += 1
     return tuple(found)
 
 
-def _read(url: str) -> Iterator[Prompt]:
+def _read(url: str) -> list[_Found]:
+    """Text, style and record of each prompt of a file."""
     parent, _, name = url.rpartition("/")
     try:
         text = Folder(parent or ".").read(name).decode("utf-8-sig")
     except Exception as error:  # each file system raises its own
-        cause = cause_of(error)
-        raise UsageError(f"no prompts in {url!r}: {type(cause).__name__}: {cause}") from error
+        raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")
-    reader = READERS.get(suffix if dot else "txt")
-    if reader is None:
-        known = ", ".join(f".{suffix}" for suffix in READERS)
-        raise UsageError(
-            f"{url!r} is none of the prompt files that are sampled: {known}. Shards are for training: "
-            "--conditions of `dimo run`."
-        )
-    prompts = list(reader(url, stem, text))
-    if not prompts:
+    lines = {f"{url}, line {n}": line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
+    match suffix if dot else "txt":
+        case "txt":
+            found: list[_Found] = [(line.strip(), "", None) for line in lines.values()]
+        case "jsonl" | "ndjson":
+            found = [_record(where, line) for where, line in lines.items()]
+        case "json":
+            found = _lists(url, stem, text)
+        case _:
+            raise UsageError(
+                f"{url!r} is none of the prompt files that are sampled: .txt, .jsonl, .ndjson, .json. Shards "
+                "are for training: --conditions of `dimo run`."
+            )
+    if not found:
         raise UsageError(f"no prompts in {url!r}: it is empty")
-    yield from prompts
+    return found
 
 
-def _lines(url: str, stem: str, text: str) -> Iterator[Prompt]:
-    for line in filter(None, map(str.strip, text.split("\n"))):
-        yield Prompt(text=line, number=0)
+def _record(where: str, line: str) -> _Found:
+    record = _parsed(where, line)
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise UsageError(f"{where}: expected an object with a text 'prompt', got {line[:80]}")
+    return record["prompt"], "", record
 
 
-def _json_lines(url: str, stem: str, text: str) -> Iterator[Prompt]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            record = _parsed(f"{url}, line {number}", line)
-            if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-                raise UsageError(
-                    f"{url}, line {number}: expected an object with a text 'prompt', got {line[:80]}"
-                )
-            yield Prompt(text=record["prompt"], number=0, record=record)
-
-
-def _json(url: str, stem: str, text: str) -> Iterator[Prompt]:
+def _lists(url: str, stem: str, text: str) -> list[_Found]:
     data = _parsed(url, text)
     styles = {stem: data} if isinstance(data, list) else data
     lists = styles.values() if isinstance(styles, dict) else [None]
     if not all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in lists):
         raise UsageError(f"{url}: expected a list of prompts, or an object with a list for each style")
-    for style, texts in styles.items():
-        for prompt in texts:
-            yield Prompt(text=prompt, style=style, number=0)
-
-
-READERS: Mapping[str, Callable[[str, str, str], Iterator[Prompt]]] = {
-    "txt": _lines,
-    "jsonl": _json_lines,
-    "ndjson": _json_lines,
-    "json": _json,
-}
-"""Readers of prompt files by their ending; a name without one is text."""
+    return [(prompt, style, None) for style, texts in styles.items() for prompt in texts]
 
 
 def _parsed(where: str, text: str) -> Any:

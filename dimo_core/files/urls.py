@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -66,21 +67,19 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
 
 
 def told_version(info: Mapping[str, Any]) -> dict[str, str]:
-    """Tags and times that tell a version of a file from another; empty when its file system tells none.
-
-    Args:
-        info: What the file system says of the file.
-    """
+    """Tags and times of a file, of all that its file system says; empty when it tells none."""
     return {name: str(info[name]) for name in VERSIONS if info.get(name)}
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """What tells a file from another of its name: its size, and its tags and times where there are some.
-
-    Args:
-        info: As for ``told_version``.
-    """
+    """What tells a file from another of its name: its size, and its tags and times where there are some."""
     return " ".join([str(info.get("size")), *told_version(info).values()])
+
+
+def local_path(url: str) -> Path | None:
+    """Where on this machine a path or URL leads; None for one of another place."""
+    protocol, path = fsspec.core.split_protocol(url)
+    return Path(path).expanduser() if protocol in (None, "file", "local") and "::" not in url else None
 
 
 def cause_of(error: Exception) -> BaseException:
@@ -88,6 +87,12 @@ def cause_of(error: Exception) -> BaseException:
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     known = isinstance(cause, OSError | TimeoutError) or type(cause).__module__.startswith("aiohttp")
     return cause if cause is not None and known else error
+
+
+def told(error: Exception) -> str:
+    """What went wrong, for messages: its kind and its text."""
+    cause = cause_of(error)
+    return f"{type(cause).__name__}: {cause}"
 
 
 def is_missing(error: Exception) -> bool:
@@ -107,39 +112,28 @@ def _files(url: str, silence: float) -> Iterator[str]:
                 f"{name!r} would run a shell command, which dimo never does. Give a path or a URL that fsspec"
                 " can read, such as https://... or s3://..."
             )
-        yield from _matches(name, silence) if _is_pattern(name) else _known(name)
-
-
-def _is_pattern(url: str) -> bool:
-    return "*" in url or ("://" not in url.replace("file://", "") and any(sign in url for sign in "?["))
-
-
-def _known(url: str) -> list[str]:
-    """The URL itself, if there is something that can open it."""
-    try:
-        fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise MissingLibraryError(f"{url!r} cannot be opened: {error}.") from error
-    except ValueError as error:
-        raise UsageError(f"{url!r} cannot be opened: {error}.") from error
-    return [url]
+        pattern = "*" in name or (local_path(name) is not None and any(sign in name for sign in "?["))
+        if pattern and "::" in name:
+            raise UsageError(f"{name!r}: wildcards do not work in chained URLs. Name the shards with braces.")
+        try:
+            fsspec.core.url_to_fs(name)
+        except ImportError as error:
+            raise MissingLibraryError(f"{name!r} cannot be opened: {error}.") from error
+        except ValueError as error:
+            raise UsageError(f"{name!r} cannot be opened: {error}.") from error
+        yield from _matches(name, silence) if pattern else [name]
 
 
 def _matches(pattern: str, silence: float) -> list[str]:
     """The files that a pattern fits, sorted."""
-    if "::" in pattern:
-        raise UsageError(f"{pattern!r}: wildcards do not work in chained URLs. Name the shards with braces.")
-    _known(pattern)
     filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
-    local = "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
     try:
         files = sorted(filesystem.glob(path))
     except Exception as error:  # each file system raises its own
-        cause = cause_of(error)
         raise UsageError(
-            f"{pattern!r} cannot be looked up ({type(cause).__name__}: {cause}). Check the address and your"
-            " access rights, or name the files with braces."
+            f"{pattern!r} cannot be looked up ({told(error)}). Check the address and your access rights, or"
+            " name the files with braces."
         ) from error
     if not files:
         raise UsageError(f"no file fits {pattern!r}.")
-    return [file if local else filesystem.unstrip_protocol(file) for file in files]
+    return files if local_path(pattern) else [filesystem.unstrip_protocol(file) for file in files]

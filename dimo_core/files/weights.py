@@ -1,7 +1,6 @@
 """Reading and writing weights: safetensors only, matched strictly, with a readable difference."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,27 +40,21 @@ def read_tensors(
     Raises:
         CheckpointError: when it is missing, damaged, or another file than expected.
     """
-    if cached:
-        return _loaded(folder.path(name), local_copy(folder.path(name), sha256=digest))
+    source = folder.path(name)
     try:
-        data = folder.read(name)
+        data = local_copy(source, sha256=digest) if cached else folder.read(name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise CheckpointError(f"no file {folder.path(name)}") from error
-    if digest is not None and sha256(data) != digest:
-        raise CheckpointError(
-            f"{folder.path(name)} is damaged: its SHA-256 is not the one written down for it. "
-            "Use another copy."
-        )
-    return _loaded(folder.path(name), data)
-
-
-def _loaded(source: str, data: bytes | Path) -> dict[str, Tensor]:
+        raise CheckpointError(f"no file {source}") from error
     try:
         if isinstance(data, Path):
             return dict(safetensors.torch.load_file(data))
+        if digest is not None and sha256(data) != digest:
+            raise CheckpointError(
+                f"{source} is damaged: its SHA-256 is not the one written down for it. Use another copy."
+            )
         return dict(safetensors.torch.load(data))
-    except (SafetensorError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{source} is not a safetensors file: {error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{source} is not a safetensors file, or a damaged one: {error}") from error
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -71,21 +64,15 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         CheckpointError: with the missing, unexpected and misshapen names.
     """
     own = dict(module.state_dict())
-    problems = [f"missing: {name} {list(own[name].shape)}" for name in own.keys() - tensors.keys()]
-    problems += [f"unexpected: {name} {list(tensors[name].shape)}" for name in tensors.keys() - own.keys()]
-    problems += [
-        f"shape: {name} is {list(tensors[name].shape)}, the network has {list(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
+    has, given = ({name: list(t.shape) for name, t in named.items()} for named in (own, tensors))
+    problems = [f"missing: {name} {has[name]}" for name in has.keys() - given.keys()]
+    problems += [f"unexpected: {name} {given[name]}" for name in given.keys() - has.keys()]
+    differ = (name for name in has.keys() & given.keys() if has[name] != given[name])
+    problems += [f"shape: {name} is {given[name]}, the network has {has[name]}" for name in differ]
     if problems:
-        shown = sorted(problems)[:12]
-        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise CheckpointError(
-            f"{source} does not fit the network ({len(problems)} differences):\n  "
-            + "\n  ".join(shown)
-            + more
-        )
+        more = [f"... and {len(problems) - 12} more"] if len(problems) > 12 else []
+        shown = "\n  ".join([*sorted(problems)[:12], *more])
+        raise CheckpointError(f"{source} does not fit the network ({len(problems)} differences):\n  {shown}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -93,10 +80,6 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
 
 def check_finite(name: str, network: nn.Module) -> None:
     """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
-
-    Args:
-        name: Whose weights they are.
-        network: The network.
 
     Raises:
         NumericalError: when a parameter holds NaN or infinity.

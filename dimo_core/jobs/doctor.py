@@ -9,83 +9,69 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from typing import TypedDict
 
-import attrs
-
+from dimo_core.libraries import installed
 from dimo_core.registry import OWN
 
 _TIMEOUT = 300
 
 
-class LibraryState(TypedDict):
-    """How one library was found: its state is ``ok``, ``not installed``, or the error of its import."""
-
-    name: str
-    state: str
-    purpose: str
-
-
 class Examination(TypedDict):
-    """All that ``dimo doctor`` shows."""
+    """All that ``dimo doctor`` shows.
+
+    The state of a library is ``ok``, ``not installed``, or the error of its import.
+    """
 
     versions: dict[str, str | None]
     extras: dict[str, list[str]]
     devices: list[str]
-    libraries: list[LibraryState]
+    libraries: list[dict[str, str]]
     advice: list[str]
 
 
-@attrs.frozen
-class _Library:
-    """A library whose import is tried."""
-
-    module: str
-    purpose: str
-    advice: str
-    needed: bool = True
-
-
-_LIBRARIES = (
-    _Library(
-        "torch",
+_LIBRARIES = {
+    "torch": (
         "every command that computes",
         "dimo run, sample and pretrain need torch: pip install 'torch>=2.11'",
     ),
-    _Library(
-        "torch_fidelity",
+    "torch_fidelity": (
         "metric 'fidelity' of dimo run: FID, inception score, KID, precision, recall",
         "dimo run finishes without FID and its like unless torch-fidelity loads: pip install torch-fidelity",
     ),
-    _Library(
-        "torchvision",
+    "torchvision": (
         "imported by torch-fidelity only",
         "torchvision does not fit torch, and spoils other libraries that find it (transformers, diffusers): "
         "install the build for your torch, or uninstall it; dimo itself does without",
-        needed=False,
     ),
-    _Library("matplotlib", "plots and report of dimo run", "dimo run draws with it: pip install matplotlib"),
-)
+    "matplotlib": ("plots and report of dimo run", "dimo run draws with it: pip install matplotlib"),
+}
+"""Libraries whose import is tried: what for, and what to do when it fails. torchvision need not be there."""
 
 
 def examine() -> Examination:
     """Look at versions, devices, libraries and plugins; a few seconds. Never raises for what it finds."""
-    libraries = [_try_import(library) for library in _LIBRARIES]
+    states = {name: _state(name) for name in _LIBRARIES}
     devices, complaint = _devices()
-    advice = [
-        library.advice
-        for library, found in zip(_LIBRARIES, libraries, strict=True)
-        if not found["state"].startswith("ok") and (library.needed or found["state"] != "not installed")
-    ]
-    if complaint and libraries[0]["state"] == "ok":
+    fine = {name for name, state in states.items() if state.startswith("ok")}
+    fine |= {"torchvision"} if states["torchvision"] == "not installed" else set()
+    advice = [advice for name, (_, advice) in _LIBRARIES.items() if name not in fine]
+    if complaint and "torch" in fine:
         advice.append(f"torch shows no device: {complaint}")
+    needs = _requirements()
+    system = {"python": platform.python_version(), "system": platform.platform()}
+    base = [OWN, *(name for name, extra in needs if not extra), "torchvision"]
     return Examination(
-        versions=_versions(),
-        extras=_extras(),
+        versions={**system, **{name: installed(name) for name in base}},
+        extras={
+            extra: [name for name, of in needs if of == extra and not installed(name)]
+            for _, extra in needs
+            if extra
+        },
         devices=devices,
-        libraries=libraries,
+        libraries=[{"name": n, "state": states[n], "purpose": what} for n, (what, _) in _LIBRARIES.items()],
         advice=advice + _plugin_advice(),
     )
 
@@ -105,58 +91,30 @@ def _requirements() -> list[tuple[str, str]]:
     return found
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _versions() -> dict[str, str | None]:
-    system = {"python": platform.python_version(), "system": platform.platform(), OWN: _installed(OWN)}
-    base = [name for name, extra in _requirements() if not extra]
-    return {**system, **{name: _installed(name) for name in [*base, "torchvision"]}}
-
-
-def _extras() -> dict[str, list[str]]:
-    """What is missing of each extra."""
-    missing: dict[str, list[str]] = {}
-    for name, extra in _requirements():
-        if extra:
-            missing.setdefault(extra, []).extend([] if _installed(name) else [name])
-    return missing
-
-
-def _try_import(library: _Library) -> LibraryState:
-    state = "not installed"
-    if find_spec(library.module) is not None:
-        code = f"import {library.module}"
-        rc, _, error = _python("-c", code)
-        state = "ok" if rc == 0 else (error.strip().splitlines() or [f"ended with code {rc}"])[-1]
-    if library.module == "torch_fidelity" and "torchvision" in state:
-        state = "ok without torchvision, which does not load"
-    return LibraryState(name=library.module, state=state, purpose=library.purpose)
+def _state(module: str) -> str:
+    state = _python("-c", f"import {module}")[1] or "ok" if find_spec(module) else "not installed"
+    if module == "torch_fidelity" and "torchvision" in state:
+        return "ok without torchvision, which does not load"
+    return state
 
 
 def _devices() -> tuple[list[str], str]:
     """Devices and, when there are none, why."""
-    code = (
-        "import json; from dimo_core.device import available_devices; print(json.dumps(available_devices()))"
-    )
-    rc, text, error = _python("-c", code)
+    code = "from dimo_core.device import available_devices as found; import json; print(json.dumps(found()))"
+    text, failure = _python("-c", code)
     try:
-        return (list(json.loads(text)), "") if rc == 0 else ([], (error.strip().splitlines() or [""])[-1])
+        return ([], failure) if failure else (list(json.loads(text)), "")
     except ValueError:
         return [], f"unreadable answer {text!r}"
 
 
 def _plugin_advice() -> list[str]:
     """One line for each plugin that cannot be used."""
-    _, text, error = _python("-m", "dimo_core", "plugins", "--check", "--json")
+    text, failure = _python("-m", "dimo_core", "plugins", "--check", "--json")
     try:
         found = json.loads(text)
     except ValueError:
-        return [f"plugins could not be examined: {(error.strip().splitlines() or ['no answer'])[-1]}"]
+        return [f"plugins could not be examined: {failure or 'no answer'}"]
     lines = [row["error"] for row in found["plugins"] if row["state"] != "ok"]
     lines += [
         f"plugin {b['entry_point']!r} of {b['dist']} {b['version']}: {b['error']}" for b in found["broken"]
@@ -164,12 +122,13 @@ def _plugin_advice() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _python(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of another interpreter."""
+def _python(*arguments: str) -> tuple[str, str]:
+    """Output of another interpreter, and the last line of its errors where it failed."""
     try:
         done = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return 1, "", str(error)
-    return done.returncode, done.stdout, done.stderr
+        return "", str(error) or repr(error)
+    errors = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
+    return done.stdout, errors[-1] if done.returncode else ""

@@ -1,8 +1,8 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -13,6 +13,7 @@ import yaml
 from jaxtyping import Float
 from loguru import logger
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as RichTable
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,7 +39,7 @@ class LiveTensors(TorchDispatchMode):
         """Run the operation and note its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
+            if isinstance(leaf, Tensor) and leaf.is_meta:
                 self._note(leaf.untyped_storage())
         return result
 
@@ -57,9 +58,8 @@ class LiveTensors(TorchDispatchMode):
 
     def ignore(self, module: nn.Module) -> None:
         """Do not count the tensors of a module that is there already."""
-        for tensor in (*module.parameters(), *module.buffers()):
-            storage = tensor.untyped_storage()
-            self._seen[id(storage)] = storage
+        storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers())]
+        self._seen |= {id(storage): storage for storage in storages}
 
 
 HALF = ("linear", "conv1d", "conv2d", "conv_transpose2d")
@@ -67,30 +67,26 @@ FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy")
 """Functions of ``torch.nn.functional`` that autocast computes in half and in full precision."""
 
 
-@contextmanager
-def as_on_an_accelerator() -> Iterator[None]:
+def as_on_an_accelerator() -> AbstractContextManager[Any]:
     """Within, functions on the meta device keep what they keep on an accelerator.
 
     On meta, attention falls back to the plain formula, whose [B, heads, L, L] weights no accelerator stores,
     and autocast does nothing. The functions themselves are exchanged: a mode of torch's would end where a
     backward pass begins, in which checkpointed blocks are computed again.
     """
-    with ExitStack() as stack:
-        plain = F.scaled_dot_product_attention
-        stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _cast(_fused(plain), HALF)))
-        for name in (*HALF, *FULL):
-            kind = HALF if name in HALF else FULL
-            stack.enter_context(mock.patch.object(F, name, _cast(getattr(F, name), kind)))
-        yield
+    made: dict[str, Any] = {name: _cast(getattr(F, name), half=name in HALF) for name in (*HALF, *FULL)}
+    made["scaled_dot_product_attention"] = _cast(_fused(F.scaled_dot_product_attention), half=True)
+    exchanged: AbstractContextManager[Any] = mock.patch.multiple(F, **made)
+    return exchanged
 
 
-def _cast(function: Callable[..., Any], kind: tuple[str, ...]) -> Callable[..., Any]:
+def _cast(function: Callable[..., Any], half: bool) -> Callable[..., Any]:
     """The function on floating-point inputs of the precision that autocast gives it."""
 
     def cast(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        return value.to(torch.get_autocast_dtype("cpu") if kind is HALF else torch.float32)
+        return value.to(torch.get_autocast_dtype("cpu") if half else torch.float32)
 
     def called(*args: Any, **kwargs: Any) -> Any:
         if torch.is_autocast_enabled("cpu"):
@@ -136,26 +132,13 @@ class MemoryPlan:
         rows: Bytes by use.
     """
 
-    parameters: Mapping[str, tuple[int, int]]
+    parameters: Mapping[str, tuple[int, ...]]
     rows: Mapping[str, int]
 
     @property
     def total(self) -> int:
         """Bytes at the fullest moment of a step."""
         return sum(self.rows.values())
-
-    def tables(self) -> tuple[RichTable, RichTable]:
-        """Parameter counts and memory, for the terminal."""
-        counts = RichTable("network", "parameters", "trained", title="parameters")
-        for name, (every, trained) in self.parameters.items():
-            counts.add_row(name, f"{every:,}", f"{trained:,}")
-        memory = RichTable("memory of one process", "MiB", title="memory at the fullest moment of a step")
-        for name, size in (*self.rows.items(), ("total", self.total)):
-            memory.add_row(name, f"{size / 2**20:,.1f}")
-        for table in (counts, memory):
-            for column in table.columns[1:]:
-                column.justify = "right"
-        return counts, memory
 
 
 def plan_memory(job: Job) -> MemoryPlan:
@@ -167,17 +150,16 @@ def plan_memory(job: Job) -> MemoryPlan:
     """
     with META:
         objective = job.objective.build(job.ingredients(skeleton=True))
-    modules = {**objective.frozen(), **{name: part.module for name, part in objective.parts().items()}}
-    trained = {name: _bytes(part.module, True) for name, part in objective.parts().items()}
-    averages = {name for name, part in objective.parts().items() if part.optimisation.ema}
-    rows = {f"weights of the {name}": _bytes(module) for name, module in modules.items()}
-    rows["Adam's moments"] = 2 * sum(trained.values())
-    rows["averages"] = sum(trained[name] for name in averages)
+    parts = objective.parts()
+    modules = {**objective.frozen(), **{name: part.module for name, part in parts.items()}}
+    every = {name: list(module.parameters()) for name, module in modules.items()}
+    trained = {name: [p for p in own if p.requires_grad] for name, own in every.items()}
+    rows = {f"weights of the {name}": _bytes(m.state_dict().values()) for name, m in modules.items()}
+    rows["Adam's moments"] = 2 * sum(_bytes(trained[name]) for name in parts)
+    rows["averages"] = sum(_bytes(trained[name]) for name, part in parts.items() if part.optimisation.ema)
     rows["activations and gradients"] = _step_peak(job, objective, list(modules.values()))
-    return MemoryPlan(
-        parameters={name: (_count(module), _count(module, True)) for name, module in modules.items()},
-        rows=rows,
-    )
+    counts = {name: tuple(sum(p.numel() for p in of[name]) for of in (every, trained)) for name in modules}
+    return MemoryPlan(parameters=counts, rows=rows)
 
 
 def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
@@ -202,20 +184,23 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     return live.peak
 
 
-def _bytes(module: nn.Module, trained: bool = False) -> int:
-    tensors = [p for p in module.parameters() if p.requires_grad] if trained else module.state_dict().values()
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _count(module: nn.Module, trained: bool = False) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
 def dry_run(job: Job) -> None:
     """Print what the job would do and need; nothing is allocated, read or written."""
     console = Console()
     console.print(yaml.safe_dump(dict(job.config), sort_keys=False, allow_unicode=True), markup=False)
-    for table in plan_memory(job).tables():
-        console.print(table)
+    plan = plan_memory(job)
+    every, trained, mib = (Column(name, justify="right") for name in ("parameters", "trained", "MiB"))
+    counts = RichTable("network", every, trained, title="parameters")
+    for name, numbers in plan.parameters.items():
+        counts.add_row(name, *(f"{number:,}" for number in numbers))
+    memory = RichTable("memory of one process", mib, title="memory at the fullest moment of a step")
+    for name, size in (*plan.rows.items(), ("total", plan.total)):
+        memory.add_row(name, f"{size / 2**20:,.1f}")
+    console.print(counts)
+    console.print(memory)
     for advice in job.teacher.advise(job.config):
         logger.warning(advice)

@@ -201,7 +201,7 @@ class SampleFiles:
             written[LINES] = b"".join(lines_of(batch, teacher) for batch in self._batches())
         for name, data in written.items():
             self.folder.write(name, data)
-        self.folder.write_parts(RECORDS, (self._records(batch) for batch in self._batches()))
+        self.folder.write(RECORDS, (self._records(batch) for batch in self._batches()))
         self.folder.remove(PLACE)
         return [self.folder.path(name) for name in (*pictures, *written, RECORDS)]
 

@@ -27,10 +27,8 @@ from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
 from dimo_core.testing.expectations import (
-    partly_masked,
     require,
     require_close,
-    require_equal,
     require_refusal,
     require_shape,
     require_suggestions,
@@ -50,10 +48,8 @@ def check_options(plugin: object) -> None:
     fields = [field for field in attrs.fields(cls) if field.init]  # type: ignore[arg-type]
     for field in fields:
         require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
-        documented = f"{field.name}: " in (cls.__doc__ or "")
-        require(
-            documented, f"the docstring of {name} describes option {field.name} in its 'Attributes:' section"
-        )
+        where = f"option {field.name} in its 'Attributes:' section"
+        require(f"{field.name}: " in (cls.__doc__ or ""), f"the docstring of {name} describes {where}")
     again = cls(**{field.alias: getattr(plugin, field.name) for field in fields})
     require(again == plugin, f"{name} built again from its own options equals the first")
     try:
@@ -75,11 +71,12 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     require(space == teacher.tokens, "tokens gives the same TokenSpace at every call")
     require(conditions.batch_size(c) == len(raw), "encode_conditions gives one row for each raw condition")
     one, first = teacher.encode_conditions(raw[:1]), conditions.index(c, slice(0, 1))
-    require_equal(first, one, "a condition is encoded alike in any batch")
+    require_close(first, one, "a condition is encoded alike in any batch")
     for condition in raw:
         require(isinstance(teacher.describe(condition), str), "describe gives text")
     _check_weights(teacher)
-    x = partly_masked(space, len(raw))
+    x = Draws(seed=0, phase="conformance", total=len(raw)).integers("x", space.codes, space.length)
+    x[:, ::2] = space.mask_id
     _check_backbone(teacher.network(), x, c, space)
     _check_capabilities(teacher, x, c)
     require_suggestions(teacher)
@@ -99,7 +96,6 @@ def check_divergence(divergence: Divergence, codes: int = 6) -> None:
     log_p, log_q, log_w = (z.log_softmax(-1) for z in (z_p, z_q, z_w))
     value, grad = divergence.value(log_p, log_q), divergence.grad(log_p, log_q)
     require_shape(value, (4, 5), f"value of {name}, one number a token")
-    require_shape(grad, (4, 5, codes), f"grad of {name}")
     leaf = z_q.clone().requires_grad_()
     (expected,) = torch.autograd.grad(divergence.value(log_p, leaf.log_softmax(-1)).sum(), leaf)
     require_close(grad, expected, f"grad of {name} is the gradient of its value in z_psi (eq. 4)", 1e-6)
@@ -109,19 +105,14 @@ def check_divergence(divergence: Divergence, codes: int = 6) -> None:
     require_close(same, torch.zeros_like(same), f"the gradient of {name} is 0 at p = q", 1e-6)
     student = divergence.student_grad(log_p, log_q, log_w)
     require_shape(student, (4, 5, codes), f"student_grad of {name}")
-    require_close(
-        divergence.student_grad(log_p, log_q, log_q), grad, f"student_grad of {name} at w = q is grad", 1e-6
-    )
+    student = divergence.student_grad(log_p, log_q, log_q)
+    require_close(student, grad, f"student_grad of {name} at w = q is grad", 1e-6)
     with torch.no_grad():
         quiet = divergence.grad(log_p.float(), log_q.float())
     require(quiet.dtype == torch.float32, f"{name} keeps the dtype of its inputs: fp32, not {quiet.dtype}")
     require_close(quiet.double(), grad, f"{name} in fp32 within no_grad agrees with fp64", TOLERANCE)
-    require_close(
-        divergence.grad(log_p[1:2, :1], log_q[1:2, :1]),
-        grad[1:2, :1],
-        f"{name} treats tokens one by one",
-        1e-9,
-    )
+    alone = divergence.grad(log_p[1:2, :1], log_q[1:2, :1])
+    require_close(alone, grad[1:2, :1], f"{name} treats tokens one by one", 1e-9)
     for key, number in divergence.diagnostics(log_p, log_q).items():
         require_shape(number, (), f"the diagnostic {key!r} of {name}, a scalar")
 
@@ -138,9 +129,8 @@ def check_conditions(source: Conditions, teacher: Teacher) -> None:
     stream = source.open(teacher.conditioning, seed=3)
     whole = stream.read(0, 40)
     require(len(whole) == 40, f"{name}.read gives as many conditions as asked for: 40, not {len(whole)}")
-    require(
-        stream.read(17, 9) == whole[17:26], f"{name}.read depends on the position alone, not on earlier reads"
-    )
+    part = stream.read(17, 9)
+    require(part == whole[17:26], f"{name}.read depends on the position alone, not on earlier reads")
     again = source.open(teacher.conditioning, seed=3)
     require(again.read(0, 40) == whole, f"{name} opened again with the same seed gives the same conditions")
     far = again.read(10**7, 5)
@@ -151,11 +141,8 @@ def check_conditions(source: Conditions, teacher: Teacher) -> None:
         require(len(even) == count, f"{name}.balanced gives {count} conditions, not {len(even)}")
         require(even == source.balanced(teacher.conditioning, count), f"{name}.balanced is a fixed list")
         teacher.encode_conditions(even)
-    foreign = Conditioning(kind="a kind that nobody has")
-    require_refusal(
-        lambda: source.open(foreign, seed=0),
-        f"{name}.open refuses conditions of a kind that it does not give",
-    )
+    foreign, what = Conditioning(kind="a kind that nobody has"), "conditions of a kind that it does not give"
+    require_refusal(lambda: source.open(foreign, seed=0), f"{name}.open refuses {what}")
 
 
 def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> None:
@@ -173,35 +160,26 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
 
     def run(draws: Draws, c: Condition, steps: int, scale: float = 1.0) -> Sampled:
         seen.clear()
+        how: dict[str, Any] = {"steps": steps, "guidance": Constant(scale=scale), "draws": draws}
         with inference(network):
-            constant = Constant(scale=scale)
-            return sampler.sample(
-                teacher, network, c, steps=steps, guidance=constant, draws=draws, keep_trajectory=True
-            )
+            return sampler.sample(teacher, network, c, **how, keep_trajectory=True)
 
     draws = Draws(seed=1, phase="check", total=len(raw))
     for steps in (1, 2, space.length, space.length + 3):
         for scale in (1.0, 2.0) if "guidance" in teacher.capabilities else (1.0,):
             sampled = run(draws, c, steps, scale)
             require_tokens(sampled.tokens, len(raw), space, f"samples in {steps} steps")
-            counted = sum(seen) / len(raw)
-            require(
-                sampled.passes == counted,
-                f"passes is {counted:g}, what {steps} steps took, not {sampled.passes}",
-            )
-            require(
-                len(sampled.trajectory) <= steps,
-                f"at most {steps} steps are taken when {steps} are asked for",
-            )
-            if sampled.trajectory:
-                require_equal(sampled.trajectory[-1], sampled.tokens, "the trajectory ends with the samples")
-            require_equal(
-                run(draws, c, steps, scale).tokens, sampled.tokens, "the same draws give the same samples"
-            )
+            counted, taken = sum(seen) / len(raw), len(sampled.trajectory)
+            told = f"passes is {counted:g}, what {steps} steps took, not {sampled.passes}"
+            require(sampled.passes == counted, told)
+            require(taken <= steps, f"at most {steps} steps are taken when {steps} are asked for")
+            if taken:
+                require_close(sampled.trajectory[-1], sampled.tokens, "the trajectory ends with the samples")
+            again = run(draws, c, steps, scale)
+            require_close(again.tokens, sampled.tokens, "the same draws give the same samples")
         part = run(draws.slice(1, 1), conditions.index(c, slice(1, 2)), steps).tokens
-        require_equal(
-            part, run(draws, c, steps).tokens[1:2], "a sample does not depend on the others of its batch"
-        )
+        whole = run(draws, c, steps).tokens
+        require_close(part, whole[1:2], "a sample does not depend on the others of its batch")
 
 
 def _check_weights(teacher: Teacher) -> None:
@@ -209,14 +187,14 @@ def _check_weights(teacher: Teacher) -> None:
     own = dict(first.named_parameters())
     require(not any(module.training for module in first.modules()), "network() is in eval mode")
     require(all(p.device.type == "cpu" for p in own.values()), "network() is on the CPU")
-    require_equal(first.state_dict(), second.state_dict(), "network() gives the same weights every time")
+    require_close(first.state_dict(), second.state_dict(), "network() gives the same weights every time")
     for name, p in second.named_parameters():
         require(p.data_ptr() != own[name].data_ptr(), f"network() gives copies, but {name} is shared")
     shared, other = teacher.network(share=True), teacher.network(share=True)
     require(shared is not other, "network(share=True) gives a new module tree every time")
     for name, p in other.named_parameters():
         require(p is dict(shared.named_parameters())[name], f"network(share=True) shares the tensor {name}")
-    require_equal(shared.state_dict(), first.state_dict(), "network(share=True) has the teacher's weights")
+    require_close(shared.state_dict(), first.state_dict(), "network(share=True) has the teacher's weights")
     for name in teacher.frozen_parameters():
         require(name in own, f"frozen_parameters names parameters of the network; {name!r} is none")
     with torch.device("meta"):
@@ -225,9 +203,8 @@ def _check_weights(teacher: Teacher) -> None:
     bare = {name: (t.shape, t.dtype) for name, t in skeleton.state_dict().items()}
     require(bare == shapes, "skeleton() has the names, shapes and dtypes of network()")
     for name, t in [*skeleton.named_parameters(), *skeleton.named_buffers()]:
-        require(
-            t.is_meta, f"skeleton() under torch.device('meta') allocates nothing, but {name} is on {t.device}"
-        )
+        what = "skeleton() under torch.device('meta') allocates nothing"
+        require(t.is_meta, f"{what}, but {name} is on {t.device}")
 
 
 def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:
@@ -245,9 +222,8 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require_close(embedded, z, "forward(embed(x)) is forward(x)", TOLERANCE)
     _check_probabilities(network, space)
     network.logits(x.flip(0), c, mask_ratio=ratio.flip(0))
-    require_close(
-        network.logits(x, c, mask_ratio=ratio), z, "a call leaves nothing behind for the next one", TOLERANCE
-    )
+    again = network.logits(x, c, mask_ratio=ratio)
+    require_close(again, z, "a call leaves nothing behind for the next one", TOLERANCE)
     alone = network.logits(x[:1], conditions.index(c, slice(0, 1)), mask_ratio=ratio[:1])
     require_close(alone, z[:1], "a sample's logits do not depend on the others of its batch", TOLERANCE)
     leaf = e.detach().requires_grad_()
@@ -255,10 +231,8 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require(leaf.grad is not None and bool(leaf.grad.any()), "gradients flow from logits to embeddings")
     reached = any(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
     require(reached or not any(flags.values()), "gradients flow from logits to the weights")
-    require(
-        flags == {name: p.requires_grad for name, p in network.named_parameters()},
-        "a forward pass never changes requires_grad",
-    )
+    now = {name: p.requires_grad for name, p in network.named_parameters()}
+    require(flags == now, "a forward pass never changes requires_grad")
 
 
 def _check_probabilities(network: Backbone, space: TokenSpace) -> None:
@@ -278,11 +252,10 @@ def _check_capabilities(teacher: Teacher, x: Tokens, c: Condition) -> None:
         null = teacher.null_condition(c)
         what = "null_condition has the structure, shapes and dtypes of the conditions"
         for drop, chosen in ((True, null), (False, c)):
-            require_equal(conditions.where(torch.full((len(x),), drop), null, c), chosen, what)
+            require_close(conditions.where(torch.full((len(x),), drop), null, c), chosen, what)
     else:
-        require_refusal(
-            lambda: teacher.null_condition(c), "without the capability 'guidance', null_condition refuses"
-        )
+        what = "without the capability 'guidance', null_condition refuses"
+        require_refusal(lambda: teacher.null_condition(c), what)
     if "decode" in able:
         images = teacher.decode(codes, c)
         require(images.ndim == 4 and len(images) == len(x), "decode gives images [B, C, H, W]")

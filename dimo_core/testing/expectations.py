@@ -7,13 +7,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dimo_core.conditions import Condition
-from dimo_core.draws import Draws
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
-from dimo_core.tokens import Tokens, TokenSpace
+from dimo_core.tokens import TokenSpace
 
 
 def require(condition: bool, text: str) -> None:
@@ -31,17 +30,20 @@ def require_shape(t: Tensor, shape: tuple[int, ...], what: str) -> None:
     require(t.shape == shape, f"{what}, has shape {list(shape)}, not {list(t.shape)}")
 
 
-def require_close(actual: Tensor, expected: Tensor, what: str, tolerance: float) -> None:
-    """Equal shapes, and values within ``tolerance`` of the largest entry."""
-    require(actual.shape == expected.shape, f"{what} (shapes {list(actual.shape)}, {list(expected.shape)})")
-    error = (actual.detach() - expected.detach()).abs().max().item()
-    scale = max(1.0, expected.detach().abs().max().item())
-    require(error <= tolerance * scale, f"{what} (largest difference {error:.3g})")
+def require_close(actual: Condition, expected: Condition, what: str, tolerance: float = 0.0) -> None:
+    """The same structure, shapes and values, and dtypes where no tolerance is given.
 
-
-def require_equal(actual: Condition, expected: Condition, what: str) -> None:
-    """The same structure, shapes, dtypes and values."""
-    require(_same(actual, expected), what)
+    Args:
+        actual: Tensors.
+        expected: Those that they should be; one tensor where a tolerance is given.
+        what: The promise.
+        tolerance: By how much values may differ, relative to the largest entry.
+    """
+    atol = tolerance * max(1.0, expected.detach().abs().max().item()) if tolerance else 0.0
+    try:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=atol, check_dtype=not tolerance)
+    except (AssertionError, TypeError) as error:  # the latter: of a tensor and something else
+        raise AssertionError(f"expected: {what} ({error})") from error
 
 
 def require_tokens(x: Int[Tensor, "..."], count: int, space: TokenSpace, what: str) -> None:
@@ -76,20 +78,3 @@ def require_suggestions(teacher: Teacher) -> None:
             raise AssertionError(
                 f"expected: sampler and guidance of the sampling {name!r} can be built ({error})"
             ) from error
-
-
-def partly_masked(space: TokenSpace, count: int) -> Tokens:
-    """Samples with a mask at every other site and random codes between."""
-    draws = Draws(seed=0, phase="conformance", total=count)
-    x = draws.integers("x", space.codes, space.length)
-    x[:, ::2] = space.mask_id
-    return x
-
-
-def _same(a: Condition, b: Condition) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype
-        return alike and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return len(a) == len(b) and all(map(_same, a, b))

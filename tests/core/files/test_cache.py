@@ -155,7 +155,7 @@ def test_the_download_is_logged_with_its_size() -> None:
         local_copy(URL)
     finally:
         logger.remove(sink)
-    assert [f"fetching {URL} (10240 bytes) into {copy.parent}\n"] == lines
+    assert [f"fetching {URL} (10.2 kB) into {copy.parent}\n"] == lines
 
 
 class TestDigests:

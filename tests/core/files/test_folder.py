@@ -83,12 +83,6 @@ def test_json_ends_with_a_newline(folder: Folder) -> None:
     assert b'{\n "b": 1\n}\n' == folder.read("a.json")
 
 
-def test_only_local_paths_are_local(tmp_path: Path) -> None:
-    assert Folder(str(tmp_path)).local
-    assert Folder(f"file://{tmp_path}").local
-    assert not Folder("memory://a").local
-
-
 def test_a_path_object_and_a_trailing_slash_are_taken(tmp_path: Path) -> None:
     assert Folder(str(tmp_path)) == Folder(tmp_path) == Folder(f"{tmp_path}/")
     assert f"{tmp_path}/a/b" == Folder(tmp_path).path("a", "b")
@@ -169,12 +163,3 @@ def test_workers_that_begin_at_once_share_a_new_folder(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_looked_up_is_not_taken_for_empty() -> None:
     with pytest.raises(StorageError, match=r"cannot look up 'http://127\.0\.0\.1:1/folder/a'"):
         Folder("http://127.0.0.1:1/folder").exists("a")
-
-
-@pytest.mark.parametrize("url", ["local", "memory://renamed"])
-def test_a_file_is_renamed_in_place_of_another(tmp_path: Path, url: str) -> None:
-    folder = Folder(tmp_path if url == "local" else url)
-    folder.write("old", b"new content")
-    folder.write("new", b"old content")
-    folder.rename("old", "new")
-    assert (["new"], b"new content") == (folder.names(), folder.read("new"))

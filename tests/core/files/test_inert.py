@@ -427,7 +427,7 @@ def test_a_view_never_leaves_its_storage(data: st.DataObject) -> None:
     last = view[0] + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if any(not 0 <= n < 2**63 for n in (view[0], *shape, *stride)) or not (0 in shape or last < 4):
         assert "a tensor of torch.float32, shape" in refused(call)
-    elif math.prod(shape) < 2**40:
+    elif math.prod(n for n in shape if n) < 2**40:
         assert shape == tuple(opened(call).tree.shape)
 
 

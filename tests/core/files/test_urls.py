@@ -1,8 +1,16 @@
-"""What tells a file from another of its name."""
+"""Where a URL leads, and what tells a file from another of its name."""
+
+from pathlib import Path
 
 import pytest
 
-from dimo_core.files.urls import told_version, version_of
+from dimo_core.files.urls import local_path, told_version, version_of
+
+
+def test_only_local_paths_are_local(tmp_path: Path) -> None:
+    assert tmp_path == local_path(str(tmp_path)) == local_path(f"file://{tmp_path}")
+    assert local_path("memory://a") is None
+    assert local_path("simplecache::file://a") is None
 
 
 @pytest.mark.parametrize(
