@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dimo_core.backbone import full
 from dimo_core.draws import Draws
-from dimo_core.guidance import Constant, guided
+from dimo_core.guidance import Constant, Ramp, guided
 from dimo_core.method import logits, process
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo, DimoObjective
@@ -137,6 +137,25 @@ def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
     ):
         actual = torch.cat([at(remask.rows[:3]), at(remask.rows[3:])])
         torch.testing.assert_close(actual, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
+
+
+def test_the_teachers_guidance_is_that_of_the_ratio_of_masked_tokens(tiny_teacher: Any) -> None:
+    made = objective(tiny_teacher)
+    s, remask = attrs.evolve(made.step, guidance=Ramp(scale=3.0)), draw_remask(L, "arccos", "exact", DRAWS)
+    x = s.x_tilde_t(s.p_theta.rollout(C, DRAWS), remask)
+    z_c, z_u = (
+        s.p_phi.logits(x, c, mask_ratio=remask.ratio, rows=remask.rows)
+        for c in (C, tiny_teacher.null_condition(C))
+    )
+    scale = (1 + 2 * (1 - remask.ratio))[remask.rows // L, None]
+    torch.testing.assert_close(s.phi(x, C, remask)(remask.rows), z_u + scale * (z_c - z_u))
+
+
+def test_chunks_have_as_many_rows_as_their_logits_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logits, "ELEMENTS", 10)
+    assert [[0, 1, 2], [3, 4, 5], [6]] == [c.tolist() for c in logits.chunks(torch.arange(7), 3)]
+    assert [[0], [1]] == [c.tolist() for c in logits.chunks(torch.arange(2), 11)]
+    assert [[0, 1, 2]] == [c.tolist() for c in logits.chunks(torch.arange(3), 3)]
 
 
 @pytest.mark.parametrize("elements", [1, 3 * V])
