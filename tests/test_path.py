@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXECUTED, FOLLOWED = 36, 22
+ROOMS, FOLLOWED, EXECUTED = 25, 22, 39
+"""Files of rooms in which a function ran; files that a reader of the calls opens; all, with the doors, which define
+what the rooms speak of. In version 0.1, when all were in one folder, these were 31, 25 and 53."""
 
 
 def test_the_way_to_the_first_gradient_is_short(tmp_path: Path) -> None:
@@ -14,9 +16,7 @@ def test_the_way_to_the_first_gradient_is_short(tmp_path: Path) -> None:
         [sys.executable, script, str(tmp_path / "run")], capture_output=True, text=True, check=True
     )
     found = json.loads(done.stdout)
-    for name, most in (("executed", EXECUTED), ("followed", FOLLOWED)):
-        files = found[name]
-        assert len(files) <= most, f"{len(files)} files are {name}, at most {most} may be:\n" + "\n".join(
-            files
-        )
+    rooms = [file for file in found["executed"] if "/" in file]
+    for files, most in ((rooms, ROOMS), (found["followed"], FOLLOWED), (found["executed"], EXECUTED)):
+        assert len(files) <= most, f"{len(files)} files, at most {most} may be:\n" + "\n".join(files)
         assert "method/step.py" in files
