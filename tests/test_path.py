@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 ROOMS, FOLLOWED, EXECUTED = 25, 22, 39
-"""Files of rooms in which a function ran; files that a reader of the calls opens; all, with the doors, which define
-what the rooms speak of. In version 0.1, when all were in one folder, these were 31, 25 and 53."""
+"""Files of rooms in which a function ran; files that a reader of the calls opens; all, with the doors, which
+define what the rooms speak of. In version 0.1, when all were in one folder, these were 31, 25 and 53."""
 
 
 def test_the_way_to_the_first_gradient_is_short(tmp_path: Path) -> None:

@@ -158,30 +158,23 @@ class DimoPhase(Phase):
         length = s.teacher.tokens.length
         remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
         s.p_psi.train(o.score_dropout if self.generator else o.dropout)
-
         with torch.set_grad_enabled(self.generator):
             rollout = s.p_theta.rollout(c, draws)  # x_theta ~ p_theta(. | x_init, c)
         x_theta, x_tilde_t = rollout.x_theta.flatten(), s.x_tilde_t(rollout, remask)
         if self.generator:
             theta, phi = s.theta(rollout), s.phi(x_tilde_t, c, remask)
             w = s.w(remask, theta, phi)
-        with torch.set_grad_enabled(self.auxiliary):
-            psi = s.psi(x_tilde_t, c, remask)
-
+        psi = s.psi(x_tilde_t, c, remask, learns=self.auxiliary)
         for rows in s.chunks(remask):
-            with torch.set_grad_enabled(self.auxiliary):
-                z_psi = psi(rows)
+            z_psi = psi(rows)
             if self.generator:
                 z_theta, z_phi = theta(rows), phi(rows)
                 s.generator_backward(z_theta, z_phi, z_psi, w[rows // length], draws.total)
                 if watch:
-                    means = measures(z_theta, z_phi, z_psi, divergence=s.divergence)
-                    add_to(logs, {name: mean * (len(rows) / remask.total) for name, mean in means.items()})
+                    add_to(logs, measures(z_theta, z_phi, z_psi, divergence=s.divergence, total=remask.total))
             if self.auxiliary:
                 add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta[rows], remask.total)})
-
         if self.generator:
             theta.backward()
-        if self.auxiliary:
-            psi.backward()
+        psi.backward()
         return logs

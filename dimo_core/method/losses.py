@@ -93,16 +93,18 @@ def measures(
     z_psi: Float[Tensor, "K V"],
     *,
     divergence: Divergence,
+    total: int,
 ) -> dict[str, Float[Tensor, ""]]:
-    """What the log of a run shows besides losses, each a mean over the rows: divergence, entropies, scale."""
+    """What the log of a run shows besides losses: these rows' share of means over ``total`` rows."""
     log_p_theta, log_p_phi, log_p_psi = (z.log_softmax(-1) for z in (z_theta, z_phi, z_psi))
-    return {
+    means = {
         "divergence": divergence.value(log_p_phi, log_p_psi).mean(),
         "entropy_theta": entropy(log_p_theta).mean(),
         "entropy_phi": entropy(log_p_phi).mean(),
         "logit_scale": logit_scale(z_theta).mean(),
         **divergence.diagnostics(log_p_phi, log_p_psi),
     }
+    return {name: mean * (len(z_theta) / total) for name, mean in means.items()}
 
 
 def distance(z_theta: Float[Tensor, "K V"], z_phi: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:

@@ -75,10 +75,11 @@ class Step:
         z = guided(self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale)
         return torch.no_grad()(lambda rows: z(rows) / self.teacher_temperature)
 
-    def psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Logits:
-        """What gives z_psi at x_tilde_t."""
-        hidden = self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device))
-        return Logits(hidden, self.p_psi.head)
+    def psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask, *, learns: bool) -> Logits:
+        """What gives z_psi at x_tilde_t, with a graph where the auxiliary learns from it."""
+        with torch.set_grad_enabled(learns):
+            hidden = self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device))
+        return Logits(hidden, self.p_psi.head if learns else torch.no_grad()(self.p_psi.head))
 
     @torch.no_grad()
     def w(self, remask: Remask, theta: Logits, phi: Callable[[Rows], Tensor]) -> Float[Tensor, " B"]:

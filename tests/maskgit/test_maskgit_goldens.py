@@ -211,7 +211,7 @@ def test_the_generator_gradient_of_every_parameter_equals_the_reference(
     remask = golden_remask(v["remask"])
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["x_t"].flatten(1), x_tilde_t)
-    phi, psi = step.phi(x_tilde_t, c, remask), step.psi(x_tilde_t, c, remask)
+    phi, psi = step.phi(x_tilde_t, c, remask), step.psi(x_tilde_t, c, remask, learns=False)
     rows, theta = remask.rows, step.theta(rollout)
     torch.testing.assert_close(phi(rows), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
     w = step.w(remask, theta, phi)[rows // step.teacher.tokens.length]
@@ -235,7 +235,7 @@ def test_the_auxiliary_gradient_of_every_parameter_equals_the_reference(
     rollout = Rollout(x_init=x_theta, hidden=torch.zeros(3, 4, 8), x_theta=x_theta)
     x_tilde_t = step.x_tilde_t(rollout, remask)
     assert torch.equal(v["aux_update.x_t"].flatten(1), x_tilde_t)
-    psi = step.psi(x_tilde_t, v["labels"], remask)
+    psi = step.psi(x_tilde_t, v["labels"], remask, learns=True)
     rows = remask.rows
     loss = step.auxiliary_backward(psi(rows), x_theta.flatten()[rows], len(rows))
     psi.backward()

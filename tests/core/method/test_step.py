@@ -133,7 +133,9 @@ def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
     rolled = s.p_theta.rollout(C, DRAWS)
     x = s.x_tilde_t(rolled, remask)
     for at, every in zip(
-        (s.phi(x, C, remask), s.psi(x, C, remask)), scores(made, remask, rolled.x_theta), strict=True
+        (s.phi(x, C, remask), s.psi(x, C, remask, learns=False)),
+        scores(made, remask, rolled.x_theta),
+        strict=True,
     ):
         actual = torch.cat([at(remask.rows[:3]), at(remask.rows[3:])])
         torch.testing.assert_close(actual, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
