@@ -14,7 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.jobs.results import Evaluator, write_table
+from dimo_core.jobs.results import RunRows, write_table
 from dimo_core.jobs.run_folder import CONFIG, log_file, open_run_folder
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
@@ -99,13 +99,6 @@ def _judge(job: PretrainJob, teacher: Teacher, network: Any, registry: Registry,
     plan = teacher.evaluation()
     if plan is None:
         return None
-    evaluator = Evaluator.resolve(
-        teacher,
-        plan,
-        registry,
-        conditions=built(registry, "conditions", plan.conditions),
-        settings=Evaluate(),
-        seed=job.seed,
-        device=device,
-    )
-    return evaluator.table(None, network)
+    found = built(registry, "conditions", plan.conditions)
+    more: dict[str, Any] = {"conditions": found, "seed": job.seed, "device": device}
+    return RunRows.of(teacher, plan, registry, settings=Evaluate(), **more).table(None, network)
