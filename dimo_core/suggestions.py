@@ -27,12 +27,34 @@ class Choice:
         return {"name": self.name, **self.options}
 
     @classmethod
-    def from_dict(cls, data: "Mapping[str, Any] | str") -> "Choice":
-        """Read the YAML form; a bare string is a name without options."""
+    def from_dict(cls, data: "Mapping[str, Any] | str | Choice") -> "Choice":
+        """Read the YAML form; a bare string is a name without options, and a choice is itself.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        if isinstance(data, Choice):
+            return data
         if isinstance(data, str):
             return cls(data)
-        options = dict(data)
-        return cls(options.pop("name"), options)
+        if not isinstance(data, Mapping) or "name" not in data:
+            raise ValueError(f"expected a name, or a mapping with 'name' and options, got {data!r}")
+        return cls(data["name"], {key: value for key, value in data.items() if key != "name"})
+
+
+def choice(value: Any) -> Choice | None:
+    """A choice in its YAML form, or none."""
+    return None if value is None else Choice.from_dict(value)
+
+
+def choices(value: Any) -> tuple[Choice, ...]:
+    """One or several choices in their YAML form."""
+    return tuple(map(Choice.from_dict, several(value)))
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """A list, or one value, as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def as_plain(value: Any) -> Any:
@@ -43,51 +65,50 @@ def as_plain(value: Any) -> Any:
 
 
 @attrs.frozen(kw_only=True)
-class EvaluationPlan:
-    """How samples of this teacher are judged, by registry names.
+class Measures:
+    """What samples are judged by, and for which conditions they are drawn; names are those of the registry.
 
     Attributes:
+        samples: How many samples are drawn for each row and seed.
         data: The reference samples; None when every metric is exact.
         split: The part of ``data`` that serves as reference: held out, never trained on.
-        floor_split: Another real part, judged like a generator: the real-against-real floor. Empty for none.
+        floor_split: Another real part, judged like a model's samples: the real-against-real floor. Empty for
+            none.
         features: The feature extractor for metrics that need one.
         metrics: What to compute.
-        conditions: What is sampled for when no run says otherwise.
-        samples: How many samples are drawn for each row of the table.
-        steps: Step counts of the teacher's rows.
-        sampler: The multi-step sampler of the teacher's rows.
-        guidance: Its guidance.
-        best: Metric by which ``best`` is kept, prefixed with ``-`` where larger is better.
+        conditions: What is sampled for when no run says otherwise, evenly spread: the class balance.
+        best: Metric that decides, prefixed with ``-`` where larger is better.
         shown: Metrics in the order of the table's columns; others follow.
     """
 
-    metrics: tuple[Choice, ...]
+    metrics: tuple[Choice, ...] = attrs.field(converter=choices)
     best: str
-    data: Choice | None = None
+    samples: int = attrs.field(default=2000, validator=[v.instance_of(int), v.gt(1)])
+    data: Choice | None = attrs.field(default=None, converter=choice)
     split: str = ""
     floor_split: str = ""
-    features: Choice | None = None
-    conditions: Choice = Choice("labels")
-    samples: int = 2000
-    steps: tuple[int, ...] = (16, 8, 4, 2, 1)
-    sampler: Choice = Choice("maskgit")
-    guidance: Choice = Choice("constant")
-    shown: tuple[str, ...] = ()
+    features: Choice | None = attrs.field(default=None, converter=choice)
+    conditions: Choice = attrs.field(default=Choice("labels"), converter=choice)
+    shown: tuple[str, ...] = attrs.field(default=(), converter=several)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for YAML."""
+        """Plain data, for YAML; the class takes it as keywords."""
         return {field.name: as_plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationPlan":
-        """Read what ``as_dict`` gives."""
-        plan: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        for name in {"data", "features", "sampler", "guidance", "conditions"} & plan.keys():
-            plan[name] = plan[name] and Choice.from_dict(plan[name])
-        plan["metrics"] = tuple(map(Choice.from_dict, plan["metrics"]))
-        return cls(**plan)
+
+@attrs.frozen(kw_only=True)
+class EvaluationPlan(Measures):
+    """How samples of this teacher are judged, and the rows of its table.
+
+    Attributes:
+        steps: Step counts of the teacher's rows.
+        sampler: The multi-step sampler of the teacher's rows.
+        guidance: Its guidance.
+    """
+
+    steps: tuple[int, ...] = attrs.field(default=(16, 8, 4, 2, 1), converter=several)
+    sampler: Choice = attrs.field(default=Choice("maskgit"), converter=choice)
+    guidance: Choice = attrs.field(default=Choice("constant"), converter=choice)
 
 
 ASSUMED = EvaluationPlan(metrics=(), best="")

@@ -102,7 +102,7 @@ def choice(text: str) -> Choice:
         data = yaml.safe_load(text)
         if isinstance(data, dict):
             return Choice.from_dict(data)
-    except (yaml.YAMLError, KeyError):
+    except (yaml.YAMLError, ValueError):
         data = None
     if not isinstance(data, str) or re.search(r"\s", data):
         raise UsageError(f"expected a name, or {{name: NAME, OPTION: VALUE}}, got {text!r}")

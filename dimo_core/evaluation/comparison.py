@@ -174,13 +174,13 @@ class Comparison(Rows):
     def _drawn_by(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What decides a row's samples, however they are judged."""
         protocol = {"samples": self.protocol.samples, "block": self.protocol.block}
-        conditions = digest({"raw": self.raw(self.protocol.samples)})
+        conditions = digest({"raw": self.raw()})
         return {**{k: v for k, v in request.items() if k != "protocol"}, **protocol, "conditions": conditions}
 
     def _prompts(self) -> str | None:
         """A hash of conditions that are no labels: their file may change; None for labels, or without any."""
         try:
-            raw = self.raw(self.protocol.samples)
+            raw = self.raw()
         except DimoError:  # said when rows are drawn; pictures are judged without
             return None
         return None if all(isinstance(each, int) for each in raw) else digest({"raw": raw})
@@ -192,7 +192,7 @@ class Comparison(Rows):
 
     def _cell(self, method: Method, seed: int, request: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of one method with one seed; none when this is a shard."""
-        raw, folder = self.raw(self.protocol.samples), self._folder(method, seed)
+        raw, folder = self.raw(), self._folder(method, seed)
         kept, row = None if folder is None else folder.samples(self.teacher), self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(range(len(raw)))):
             self._advance(method, len(raw), len(raw), found=True)

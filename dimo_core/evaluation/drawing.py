@@ -102,10 +102,10 @@ class Method:
     Attributes:
         name: As people read it.
         kind: ``teacher`` or ``generator``.
-        series: What rows of one curve share.
         steps: Sampling steps.
-        identity: What decides its samples, besides seed and conditions: plain data.
         open: Reads the weights; rows of one teacher share its network.
+        identity: What decides its samples, besides seed and conditions: plain data.
+        series: What rows of one curve share.
         sampling: Name of the teacher's sampling; empty for none.
         temperature: Sampling temperature of a generator, where it was chosen.
         drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
@@ -113,10 +113,10 @@ class Method:
 
     name: str
     kind: Kind
-    series: str
     steps: int
-    identity: Mapping[str, Any]
     open: Callable[[], Opened]
+    identity: Mapping[str, Any] = attrs.field(factory=dict)
+    series: str = ""
     sampling: str = ""
     temperature: float | None = None
     drawn: Mapping[str, Any] = attrs.field(factory=dict)

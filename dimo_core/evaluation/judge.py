@@ -17,7 +17,7 @@ from dimo_core.evaluation.table import Better
 from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
 from dimo_core.registry import Registry, built
 from dimo_core.sources import Data
-from dimo_core.suggestions import EvaluationPlan
+from dimo_core.suggestions import Measures
 from dimo_core.teacher import Teacher
 
 
@@ -51,7 +51,7 @@ class Judge:
     """
 
     teacher: Teacher
-    plan: EvaluationPlan
+    plan: Measures
     metrics: Mapping[str, Metric]
     features: FeatureExtractor | None = None
     data: Data | None = None
@@ -61,9 +61,7 @@ class Judge:
     blind: set[str] = attrs.field(factory=set)
 
     @classmethod
-    def resolve(
-        cls, teacher: Teacher, plan: EvaluationPlan, registry: Registry, *, batch_size: int
-    ) -> "Judge":
+    def resolve(cls, teacher: Teacher, plan: Measures, registry: Registry, *, batch_size: int) -> "Judge":
         """Build what the plan names; a metric that cannot be built is noted and left out.
 
         Raises:

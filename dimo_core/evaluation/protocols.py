@@ -11,7 +11,7 @@ from attrs import validators as v
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
-from dimo_core.suggestions import Choice, EvaluationPlan, as_plain
+from dimo_core.suggestions import Choice, EvaluationPlan, Measures, choices, several
 
 BLOCK = 500
 """Samples whose random numbers are drawn together, as in the table of a run: batch size changes no sample."""
@@ -25,9 +25,6 @@ HASHES = ("fingerprint", "files", "prompts")
 APART = "Judge with two protocols, each with its own --out, and join them with `dimo compare --merge`."
 """What to do where the numbers of two metrics have one name."""
 
-OF_PLAN = ("data", "split", "floor_split", "features", "metrics", "conditions", "samples", "best", "shown")
-"""What a protocol takes from the teacher's evaluation plan."""
-
 NAMED: Mapping[str, Mapping[str, Any]] = {
     "plan": {},
     "quick": {"samples": 500},
@@ -39,30 +36,9 @@ extractor and the metrics. ``paper-50k`` and ``paper-5k`` have the sample counts
 benchmark and of its ablations, the same number for each class."""
 
 
-def _choices(value: Any) -> tuple[Choice, ...]:
-    listed = value if isinstance(value, list | tuple) else [value]
-    return tuple(map(_named, listed))
-
-
-def _choice(value: Any) -> Choice | None:
-    return None if value is None else _named(value)
-
-
-def _named(value: Any) -> Choice:
-    if isinstance(value, Choice):
-        return value
-    if isinstance(value, str) or (isinstance(value, Mapping) and "name" in value):
-        return Choice.from_dict(value)
-    raise ValueError(f"expected a name, or a mapping with 'name' and options, got {value!r}")
-
-
 def _distinct(_instance: object, field: "attrs.Attribute[Any]", value: tuple[Any, ...]) -> None:
     if len(set(value)) < len(value):
         raise ValueError(f"'{field.name}' must differ from one another, got {list(value)}")
-
-
-def _several(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _one_of_each(_instance: object, _field: "attrs.Attribute[Any]", value: tuple[Choice, ...]) -> None:
@@ -75,42 +51,26 @@ def _one_of_each(_instance: object, _field: "attrs.Attribute[Any]", value: tuple
 
 
 @attrs.frozen(kw_only=True)
-class Protocol:
+class Protocol(Measures):
     """How samples are drawn and judged; not which ones.
 
     Attributes:
         name: Its name; it changes no number.
-        samples: Samples for each row and seed.
         seeds: Seeds of the draws; a row is the mean over them.
-        conditions: Source of the conditions, evenly spread: the class balance.
-        data: The reference samples; null when every metric is exact.
-        split: The part of ``data`` that serves as reference.
-        floor_split: Another real part, judged like a model's samples; empty for none.
-        features: The feature extractor.
-        metrics: What is computed.
-        best: Metric that decides, prefixed with ``-`` where larger is better.
-        shown: Metrics whose columns come first.
         temperatures: Sampling temperatures of generators, a row for each; empty for each generator's own.
         block: Samples whose random numbers are drawn together.
     """
 
     name: str
-    samples: int = attrs.field(default=2000, validator=[v.instance_of(int), v.gt(1)])
     seeds: tuple[int, ...] = attrs.field(
         default=(0,),
-        converter=_several,
+        converter=several,
         validator=[v.min_len(1), v.deep_iterable(v.instance_of(int)), _distinct],
     )
-    conditions: Choice = attrs.field(default=Choice("labels"), converter=_choice)
-    data: Choice | None = attrs.field(default=None, converter=_choice)
-    split: str = ""
-    floor_split: str = ""
-    features: Choice | None = attrs.field(default=None, converter=_choice)
-    metrics: tuple[Choice, ...] = attrs.field(converter=_choices, validator=[v.min_len(1), _one_of_each])
+    metrics: tuple[Choice, ...] = attrs.field(converter=choices, validator=[v.min_len(1), _one_of_each])
     best: str = ""
-    shown: tuple[str, ...] = attrs.field(default=(), converter=_several)
     temperatures: tuple[float, ...] = attrs.field(
-        default=(), converter=_several, validator=v.deep_iterable(v.gt(0))
+        default=(), converter=several, validator=v.deep_iterable(v.gt(0))
     )
     block: int = attrs.field(default=BLOCK, validator=[v.instance_of(int), v.gt(0)])
 
@@ -130,13 +90,13 @@ class Protocol:
             UsageError: for an unknown name, or when nothing says what to measure.
             ConfigError: for a field that does not exist or a wrong value.
         """
-        base = {} if plan is None else {key: getattr(plan, key) for key in OF_PLAN}
+        base = {} if plan is None else {f.name: getattr(plan, f.name) for f in attrs.fields(Measures)}
         asked = dict(_of_file(name) if re.search(r"\.(ya?ml|json)$", name) else _of_name(name))
         values = base | {"name": name} | asked
         changed = {key: value for key, value in (changes or {}).items() if value is not None}
         if "metrics" in changed and plan is not None:
             own = {choice.name: choice for choice in plan.metrics}
-            named = _choices(changed["metrics"])
+            named = choices(changed["metrics"])
             changed["metrics"] = tuple(m if m.options else own.get(m.name, m) for m in named)
         if unknown := sorted({*asked, *changed} - {field.name for field in attrs.fields(cls)}):
             known = ", ".join(field.name for field in attrs.fields(cls))
@@ -155,14 +115,6 @@ class Protocol:
         same = all(getattr(before, key) == getattr(made, key) for key in changed)
         same = same and not _claims(before, base)
         return made if same or made.name.endswith(CHANGED) else attrs.evolve(made, name=made.name + CHANGED)
-
-    def plan(self) -> EvaluationPlan:
-        """What a judge needs of it."""
-        return EvaluationPlan(**{key: getattr(self, key) for key in OF_PLAN})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data; ``resolve`` reads it from a file."""
-        return {field.name: as_plain(getattr(self, field.name)) for field in attrs.fields(type(self))}
 
 
 def _claims(protocol: Protocol, base: Mapping[str, Any]) -> bool:

@@ -35,9 +35,9 @@ class Rows:
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
     batch_size: int
 
-    def raw(self, count: int) -> list[Any]:
-        """The condition of each of so many samples."""
-        return list(self.conditions.balanced(self.teacher.conditioning, count))
+    def raw(self, count: int | None = None) -> list[Any]:
+        """The condition of each of so many samples, or of those of a row."""
+        return list(self.conditions.balanced(self.teacher.conditioning, count or self.judge.plan.samples))
 
     def drawing(self, seed: int, phase: str = "evaluation", block: int = BLOCK, **kept: Any) -> Drawing:
         """How samples are drawn; further arguments are those of ``Drawing``."""

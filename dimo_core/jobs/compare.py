@@ -90,7 +90,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     used = teacher.on(device)
     methods = _methods(teacher, used, options, plan, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
-    judge = Judge.resolve(used, protocol.plan(), registry, batch_size=size)
+    judge = Judge.resolve(used, protocol, registry, batch_size=size)
     judge.require()
     comparison = Comparison(
         teacher=used,

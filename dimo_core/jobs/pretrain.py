@@ -14,7 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
 from dimo_core.jobs.distil import CONFIG, log_file, open_run_folder
-from dimo_core.jobs.results import Evaluator, write_table
+from dimo_core.jobs.results import RunRows, write_table
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
@@ -73,8 +73,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
                 plugins = registry or Registry.discover()
                 conditions = built(plugins, "conditions", plan.conditions)
                 how: Any = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
-                evaluator = Evaluator.resolve(teacher, plan, plugins, **how, device=device)
-                write_table(evaluator.table(None, network), folder)
+                rows = RunRows.of(teacher, plan, plugins, **how, device=device)
+                write_table(rows.table(None, network), folder)
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             teacher.save(folder.path("teacher"), network, card)

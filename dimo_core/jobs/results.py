@@ -1,10 +1,10 @@
 """What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
-import torch
 from loguru import logger
 from rich.console import Console
 from torch import nn
@@ -15,68 +15,59 @@ from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.evaluation.comparison import size_notes
-from dimo_core.evaluation.drawing import Opened
+from dimo_core.evaluation.drawing import Method, Opened
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.rows import Rows
-from dimo_core.evaluation.table import Kind, Row, Table
+from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
-from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
+from dimo_core.report.comparison_table import row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
 from dimo_core.report.quality_plots import quality_plots
 from dimo_core.report.sheets import FixedSamples, Sheet
 from dimo_core.sampler import Sampler, TeacherSampling, described
 from dimo_core.settings import Evaluate
-from dimo_core.sources import Conditions
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
 
 
 @attrs.define(kw_only=True, eq=False)
-class Evaluator(Rows):
+class RunRows(Rows):
     """The rows of a run: the teacher in several ways, the generator in one step, and real data.
 
     Attributes:
         ways: How the teacher is sampled, row by row.
-        sampler: Multi-step sampler of step counts.
-        guidance: Its guidance.
-        samples: Samples of a row, unless told.
+        sampled: The same as plain data, or the sampler and guidance of step counts.
         seed: Seed of the draws.
     """
 
     ways: tuple[TeacherSampling, ...]
-    sampler: Sampler
-    guidance: Guidance
-    samples: int
+    sampled: Mapping[str, Any]
     seed: int = 0
 
     @classmethod
-    def resolve(
+    def of(
         cls,
         teacher: Teacher,
         plan: EvaluationPlan,
         registry: Registry,
         *,
-        conditions: Conditions,
         settings: Evaluate,
-        seed: int = 0,
-        device: torch.device,
         sampler: Sampler | None = None,
-    ) -> "Evaluator":
+        **more: Any,
+    ) -> "RunRows":
         """Build what a plan names.
 
         Args:
             teacher: Whose plan it is.
             plan: What to compute, by registry names.
             registry: Loads them.
-            conditions: Source of the conditions to sample for.
             settings: Sample counts, rows and batch size; where null, the plan rules.
-            seed: Seed of the draws.
-            device: Where networks are.
-            sampler: Used instead of the plan's.
+            sampler: Multi-step sampler of step counts; None for the plan's.
+            more: ``conditions``, ``device`` and ``seed``.
 
         Raises:
             UsageError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
@@ -84,51 +75,23 @@ class Evaluator(Rows):
         """
         sampler = sampler or built(registry, "sampler", plan.sampler)
         guidance = built(registry, "guidance", plan.guidance)
-        names = dict.fromkeys(settings.samplings)
-        ways = tuple(TeacherSampling.named(teacher, name, registry) for name in names)
-        if not ways:
-            counts = plan.steps if settings.steps is None else settings.steps
-            ways = tuple(TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts)
-        return cls(
-            teacher=teacher,
-            conditions=conditions,
-            judge=Judge.resolve(teacher, plan, registry, batch_size=settings.batch_size),
-            batch_size=settings.batch_size,
-            ways=ways,
-            sampler=sampler,
-            guidance=guidance,
-            samples=settings.samples or plan.samples,
-            seed=seed,
-            device=device,
-        )
+        counts = plan.steps if settings.steps is None else settings.steps
+        ways = [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
+        sampled: dict[str, Any] = {"sampler": described(sampler), "guidance": described(guidance)}
+        if settings.samplings:
+            names = dict.fromkeys(settings.samplings)
+            ways = [TeacherSampling.named(teacher, name, registry) for name in names]
+            sampled = {"samplings": [way.as_dict() for way in ways]}
+        plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
+        judge = Judge.resolve(teacher, plan, registry, batch_size=size)
+        own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
+        return cls(**own, ways=tuple(ways), sampled=sampled, **more)
 
-    def row(
-        self,
-        name: str,
-        kind: Kind,
-        opened: Opened,
-        *,
-        samples: int | None = None,
-        way: TeacherSampling | None = None,
-    ) -> Row:
-        """Draw and judge a row.
-
-        Args:
-            name: As people read it.
-            kind: ``teacher`` or ``generator``.
-            opened: What draws it.
-            samples: How many; None for those of every row.
-            way: How a teacher is sampled.
-        """
-        drawing = self.drawing(self.seed, onlooker=self.judge)
-        found = self.numbers(drawing, self.raw(samples or self.samples), opened)
-        taken = {key: found[key] for key in ("passes", "samples", "seconds", "metrics")}
-        steps, sampling = (way.steps, way.name) if way else (1, "")
-        return Row(name=name, kind=kind, steps=steps, sampling=sampling, **taken)
-
-    def generator_row(self, generator: Generator, samples: int | None = None) -> Row:
-        """Judge one-step samples: those of every row, or so many."""
-        return self.row("generator, 1 step", "generator", Opened.generator(generator), samples=samples)
+    def row(self, method: Method, samples: int | None = None) -> Row:
+        """Draw and judge a row, of so many samples where that is told."""
+        drawing, raw = self.drawing(self.seed, onlooker=self.judge), self.raw(samples)
+        found = {**self.numbers(drawing, raw, method.open()), "parameters": 0, "decoding": 0.0}
+        return row_of(method, [found])
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
         """The teacher in each of its ``ways``, the generator at one step, and the real floor.
@@ -137,36 +100,38 @@ class Evaluator(Rows):
             generator: On ``device``; None for a table of the teacher alone.
             network: The teacher's network, on ``device``.
         """
-        rows = [
-            self.row(way.title, "teacher", Opened.teacher(self.teacher, network, way), way=way)
+        opened = partial(Opened.teacher, self.teacher, network)
+        methods = [
+            Method(
+                name=way.title, kind="teacher", steps=way.steps, sampling=way.name, open=partial(opened, way)
+            )
             for way in self.ways
         ]
-        if generator is not None:
-            rows.append(self.generator_row(generator))
+        rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
         if (floor := self.judge.floor) is not None:
             rows.append(Row(name="real data", kind="real", samples=len(floor), metrics=self.judge(floor)))
+        plan = self.judge.plan
         return Table(
             rows=tuple(rows),
-            shown=self.judge.plan.shown,
+            shown=plan.shown,
             better=self.judge.better,
-            protocol=self.protocol(generator),
+            protocol={
+                "samples": plan.samples,
+                "seed": self.seed,
+                "batch_size": self.batch_size,
+                "device": str(self.device),
+                **self.judge.protocol(),
+                **self.sampled,
+                **({} if generator is None else {"generator": dict(generator.sampling())}),
+            },
             notes=(*size_notes(self.judge.width, rows, "--eval.samples"), *self.judge.notes),
         )
 
-    def protocol(self, generator: Generator | None) -> dict[str, Any]:
-        """What makes these numbers comparable with others, as plain data."""
-        sampled: dict[str, Any] = {"sampler": described(self.sampler), "guidance": described(self.guidance)}
-        if any(way.name for way in self.ways):
-            sampled = {"samplings": [way.as_dict() for way in self.ways]}
-        return {
-            "samples": self.samples,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "device": str(self.device),
-            **self.judge.protocol(),
-            **sampled,
-            **({} if generator is None else {"generator": dict(generator.sampling())}),
-        }
+
+def one_step(generator: Generator) -> Method:
+    """The row of a run's generator."""
+    opened = partial(Opened.generator, generator)
+    return Method(name="generator, 1 step", kind="generator", steps=1, open=opened)
 
 
 def write_table(table: Table, folder: Folder) -> None:
@@ -195,23 +160,17 @@ class Results:
         self.folder, self.device = Folder(job.out), engine.device
         self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
-        self.evaluator: Evaluator | None = None
+        self.rows: RunRows | None = None
         if plan is None and job.eval.enabled:
             logger.warning(
                 "this teacher brings no evaluation plan: the run ends without a table, whatever eval.* says"
             )
         if plan is not None:
-            self.evaluator = Evaluator.resolve(
-                job.teacher,
-                plan,
-                registry,
-                conditions=job.conditions,
-                settings=job.eval,
-                seed=job.seed,
-                device=engine.device,
-                sampler=job.sampler,
+            more: dict[str, Any] = {"conditions": job.conditions, "seed": job.seed, "device": engine.device}
+            self.rows = RunRows.of(
+                job.teacher, plan, registry, settings=job.eval, sampler=job.sampler, **more
             )
-            self.evaluator.judge.check()
+            self.rows.judge.check()
 
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
@@ -224,11 +183,11 @@ class Results:
 
     def judge(self, step: int) -> Mapping[str, float]:
         """Evaluate after ``step`` steps; keep the best generator so far in ``checkpoints/best``."""
-        if self.evaluator is None:
+        if self.rows is None:
             return {}
         with self.engine.states["generator"].averaged():
-            row = self.evaluator.generator_row(self.generator, samples=self.job.eval.samples_on_the_way)
-            score = self.evaluator.judge.score(row.metrics)
+            row = self.rows.row(one_step(self.generator), self.job.eval.samples_on_the_way)
+            score = self.rows.judge.score(row.metrics)
             best = self.engine.checkpoints.sub("best")
             if score < self._best_before(step):
                 facts = {"step": step, "seed": self.job.seed, "metrics": dict(row.metrics)}
@@ -237,9 +196,9 @@ class Results:
 
     def _best_before(self, step: int) -> float:
         """The best score of evaluations before ``step``, from metrics.jsonl: nothing to save or resume."""
-        assert self.evaluator is not None
+        assert self.rows is not None
         scores = [
-            self.evaluator.judge.score(
+            self.rows.judge.score(
                 {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
             )
             for line in read_metrics(self.folder)
@@ -252,9 +211,9 @@ class Results:
         table = None
         self.show(self.engine.step)
         pictures = sheets_over_time(self.folder)
-        if self.evaluator is not None:
-            logger.info("evaluating: {} samples a row", self.evaluator.samples)
-            table = self.evaluator.table(self.generator, self.network)
+        if self.rows is not None:
+            logger.info("evaluating: {} samples a row", self.rows.judge.plan.samples)
+            table = self.rows.table(self.generator, self.network)
             write_table(table, self.folder)
             if (way := self.best_way(table)) is not None:
                 both = self.fixed.side_by_side(self.generator, self.network, way)
@@ -267,10 +226,10 @@ class Results:
 
     def best_way(self, table: Table) -> TeacherSampling | None:
         """How the teacher's row with the best score was sampled; None for a table without its rows."""
-        assert self.evaluator is not None
+        assert self.rows is not None
         rows = [row for row in table.rows if row.kind == "teacher"]
-        scores = [self.evaluator.judge.score(row.metrics) for row in rows]
-        pairs = zip(scores, self.evaluator.ways, strict=True)
+        scores = [self.rows.judge.score(row.metrics) for row in rows]
+        pairs = zip(scores, self.rows.ways, strict=True)
         return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
 
     def _report(

@@ -34,7 +34,7 @@ def result_of(
     """
     protocol, facts = comparison.protocol, comparison.facts()
     of = digest(facts)
-    rows = [_row(method, found, of) for method, found in zip(methods, cells, strict=True)]
+    rows = [row_of(method, found, of) for method, found in zip(methods, cells, strict=True)]
     every: list[Mapping[str, Any]] = list(chain(*cells))
     if images is not None:
         found = _images(comparison, images)
@@ -74,8 +74,14 @@ def result_of(
     )
 
 
-def _row(method: Method, found: Sequence[Mapping[str, Any]], of: str) -> Row:
-    """The mean over seeds."""
+def row_of(method: Method, found: Sequence[Mapping[str, Any]], of: str = "") -> Row:
+    """A row of the means over seeds.
+
+    Args:
+        method: What drew the samples.
+        found: Their numbers, seed by seed.
+        of: Digest of the protocol.
+    """
     names = dict.fromkeys(name for each in found for name in each["metrics"])
     values = {name: [float(each["metrics"].get(name, torch.nan)) for each in found] for name in names}
     first = found[0]
@@ -140,7 +146,7 @@ def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]
 
 
 def _edges(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: (low, high) for name, (low, high) in found["intervals"].items()}
+    return {name: (low, high) for name, (low, high) in found.get("intervals", {}).items()}
 
 
 def _images(comparison: Comparison, url: str) -> dict[str, Any]:

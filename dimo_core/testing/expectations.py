@@ -68,7 +68,7 @@ def require_suggestions(teacher: Teacher) -> None:
     named = all(isinstance(key, str) for recipe in teacher.recipes().values() for key in recipe)
     require(named, "recipes are mappings by option name")
     if (plan := teacher.evaluation()) is not None:
-        require(EvaluationPlan.from_dict(plan.as_dict()) == plan, "the evaluation plan survives YAML")
+        require(EvaluationPlan(**plan.as_dict()) == plan, "the evaluation plan survives YAML")
     samplings = teacher.samplings()
     for name, sampling in samplings.items():
         require(bool(sampling.source), f"the sampling {name!r} tells its source")

@@ -185,7 +185,7 @@ class MaskGit(Teacher):
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says."""
         plan = self._parts.card["evaluation"]
-        return EvaluationPlan.from_dict(plan) if plan else None
+        return EvaluationPlan(**plan) if plan else None
 
     def provenance(self) -> Mapping[str, str]:
         """Where network and tokenizer came from, and their SHA-256."""

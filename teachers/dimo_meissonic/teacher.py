@@ -262,7 +262,7 @@ class Meissonic(Teacher):
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says; nothing for a published folder."""
         plan = self._card.get("evaluation")
-        return EvaluationPlan.from_dict(plan) if plan else None
+        return EvaluationPlan(**plan) if plan else None
 
     def provenance(self) -> Mapping[str, str]:
         """The folder, and the SHA-256 of each file that was or would be read."""

@@ -12,7 +12,7 @@ import torch
 
 from dimo_core.cli.dispatch import main as command
 from dimo_core.guidance import Constant, Guidance, Ramp
-from dimo_core.jobs.results import Evaluator
+from dimo_core.jobs.results import RunRows
 from dimo_core.jobs.sample import sample_teacher
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling
@@ -192,7 +192,7 @@ def test_the_embedded_teacher_is_judged_by_name() -> None:
     teacher = MaskGit()
     plan = teacher.evaluation()
     assert plan is not None
-    evaluator = Evaluator.resolve(
+    evaluator = RunRows.of(
         teacher,
         attrs.evolve(plan, metrics=(), features=None, data=None, floor_split=""),
         REGISTRY,

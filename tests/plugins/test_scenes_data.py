@@ -129,7 +129,7 @@ def test_an_unknown_part_is_answered_with_the_known_ones() -> None:
 
 def test_the_plan_survives_being_written() -> None:
     plan = Scenes().evaluation()
-    assert plan == EvaluationPlan.from_dict(plan.as_dict())
+    assert plan == EvaluationPlan(**plan.as_dict())
     assert ("-overall", "reference", "floor") == (plan.best, plan.split, plan.floor_split)
 
 

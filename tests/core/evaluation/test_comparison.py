@@ -39,7 +39,7 @@ def world(toy, tmp_path):
             protocol = Protocol.resolve(
                 plan or self.plan, changes={"samples": SAMPLES, "block": BLOCK, **(changes or {})}
             )
-            judge = Judge.resolve(toy.Teacher(), protocol.plan(), toy.Registry(), batch_size=8)
+            judge = Judge.resolve(toy.Teacher(), protocol, toy.Registry(), batch_size=8)
             return Comparison(
                 **{
                     "teacher": toy.Teacher(),

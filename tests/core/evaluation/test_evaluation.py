@@ -11,14 +11,14 @@ from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
 from dimo_core.evaluation.drawing import Opened
 from dimo_core.evaluation.table import Table
-from dimo_core.jobs.results import Evaluator
+from dimo_core.jobs.results import RunRows, one_step
 from dimo_core.settings import Evaluate
 
 
 @pytest.fixture
 def evaluator(toy):
     def make(plan=toy.plan, teacher=None, seed=0, **settings):
-        return Evaluator.resolve(
+        return RunRows.of(
             teacher or toy.Teacher(),
             plan,
             toy.Registry(),
@@ -32,27 +32,27 @@ def evaluator(toy):
 
 
 def test_a_row_repeats_exactly(evaluator, toy):
-    first, second = (evaluator().generator_row(toy.Generator()) for _ in range(2))
+    first, second = (evaluator().row(one_step(toy.Generator())) for _ in range(2))
     assert attrs.evolve(first, seconds=0.0) == attrs.evolve(second, seconds=0.0)
 
 
 def test_another_seed_draws_other_samples(evaluator, toy):
-    first, second = (evaluator(seed=seed).generator_row(toy.Generator()) for seed in (0, 1))
+    first, second = (evaluator(seed=seed).row(one_step(toy.Generator())) for seed in (0, 1))
     assert first.metrics != second.metrics
 
 
 def test_a_row_does_not_depend_on_torchs_own_generator_nor_change_it(evaluator, toy):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first = evaluator().generator_row(toy.Generator())
+    first = evaluator().row(one_step(toy.Generator()))
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(4)
-    assert first.metrics == evaluator().generator_row(toy.Generator()).metrics
+    assert first.metrics == evaluator().row(one_step(toy.Generator())).metrics
 
 
 def test_a_row_draws_the_number_of_samples_in_batches(evaluator, toy):
     generator = toy.Generator()
-    row = evaluator().generator_row(generator)
+    row = evaluator().row(one_step(generator))
     assert (30, [8, 8, 8, 6]) == (row.samples, generator.batches)
 
 
@@ -62,7 +62,7 @@ def test_a_row_draws_the_number_of_samples_in_batches(evaluator, toy):
 def test_the_sample_count_comes_from_the_call_then_the_settings_then_the_plan(
     evaluator, toy, settings, given, expected
 ):
-    assert expected == evaluator(**settings).generator_row(toy.Generator(), samples=given).samples
+    assert expected == evaluator(**settings).row(one_step(toy.Generator()), samples=given).samples
 
 
 def test_networks_get_their_modes_back(evaluator, toy):
@@ -83,7 +83,7 @@ def test_modes_come_back_after_an_error_too(evaluator, toy):
 
     generator = Failing().train()
     with pytest.raises(RuntimeError, match="no memory"):
-        evaluator().generator_row(generator)
+        evaluator().row(one_step(generator))
     assert generator.training
 
 
@@ -91,7 +91,7 @@ def test_a_missing_library_costs_one_metric_and_is_noted_once(evaluator, toy):
     lines = []
     sink = logger.add(lines.append, format="{message}")
     judged = evaluator()
-    rows = [judged.generator_row(toy.Generator()) for _ in range(2)]
+    rows = [judged.row(one_step(toy.Generator())) for _ in range(2)]
     logger.remove(sink)
     expected = "metric 'broken' is missing: foo does not load. Install it: pip install foo"
     assert [expected] == judged.judge.notes
@@ -141,7 +141,7 @@ def test_reference_features_are_extracted_once(evaluator, toy, monkeypatch):
         type(judged.judge.features), "extract", lambda self, x: seen.append(len(x)) or extract(self, x)
     )
     for _ in range(2):
-        judged.generator_row(toy.Generator(), samples=8)
+        judged.row(one_step(toy.Generator()), samples=8)
     assert 40 + 2 * 8 == sum(seen)
 
 
@@ -203,7 +203,7 @@ def test_each_batch_is_told(evaluator, toy):
 
 
 def test_the_batch_size_changes_no_sample(evaluator, toy):
-    first, second = (evaluator(batch_size=size).generator_row(toy.Generator()) for size in (7, 30))
+    first, second = (evaluator(batch_size=size).row(one_step(toy.Generator())) for size in (7, 30))
     assert first.metrics == second.metrics
 
 

@@ -9,7 +9,7 @@ import torch
 from dimo_core.choice import Choice
 from dimo_core.errors import UnknownNameError
 from dimo_core.evaluation.table import Table
-from dimo_core.jobs.results import Evaluator, Results
+from dimo_core.jobs.results import Results, RunRows
 from dimo_core.report.page import Report
 from dimo_core.report.quality_plots import quality_plots
 from dimo_core.settings import Evaluate
@@ -31,7 +31,7 @@ def evaluator(toy):
     teacher = type("Named", (toy.Teacher,), {"samplings": lambda self: SAMPLINGS})()
 
     def make(*names):
-        return Evaluator.resolve(
+        return RunRows.of(
             teacher,
             toy.plan,
             toy.Registry(),
@@ -97,11 +97,11 @@ def test_the_picture_takes_the_best_way(evaluator, table, best):
         attrs.evolve(row, metrics={"brightness": 0.0 if row.sampling == best else 1.0}) for row in table.rows
     ]
     results = Results.__new__(Results)
-    results.evaluator = evaluator("lazy", "greedy")
+    results.rows = evaluator("lazy", "greedy")
     assert best == results.best_way(attrs.evolve(table, rows=tuple(rows))).name
 
 
 def test_a_table_without_teacher_rows_has_no_best_way(evaluator, table):
     results = Results.__new__(Results)
-    results.evaluator = attrs.evolve(evaluator(), ways=())
+    results.rows = attrs.evolve(evaluator(), ways=())
     assert results.best_way(attrs.evolve(table, rows=table.rows[2:])) is None
