@@ -21,19 +21,6 @@ from dimo_core.suggestions import Measures
 from dimo_core.teacher import Teacher
 
 
-@attrs.frozen(kw_only=True)
-class Judged:
-    """Numbers for some samples.
-
-    Attributes:
-        numbers: By name.
-        missing: Metrics of the plan that could not be computed, by registry name.
-    """
-
-    numbers: Mapping[str, float]
-    missing: tuple[str, ...] = ()
-
-
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Judge:
     """Numbers for samples, by one plan. What cannot be computed is noted, and the rest still is.
@@ -116,10 +103,11 @@ class Judge:
 
     def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
-        return dict(self.judged(samples).numbers)
+        numbers: dict[str, float] = self.judged(samples)["metrics"]
+        return numbers
 
-    def judged(self, samples: Samples) -> "Judged":
-        """The same, and which metrics are missing.
+    def judged(self, samples: Samples) -> dict[str, Any]:
+        """Plain data: how many ``samples``, their ``metrics``, and the names of ``missing`` ones.
 
         Metrics that need conditions are left out where a condition is None, which means unknown.
         """
@@ -146,7 +134,8 @@ class Judge:
                 self.note(f"metric {name!r} gives {twice} as one before it does: the first is kept. {APART}")
                 missing.append(name)
             numbers |= {key: value for key, value in found.items() if key not in numbers}
-        return Judged(numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing))
+        metrics = {name: float(value) for name, value in numbers.items()}
+        return {"samples": len(samples), "metrics": metrics, "missing": missing}
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""

@@ -164,7 +164,7 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
             better=better,
             protocol={key: dict(value) for key, value in protocols.items()},
             notes=(
-                *warnings(protocols, {k: dict(r.machine) for k, r in results.items()}),
+                *warnings(protocols, [result.machine for result in results.values()]),
                 *_drawn_otherwise([row for _, row in kept]),
                 *([COUNTS_DIFFER] if differ and COUNTS_DIFFER not in notes else []),
                 *notes,
@@ -187,30 +187,18 @@ def _drawn_otherwise(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def warnings(
-    protocols: Mapping[str, Mapping[str, Any]], machines: Mapping[str, Mapping[str, str]]
-) -> list[str]:
+def warnings(protocols: Mapping[str, Mapping[str, Any]], machines: Sequence[Mapping[str, str]]) -> list[str]:
     """Why rows do not compare: their numbers, or their seconds.
 
     Args:
         protocols: Facts by digest.
-        machines: Where each result was measured.
-    """
-    found = []
-    if len(protocols) > 1:
-        found.append(
-            "Numbers of different protocols do not compare; these rows differ in "
-            f"{'; '.join(differences(protocols))}."
-        )
-    return [*found, *machine_notes(list(machines.values()))]
-
-
-def machine_notes(machines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Why seconds do not compare, if they do not.
-
-    Args:
         machines: Where each row or result was measured.
     """
+    found = []
+    if different := differences(protocols):
+        found.append(
+            f"Numbers of different protocols do not compare; these rows differ in {'; '.join(different)}."
+        )
     if different := differences({f"{i}": machine for i, machine in enumerate(machines)}):
-        return [f"Seconds do not compare; they were measured with {'; '.join(different)}."]
-    return []
+        found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
+    return found

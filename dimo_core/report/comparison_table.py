@@ -14,7 +14,7 @@ from dimo_core.evaluation.protocols import digest
 from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
-from dimo_core.report.comparison_files import Comparable, machine_notes
+from dimo_core.report.comparison_files import Comparable, warnings
 from dimo_core.report.sheets import Sheet, over_time
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
@@ -51,7 +51,7 @@ def result_of(
         protocol={"digest": of, **facts},
         notes=(
             *size_notes(widest, rows, "--samples", min((each["reference"] for each in every), default=0)),
-            *machine_notes([machine for each in chain(*cells) for machine in each["machines"]]),
+            *warnings({}, [machine for each in chain(*cells) for machine in each["machines"]]),
             *(_unsure(every) if comparison.intervals else []),
             *judge.notes,
         ),

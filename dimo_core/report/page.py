@@ -65,7 +65,8 @@ class Report:
         notes = (*self.notes, *(self.table.notes if self.table else ()))
         curves = dict(self.plots)
         quality = {name: curves.pop(name) for name in RESULTS if name in curves}
-        table, protocol = (_result(self.table), self.table.protocol) if self.table else ("", {})
+        table = _tiles(self.table) + _table(self.table) if self.table else ""
+        protocol = self.table.protocol if self.table else {}
         sections = {
             "Result": table + _notes(notes) + _plots(quality),
             "Samples": _sheets(self.pictures),
@@ -99,11 +100,10 @@ def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Sheet]:
     names = [name for name in folder.sub("samples").names() if name.startswith("step_")]
     count = min(most, len(names))
     chosen = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
-    return {_moment(name): Sheet(folder.read("samples", name), PurePosixPath(name).suffix) for name in chosen}
-
-
-def _moment(name: str) -> str:
-    return f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}"
+    steps = {f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}": name for name in chosen}
+    return {
+        step: Sheet(folder.read("samples", name), PurePosixPath(name).suffix) for step, name in steps.items()
+    }
 
 
 def _section(title: str, body: str) -> str:
@@ -114,10 +114,6 @@ def _section(title: str, body: str) -> str:
 def _facts(facts: Mapping[str, str]) -> str:
     items = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(v)}</code></dd>" for k, v in facts.items())
     return f'<dl class="facts">{items}</dl>' if items else ""
-
-
-def _result(table: Table) -> str:
-    return _tiles(table) + _table(table)
 
 
 def _tiles(table: Table) -> str:
@@ -149,7 +145,9 @@ def _item(name: str, number: str, beside: str) -> str:
 
 def _table(table: Table) -> str:
     first, *others = table.columns()
-    head = "".join(f'<th scope="col">{escape(_heading(c.title, table))}</th>' for c in (first, *others))
+    arrows = {name: {"larger": " ↑", "smaller": " ↓"}[better] for name, better in table.better.items()}
+    titles = [escape(column.title + arrows.get(column.title, "")) for column in (first, *others)]
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = []
     for i, row in enumerate(table.rows):
         cells = "".join(
@@ -173,10 +171,6 @@ def _table(table: Table) -> str:
         f"<tbody>{''.join(body)}</tbody></table></div>"
         f'<p id="key" class="key">{key}</p>'
     )
-
-
-def _heading(title: str, table: Table) -> str:
-    return title + {"larger": " ↑", "smaller": " ↓"}.get(table.better.get(title, ""), "")
 
 
 def _notes(notes: Iterable[str]) -> str:

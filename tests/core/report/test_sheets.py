@@ -26,7 +26,7 @@ def ink(image):
 
 
 def test_images_lie_row_by_row_with_gaps_on_light_paper():
-    paper = grid(flat(10, 20, 30), columns=2, scale=5)
+    paper = grid(flat(10, 20, 30), columns=2)
     step = 8 * 5 + GAP
     assert (2 * MARGIN + 2 * step - GAP,) * 2 == paper.size
     at = [paper.getpixel((MARGIN + x * step + 1, MARGIN + y * step + 1)) for y, x in ((0, 0), (0, 1), (1, 0))]
@@ -37,8 +37,8 @@ def test_images_lie_row_by_row_with_gaps_on_light_paper():
 
 def test_pixels_are_enlarged_without_blur():
     image = torch.tensor([[[0, 255], [255, 0]]], dtype=torch.uint8)[None]
-    shown = np.asarray(grid(image, columns=1, scale=3))[MARGIN : MARGIN + 6, MARGIN : MARGIN + 6, 0]
-    assert np.array_equal(np.kron([[0, 255], [255, 0]], np.ones((3, 3))), shown)
+    shown = np.asarray(grid(image, columns=1))[MARGIN : MARGIN + 40, MARGIN : MARGIN + 40, 0]
+    assert np.array_equal(np.kron([[0, 255], [255, 0]], np.ones((20, 20))), shown)
 
 
 @pytest.mark.parametrize(
