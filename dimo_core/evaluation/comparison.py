@@ -1,7 +1,7 @@
 """A comparison: rows that are drawn and judged by one protocol, and can be interrupted and shared out."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
@@ -57,21 +57,19 @@ class Comparison(Rows):
     _progress: Progress = attrs.field(init=False)
     _done: int = attrs.field(init=False, default=0)
     _found: int = attrs.field(init=False, default=0)
-    _facts: dict[str, Any] | None = attrs.field(init=False, default=None)
 
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """The protocol with what it refers to: extractor, reference data, files of metrics, prompts."""
-        if self._facts is None:
-            data, files, prompts = self.judge.data, self.judge.files, self._prompts()
-            splits = (self.protocol.split, self.protocol.floor_split)
-            self._facts = {
-                **self.protocol.as_dict(),
-                "fingerprint": self.judge.fingerprint,
-                "reference": None if data is None else real_identity(data, splits),
-                **({"files": files} if files else {}),
-                **({"prompts": prompts} if prompts else {}),
-            }
-        return self._facts
+        data, files, prompts = self.judge.data, self.judge.files, self._prompts()
+        splits = (self.protocol.split, self.protocol.floor_split)
+        return {
+            **self.protocol.as_dict(),
+            "fingerprint": self.judge.fingerprint,
+            "reference": None if data is None else real_identity(data, splits),
+            **({"files": files} if files else {}),
+            **({"prompts": prompts} if prompts else {}),
+        }
 
     def begin(self) -> str:
         """Write the protocol into the folder, or compare it with the one that is there.
@@ -84,7 +82,7 @@ class Comparison(Rows):
         Raises:
             UsageError: when the folder holds numbers of another protocol.
         """
-        folder, facts = self.store.folder, as_json(self.facts())
+        folder, facts = self.store.folder, as_json(self.facts)
         mine = began = digest(facts)
         if (before := self.store.read(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])
@@ -111,7 +109,8 @@ class Comparison(Rows):
             UsageError: when the folder holds numbers of another protocol.
         """
         of = self.begin()
-        cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in self.seeds]
+        seeds = self.protocol.seeds
+        cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in seeds]
         for method, seed, request in cells:
             if (folder := self._folder(method, seed)) is not None:
                 folder.claim(self._drawn_by(request))
@@ -120,8 +119,7 @@ class Comparison(Rows):
         self._progress, self._done, self._found = Progress(cost, interval=10.0, unit="sample steps"), 0, 0
         with self._progress:
             found = [self._cell(method, seed, request) for method, seed, request in cells]
-        per = len(self.seeds)
-        return None if self.shard else [found[i : i + per] for i in range(0, len(found), per)]
+        return None if self.shard else [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
     def floor(self) -> dict[str, Any] | None:
         """The numbers of another real part; None when the protocol has none."""
@@ -136,11 +134,6 @@ class Comparison(Rows):
         return row
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of each row."""
-        return self.protocol.seeds
-
-    @property
     def machine(self) -> dict[str, str]:
         """What seconds depend on."""
         return {"device": device_name(self.device), **versions()}
@@ -152,7 +145,7 @@ class Comparison(Rows):
         intervals: dict[str, tuple[float, float]] = {}
         if self.intervals and len(samples) // 2 > width:
             intervals = half_sample_intervals(
-                self.judge, samples, found["metrics"], count=self.intervals, seed=self.seeds[0]
+                self.judge, samples, found["metrics"], count=self.intervals, seed=self.protocol.seeds[0]
             )
         return {
             **found,
@@ -213,7 +206,7 @@ class Comparison(Rows):
                 pass
             return {}
         row = self.numbers(drawing, raw, opened, told)
-        row["shown"] = self._shown(opened, seed) if seed == self.seeds[0] else None
+        row["shown"] = self._shown(opened, seed) if seed == self.protocol.seeds[0] else None
         self.store.keep_row(request, row, whole=not row["missing"])
         return row
 
@@ -221,7 +214,7 @@ class Comparison(Rows):
         """Where a row's samples are kept."""
         if self.keep is None:
             return None
-        return RowFolder(Folder(self.keep), method.name, seed if len(self.seeds) > 1 else None)
+        return RowFolder(Folder(self.keep), method.name, seed if len(self.protocol.seeds) > 1 else None)
 
     def _shown(self, opened: Opened, seed: int) -> list[list[int]]:
         """Tokens for the grid: the same conditions and draws for every method."""

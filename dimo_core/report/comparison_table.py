@@ -32,7 +32,7 @@ def result_of(
         cells: Their numbers.
         images: Folder of pictures that are judged too.
     """
-    protocol, facts = comparison.protocol, comparison.facts()
+    protocol, facts = comparison.protocol, comparison.facts
     of = digest(facts)
     rows = [row_of(method, found, of) for method, found in zip(methods, cells, strict=True)]
     every: list[Mapping[str, Any]] = list(chain(*cells))

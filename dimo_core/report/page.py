@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from dimo_core.evaluation.numbers import aligned
+from dimo_core.evaluation.protocols import flat
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.report.sheets import Sheet
@@ -217,19 +218,11 @@ def _details(title: str, values: Mapping[str, Any]) -> str:
     return f"<details><summary>{escape(title)}</summary><table>{lines}</table></details>" if lines else ""
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            pair
-            for key, inner in value.items()
-            for pair in _flat(inner, f"{name}.{key}" if name else str(key))
-        ]
-    if (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and any(isinstance(v, Mapping) for v in value)
-    ):
-        return [pair for i, inner in enumerate(value) for pair in _flat(inner, f"{name}.{i}")]
-    if isinstance(value, float) and math.isfinite(value):
-        return [(name, f"{value:g}")]
-    return [(name, "none" if value is None else str(value))] if name else []
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in flat(values) if values else ():
+        if isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+            yield from _flat({f"{name}.{i}": inner for i, inner in enumerate(value)})
+        elif isinstance(value, float) and math.isfinite(value):
+            yield name, f"{value:g}"
+        else:
+            yield name, "none" if value is None else str(value)
