@@ -10,7 +10,7 @@ from dimo_core.device import device_name
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.evaluation.drawing import Method, Opened, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
-from dimo_core.evaluation.kept_samples import RowFolder
+from dimo_core.evaluation.kept_samples import KeptSamples, claimed
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.rows import Rows
@@ -89,7 +89,7 @@ class Comparison(Rows):
             if before["digest"] == mine:
                 return str(began)
             if not completes(facts, before["facts"]):
-                different = differences({before["digest"]: before["facts"], mine: facts})
+                different = differences([before["facts"], facts])
                 raise UsageError(
                     f"{folder.url!r} holds numbers of another protocol; they differ in "
                     f"{'; '.join(different)}. Choose another --out; `dimo compare --merge` puts results in "
@@ -110,15 +110,17 @@ class Comparison(Rows):
         """
         of = self.begin()
         seeds = self.protocol.seeds
-        cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in seeds]
-        for method, seed, request in cells:
-            if (folder := self._folder(method, seed)) is not None:
-                folder.claim(self._drawn_by(request))
+        cells = [
+            (method, seed, request, self._kept(method, seed, request))
+            for method in methods
+            for seed in seeds
+            for request in [self._request(of, method, seed)]
+        ]
         share = self.shard.of if self.shard else 1
-        cost = sum(method.steps * self.protocol.samples // share for method, _, _ in cells)
+        cost = sum(method.steps * self.protocol.samples // share for method, *_ in cells)
         self._progress, self._done, self._found = Progress(cost, interval=10.0, unit="sample steps"), 0, 0
         with self._progress:
-            found = [self._cell(method, seed, request) for method, seed, request in cells]
+            found = [self._cell(*cell) for cell in cells]
         return None if self.shard else [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
     def floor(self) -> dict[str, Any] | None:
@@ -164,12 +166,6 @@ class Comparison(Rows):
         own = {"protocol": of, "seed": seed, "batch_size": self.batch_size, "device": self.device.type}
         return {**own, **method.identity}
 
-    def _drawn_by(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides a row's samples, however they are judged."""
-        protocol = {"samples": self.protocol.samples, "block": self.protocol.block}
-        conditions = digest({"raw": self.raw()})
-        return {**{k: v for k, v in request.items() if k != "protocol"}, **protocol, "conditions": conditions}
-
     def _prompts(self) -> str | None:
         """A hash of conditions that are no labels: their file may change; None for labels, or without any."""
         try:
@@ -183,10 +179,11 @@ class Comparison(Rows):
             return False
         return not row["missing"] and (not self.intervals or row["resamples"] == self.intervals)
 
-    def _cell(self, method: Method, seed: int, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _cell(
+        self, method: Method, seed: int, request: Mapping[str, Any], kept: KeptSamples | None
+    ) -> dict[str, Any]:
         """The numbers of one method with one seed; none when this is a shard."""
-        raw, folder = self.raw(), self._folder(method, seed)
-        kept, row = None if folder is None else folder.samples(self.teacher), self.store.row(request)
+        raw, row = self.raw(), self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(range(len(raw)))):
             self._advance(method, len(raw), len(raw), found=True)
             return row
@@ -210,11 +207,18 @@ class Comparison(Rows):
         self.store.keep_row(request, row, whole=not row["missing"])
         return row
 
-    def _folder(self, method: Method, seed: int) -> RowFolder | None:
-        """Where a row's samples are kept."""
+    def _kept(self, method: Method, seed: int, request: Mapping[str, Any]) -> KeptSamples | None:
+        """Where a row's samples are kept: a folder that says what decides them, however they are judged."""
         if self.keep is None:
             return None
-        return RowFolder(Folder(self.keep), method.name, seed if len(self.protocol.seeds) > 1 else None)
+        drawn_by = {
+            **{key: value for key, value in request.items() if key != "protocol"},
+            "samples": self.protocol.samples,
+            "block": self.protocol.block,
+            "conditions": digest({"raw": self.raw()}),
+        }
+        several = len(self.protocol.seeds) > 1
+        return claimed(Folder(self.keep), method.name, seed if several else None, drawn_by, self.teacher)
 
     def _shown(self, opened: Opened, seed: int) -> list[list[int]]:
         """Tokens for the grid: the same conditions and draws for every method."""

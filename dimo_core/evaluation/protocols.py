@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -143,13 +143,13 @@ def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     return all(name.partition(".")[0] in HASHES and old.get(name) is None for name in changed)
 
 
-def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
     """In which facts protocols differ, such as ``samples (3000 | 500)``; their names do not count.
 
     Args:
-        protocols: Facts by digest.
+        protocols: The facts of each.
     """
-    every = [dict(flat(facts)) for facts in protocols.values()]
+    every = [dict(flat(facts)) for facts in protocols]
     names = dict.fromkeys(name for facts in every for name in facts if name != "name")
     found = []
     for name in names:

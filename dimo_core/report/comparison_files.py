@@ -181,8 +181,7 @@ def _drawn_otherwise(rows: Sequence[Row]) -> list[str]:
     """Where rows of one name were sampled in different ways, such as with another guidance."""
     notes = []
     for name in dict.fromkeys(row.name for row in rows):
-        ways = {f"{i}": row.drawn for i, row in enumerate(rows) if row.name == name}
-        if different := differences(ways):
+        if different := differences([row.drawn for row in rows if row.name == name]):
             notes.append(f"Rows named {name!r} were drawn otherwise; they differ in {'; '.join(different)}.")
     return notes
 
@@ -195,10 +194,10 @@ def warnings(protocols: Mapping[str, Mapping[str, Any]], machines: Sequence[Mapp
         machines: Where each row or result was measured.
     """
     found = []
-    if different := differences(protocols):
+    if different := differences(protocols.values()):
         found.append(
             f"Numbers of different protocols do not compare; these rows differ in {'; '.join(different)}."
         )
-    if different := differences({f"{i}": machine for i, machine in enumerate(machines)}):
+    if different := differences(machines):
         found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
     return found
