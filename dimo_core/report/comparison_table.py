@@ -15,7 +15,7 @@ from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
 from dimo_core.report.comparison_files import Comparable, warnings
-from dimo_core.report.sheets import Sheet, over_time
+from dimo_core.report.sheets import Sheet, below
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""
@@ -166,4 +166,4 @@ def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> di
     with torch.no_grad():
         previews = {name: teacher.preview(torch.tensor(tokens), c) for name, tokens in shown.items()}
     names = [teacher.describe(each) for each in raw]
-    return {f"The same conditions and draws: {', '.join(names)}": over_time(previews, names, len(raw))}
+    return {f"The same conditions and draws: {', '.join(names)}": below(previews, names)}

@@ -46,7 +46,6 @@ class Report:
         lead: A sentence below it.
         facts: Short facts by name, such as the command and versions.
         table: The result table.
-        notes: What a reader must know, besides the table's own notes.
         pictures: Sheets of samples by caption.
         plots: PNG files by the names that ``plots`` gives them.
         config: The resolved configuration.
@@ -56,23 +55,22 @@ class Report:
     lead: str = ""
     facts: Mapping[str, str] = attrs.field(factory=dict)
     table: Table | None = None
-    notes: tuple[str, ...] = ()
     pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
     plots: Mapping[str, bytes] = attrs.field(factory=dict)
     config: Mapping[str, Any] = attrs.field(factory=dict)
 
     def html(self) -> str:
         """The whole page."""
-        notes = (*self.notes, *(self.table.notes if self.table else ()))
         curves = dict(self.plots)
         quality = {name: curves.pop(name) for name in RESULTS if name in curves}
-        table = _tiles(self.table) + _table(self.table) if self.table else ""
-        protocol = self.table.protocol if self.table else {}
+        table = self.table or Table(rows=())
+        result = _tiles(table) + _table(table) + _notes(table.notes) if self.table else ""
         sections = {
-            "Result": table + _notes(notes) + _plots(quality),
+            "Result": result + _plots(quality),
             "Samples": _sheets(self.pictures),
             "Training": _plots(curves),
-            "Settings": _details("Evaluation protocol", protocol) + _details("All options", self.config),
+            "Settings": _details("Evaluation protocol", table.protocol)
+            + _details("All options", self.config),
         }
         page = Template((files("dimo_core.report") / "page.html").read_text(encoding="utf-8"))
         return page.substitute(

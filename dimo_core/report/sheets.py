@@ -83,18 +83,17 @@ def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) ->
     return Sheet(png(paper), ".png")
 
 
-def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int = 16) -> Sheet:
-    """The same draws as training goes on: one row a moment, the first ``count`` samples across.
+def below(previews: Mapping[str, Preview], names: Sequence[str]) -> Sheet:
+    """The same conditions and draws in several ways, one below the other.
 
     Args:
-        moments: The samples by caption, such as ``step 500``, in order.
+        previews: The samples of each row by caption, in order.
         names: Condition of each sample.
-        count: Samples a row.
     """
-    images = [preview.images[:count] for preview in moments.values() if preview.images is not None]
-    if len(images) < len(moments):
-        return _text(moments, names)
-    return Sheet(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(moments))), ".png")
+    images = [preview.images for preview in previews.values() if preview.images is not None]
+    if len(images) < len(previews):
+        return _text(previews, names)
+    return Sheet(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(previews))), ".png")
 
 
 def grid(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dimo_core.files.images import image_png, png
-from dimo_core.report.sheets import GAP, MARGIN, beside, grid, over_time, sheet
+from dimo_core.report.sheets import GAP, MARGIN, below, beside, grid, sheet
 from dimo_core.teacher import Preview
 
 
@@ -100,11 +100,9 @@ def test_panels_stand_side_by_side_with_the_same_rows():
     assert (40, 40, 40) == two.convert("RGB").getpixel((right, two.height - MARGIN - 20))
 
 
-def test_time_runs_downwards():
+def test_rows_stand_one_below_the_other():
     picture = opened(
-        over_time(
-            {"step 0": Preview(images=flat(10, 11)), "step 5": Preview(images=flat(20, 21))}, (), 2
-        ).data
+        below({"a": Preview(images=flat(10, 11)), "b": Preview(images=flat(20, 21))}, ()).data
     ).convert("RGB")
     right = picture.width - MARGIN - 20
     heights = (MARGIN + 20, MARGIN + 40 + GAP + 20)
