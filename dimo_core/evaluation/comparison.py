@@ -1,7 +1,7 @@
 """A comparison: rows that are drawn and judged by one protocol, and can be interrupted and shared out."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
@@ -10,7 +10,7 @@ from dimo_core.device import device_name
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.evaluation.drawing import Method, Opened, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
-from dimo_core.evaluation.kept_samples import RowFolder
+from dimo_core.evaluation.kept_samples import KeptSamples, claimed
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.rows import Rows
@@ -57,21 +57,19 @@ class Comparison(Rows):
     _progress: Progress = attrs.field(init=False)
     _done: int = attrs.field(init=False, default=0)
     _found: int = attrs.field(init=False, default=0)
-    _facts: dict[str, Any] | None = attrs.field(init=False, default=None)
 
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """The protocol with what it refers to: extractor, reference data, files of metrics, prompts."""
-        if self._facts is None:
-            data, files, prompts = self.judge.data, self.judge.files, self._prompts()
-            splits = (self.protocol.split, self.protocol.floor_split)
-            self._facts = {
-                **self.protocol.as_dict(),
-                "fingerprint": self.judge.fingerprint,
-                "reference": None if data is None else real_identity(data, splits),
-                **({"files": files} if files else {}),
-                **({"prompts": prompts} if prompts else {}),
-            }
-        return self._facts
+        data, files, prompts = self.judge.data, self.judge.files, self._prompts()
+        splits = (self.protocol.split, self.protocol.floor_split)
+        return {
+            **self.protocol.as_dict(),
+            "fingerprint": self.judge.fingerprint,
+            "reference": None if data is None else real_identity(data, splits),
+            **({"files": files} if files else {}),
+            **({"prompts": prompts} if prompts else {}),
+        }
 
     def begin(self) -> str:
         """Write the protocol into the folder, or compare it with the one that is there.
@@ -84,14 +82,14 @@ class Comparison(Rows):
         Raises:
             UsageError: when the folder holds numbers of another protocol.
         """
-        folder, facts = self.store.folder, as_json(self.facts())
+        folder, facts = self.store.folder, as_json(self.facts)
         mine = began = digest(facts)
         if (before := self.store.read(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])
             if before["digest"] == mine:
                 return str(began)
             if not completes(facts, before["facts"]):
-                different = differences({before["digest"]: before["facts"], mine: facts})
+                different = differences([before["facts"], facts])
                 raise UsageError(
                     f"{folder.url!r} holds numbers of another protocol; they differ in "
                     f"{'; '.join(different)}. Choose another --out; `dimo compare --merge` puts results in "
@@ -111,17 +109,19 @@ class Comparison(Rows):
             UsageError: when the folder holds numbers of another protocol.
         """
         of = self.begin()
-        cells = [(method, seed, self._request(of, method, seed)) for method in methods for seed in self.seeds]
-        for method, seed, request in cells:
-            if (folder := self._folder(method, seed)) is not None:
-                folder.claim(self._drawn_by(request))
+        seeds = self.protocol.seeds
+        cells = [
+            (method, seed, request, self._kept(method, seed, request))
+            for method in methods
+            for seed in seeds
+            for request in [self._request(of, method, seed)]
+        ]
         share = self.shard.of if self.shard else 1
-        cost = sum(method.steps * self.protocol.samples // share for method, _, _ in cells)
+        cost = sum(method.steps * self.protocol.samples // share for method, *_ in cells)
         self._progress, self._done, self._found = Progress(cost, interval=10.0, unit="sample steps"), 0, 0
         with self._progress:
-            found = [self._cell(method, seed, request) for method, seed, request in cells]
-        per = len(self.seeds)
-        return None if self.shard else [found[i : i + per] for i in range(0, len(found), per)]
+            found = [self._cell(*cell) for cell in cells]
+        return None if self.shard else [found[i : i + len(seeds)] for i in range(0, len(found), len(seeds))]
 
     def floor(self) -> dict[str, Any] | None:
         """The numbers of another real part; None when the protocol has none."""
@@ -136,11 +136,6 @@ class Comparison(Rows):
         return row
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of each row."""
-        return self.protocol.seeds
-
-    @property
     def machine(self) -> dict[str, str]:
         """What seconds depend on."""
         return {"device": device_name(self.device), **versions()}
@@ -152,7 +147,7 @@ class Comparison(Rows):
         intervals: dict[str, tuple[float, float]] = {}
         if self.intervals and len(samples) // 2 > width:
             intervals = half_sample_intervals(
-                self.judge, samples, found["metrics"], count=self.intervals, seed=self.seeds[0]
+                self.judge, samples, found["metrics"], count=self.intervals, seed=self.protocol.seeds[0]
             )
         return {
             **found,
@@ -171,12 +166,6 @@ class Comparison(Rows):
         own = {"protocol": of, "seed": seed, "batch_size": self.batch_size, "device": self.device.type}
         return {**own, **method.identity}
 
-    def _drawn_by(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides a row's samples, however they are judged."""
-        protocol = {"samples": self.protocol.samples, "block": self.protocol.block}
-        conditions = digest({"raw": self.raw()})
-        return {**{k: v for k, v in request.items() if k != "protocol"}, **protocol, "conditions": conditions}
-
     def _prompts(self) -> str | None:
         """A hash of conditions that are no labels: their file may change; None for labels, or without any."""
         try:
@@ -190,10 +179,11 @@ class Comparison(Rows):
             return False
         return not row["missing"] and (not self.intervals or row["resamples"] == self.intervals)
 
-    def _cell(self, method: Method, seed: int, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _cell(
+        self, method: Method, seed: int, request: Mapping[str, Any], kept: KeptSamples | None
+    ) -> dict[str, Any]:
         """The numbers of one method with one seed; none when this is a shard."""
-        raw, folder = self.raw(), self._folder(method, seed)
-        kept, row = None if folder is None else folder.samples(self.teacher), self.store.row(request)
+        raw, row = self.raw(), self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(range(len(raw)))):
             self._advance(method, len(raw), len(raw), found=True)
             return row
@@ -213,15 +203,22 @@ class Comparison(Rows):
                 pass
             return {}
         row = self.numbers(drawing, raw, opened, told)
-        row["shown"] = self._shown(opened, seed) if seed == self.seeds[0] else None
+        row["shown"] = self._shown(opened, seed) if seed == self.protocol.seeds[0] else None
         self.store.keep_row(request, row, whole=not row["missing"])
         return row
 
-    def _folder(self, method: Method, seed: int) -> RowFolder | None:
-        """Where a row's samples are kept."""
+    def _kept(self, method: Method, seed: int, request: Mapping[str, Any]) -> KeptSamples | None:
+        """Where a row's samples are kept: a folder that says what decides them, however they are judged."""
         if self.keep is None:
             return None
-        return RowFolder(Folder(self.keep), method.name, seed if len(self.seeds) > 1 else None)
+        drawn_by = {
+            **{key: value for key, value in request.items() if key != "protocol"},
+            "samples": self.protocol.samples,
+            "block": self.protocol.block,
+            "conditions": digest({"raw": self.raw()}),
+        }
+        several = len(self.protocol.seeds) > 1
+        return claimed(Folder(self.keep), method.name, seed if several else None, drawn_by, self.teacher)
 
     def _shown(self, opened: Opened, seed: int) -> list[list[int]]:
         """Tokens for the grid: the same conditions and draws for every method."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from dimo_core import conditions
 from dimo_core.backbone import Backbone, inference
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
+from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.kept_samples import KeptSamples
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.evaluation.table import Kind
@@ -48,24 +49,6 @@ class Shard:
     def among(self, count: int) -> range:
         """Its batches, by number, of so many."""
         return range((self.index - 1) * count // self.of, self.index * count // self.of)
-
-
-class Onlooker(Protocol):
-    """Looks at the images of a batch before they go; a ``Judge`` is one."""
-
-    @property
-    def keeps_images(self) -> bool:
-        """Whether the images stay with the samples."""
-
-    def lacks(self, samples: Samples) -> bool:
-        """Whether it has yet to see the images of samples that were drawn before."""
-
-    def reduced(self, batch: Samples) -> Samples:
-        """The samples as they are kept."""
-
-
-def silent(count: int, end: int, found: bool) -> None:
-    """Tells nobody."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -136,7 +119,7 @@ class Drawing:
         device: Where the networks are.
         batch_size: Samples drawn at a time.
         block: Samples whose numbers are drawn together; batches never cross a block.
-        onlooker: Says what is remembered of a batch; None for all, images too.
+        onlooker: Looks at the images of a batch before they go; None keeps them in memory.
         store: The finished batches; None for none.
         request: What was asked for; batches of another request are not used.
         kept: Where the samples themselves are kept; None for nowhere.
@@ -149,7 +132,7 @@ class Drawing:
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
     batch_size: int
     block: int
-    onlooker: Onlooker | None = None
+    onlooker: Judge | None = None
     store: Store | None = None
     request: Mapping[str, Any] = attrs.field(factory=dict)
     kept: KeptSamples | None = None
@@ -160,14 +143,14 @@ class Drawing:
         return Drawn.joined(list(self.batches(raw, opened)))
 
     def batches(
-        self, raw: Sequence[Any], opened: Opened, told: Told = silent, shard: Shard = Shard()
+        self, raw: Sequence[Any], opened: Opened, told: Told | None = None, shard: Shard = Shard()
     ) -> Iterator[Drawn]:
         """The same, batch by batch.
 
         Args:
             raw: The condition of each sample.
             opened: Draws them.
-            told: Hears of each batch.
+            told: Hears of each batch; None for nobody.
             shard: Which batches; the others are left to other processes.
         """
         spans, first = self.spans(len(raw)), True
@@ -177,7 +160,8 @@ class Drawing:
             batch = found = self._found(span, given)
             if batch is None:
                 batch, first = self._seen(self._drawn(span, given, opened, first)), False
-            told(len(span), span.stop, found is not None)
+            if told is not None:
+                told(len(span), span.stop, found is not None)
             yield batch
 
     def spans(self, count: int) -> list[range]:

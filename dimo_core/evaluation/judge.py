@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import attrs
+import torch
 from loguru import logger
 
 from dimo_core.errors import DimoError, UsageError
-from dimo_core.evaluation.observations import extracted, observation, unseen
+from dimo_core.evaluation.observations import observation
 from dimo_core.evaluation.protocols import APART
 from dimo_core.evaluation.reference import real_batches
 from dimo_core.evaluation.table import Better
@@ -19,19 +20,6 @@ from dimo_core.registry import Registry, built
 from dimo_core.sources import Data
 from dimo_core.suggestions import Measures
 from dimo_core.teacher import Teacher
-
-
-@attrs.frozen(kw_only=True)
-class Judged:
-    """Numbers for some samples.
-
-    Attributes:
-        numbers: By name.
-        missing: Metrics of the plan that could not be computed, by registry name.
-    """
-
-    numbers: Mapping[str, float]
-    missing: tuple[str, ...] = ()
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -112,21 +100,22 @@ class Judge:
         """Whether images would add features or observations that these samples do not have."""
         if self.features is not None and samples.features is None:
             return True
-        return bool(unseen(self.metrics, samples) - self.blind)
+        return bool(self._unseen(samples) - self.blind)
 
     def __call__(self, samples: Samples) -> dict[str, float]:
         """The numbers of all metrics; one that cannot be computed is noted, and the others are given."""
-        return dict(self.judged(samples).numbers)
+        numbers: dict[str, float] = self.judged(samples)["metrics"]
+        return numbers
 
-    def judged(self, samples: Samples) -> "Judged":
-        """The same, and which metrics are missing.
+    def judged(self, samples: Samples) -> dict[str, Any]:
+        """Plain data: how many ``samples``, their ``metrics``, and the names of ``missing`` ones.
 
         Metrics that need conditions are left out where a condition is None, which means unknown.
         """
         samples = self._observed(self._with_features(samples))
         numbers: dict[str, float] = {}
         missing = [choice.name for choice in self.plan.metrics if choice.name not in self.metrics]
-        lacking = unseen(self.metrics, samples)
+        lacking = self._unseen(samples)
         for name, metric in self.metrics.items():
             if None in samples.conditions and "conditions" in metric.needs:
                 self.note(f"metric {name!r} is left out: it needs conditions, and these are not known")
@@ -146,7 +135,8 @@ class Judge:
                 self.note(f"metric {name!r} gives {twice} as one before it does: the first is kept. {APART}")
                 missing.append(name)
             numbers |= {key: value for key, value in found.items() if key not in numbers}
-        return Judged(numbers={name: float(value) for name, value in numbers.items()}, missing=tuple(missing))
+        metrics = {name: float(value) for name, value in numbers.items()}
+        return {"samples": len(samples), "metrics": metrics, "missing": missing}
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""
@@ -237,13 +227,16 @@ class Judge:
         if self.features is None or samples.images is None or samples.features is not None:
             return samples
         try:
-            samples = extracted(self.features, samples, self.batch_size)
+            with torch.no_grad():
+                batches = torch.split(samples.images, self.batch_size)
+                pairs = [self.features.extract(images) for images in batches]
         except DimoError as error:
             self._without_features(error)
             return samples
-        assert samples.features is not None
-        self.width = samples.features.shape[1]
-        return samples
+        features = torch.cat([features.cpu() for features, _ in pairs])
+        logits = [logits.cpu() for _, logits in pairs if logits is not None]
+        self.width = features.shape[1]
+        return attrs.evolve(samples, features=features, logits=torch.cat(logits) if logits else None)
 
     def _bare(self, batch: Samples) -> Samples:
         """A batch of the reference: metrics observe only what is judged."""
@@ -255,13 +248,23 @@ class Judge:
         if samples.images is None:
             return samples
         seen = dict(samples.observed)
-        for name in sorted(unseen(self.metrics, samples) - self.blind):
+        for name in sorted(self._unseen(samples) - self.blind):
             try:
                 seen |= observation(name, self.metrics[name], samples, self.teacher)
             except DimoError as error:
                 self.note(f"metric {name!r} is missing: {error}")
                 self.blind |= set() if isinstance(error, UsageError) else {name}
         return attrs.evolve(samples, observed=seen)
+
+    def _unseen(self, samples: Samples) -> set[str]:
+        """Metrics that have yet to observe these samples, and know enough of them."""
+        unknown = None in samples.conditions
+        return {
+            name
+            for name, metric in self.metrics.items()
+            if not metric.observes <= samples.observed.keys()
+            and not (unknown and "conditions" in metric.needs)
+        }
 
     def _without_features(self, error: DimoError) -> None:
         """Go on without features: of these samples, or of all where the extractor cannot be used."""

@@ -47,67 +47,45 @@ class KeptSamples:
             self.folder.write(name, data, durable=False)
 
 
-def _as_file(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", name).strip("-")
+def claimed(
+    root: Folder, name: str, seed: int | None, facts: Mapping[str, Any], teacher: Teacher
+) -> KeptSamples:
+    """The folder of one row and seed, and of nothing else from now on.
 
-
-@attrs.frozen
-class RowFolder:
-    """Where the samples of one row and seed are kept.
-
-    Attributes:
+    Args:
         root: The folder of all rows.
-        row: The row, after which its folder is named.
+        name: The row, after which its folder is named.
         seed: The seed, where there are several: its folder is within that of the row.
+        facts: What decides its samples.
+        teacher: Makes lines of what decodes to no pictures.
+
+    Raises:
+        UsageError: when others are in it: they would be mixed, or taken for these.
     """
+    row = re.sub(r"[^\w.=-]+", "-", name).strip("-")
+    _refuse_others(root, row, seed is not None)
+    home, stem = (root, row) if seed is None else (root.sub(row), f"seed-{seed}")
+    place, record = home.sub(stem), f"{stem}.json"
+    if (place.names() and not home.exists(record)) or Store(home).claim(record, facts):
+        raise UsageError(
+            f"{place.url} holds samples that were drawn otherwise, and would be mixed with those "
+            "of this row. Choose another --keep-samples, or remove the old ones."
+        )
+    return KeptSamples(folder=place, teacher=teacher)
 
-    root: Folder
-    row: str = attrs.field(converter=_as_file)
-    seed: int | None
 
-    @property
-    def home(self) -> Folder:
-        """Where its folder lies, and the record of whose samples are in it."""
-        return self.root if self.seed is None else self.root.sub(self.row)
-
-    @property
-    def stem(self) -> str:
-        """Name of both."""
-        return self.row if self.seed is None else f"seed-{self.seed}"
-
-    def samples(self, teacher: Teacher) -> KeptSamples:
-        """What is in it."""
-        return KeptSamples(folder=self.home.sub(self.stem), teacher=teacher)
-
-    def claim(self, facts: Mapping[str, Any]) -> None:
-        """Make this the folder of one row, and of nothing else.
-
-        Args:
-            facts: What decides its samples.
-
-        Raises:
-            UsageError: when others are in it: they would be mixed, or taken for these.
-        """
-        self._refuse_others()
-        record, place = f"{self.stem}.json", self.home.sub(self.stem)
-        if (place.names() and not self.home.exists(record)) or Store(self.home).claim(record, facts):
-            raise UsageError(
-                f"{place.url} holds samples that were drawn otherwise, and would be mixed with those "
-                "of this row. Choose another --keep-samples, or remove the old ones."
-            )
-
-    def _refuse_others(self) -> None:
-        """Samples of one seed and folders of several do not go together: who reads one reads them all."""
-        place, record, several = self.root.sub(self.row), f"{self.row}.json", self.seed is not None
-        names = [name for name in place.names() if not name.startswith(".")]
-        others = [name for name in names if bool(OF_SEED.fullmatch(name)) != several]
-        others += [record] if several and self.root.exists(record) else []
-        if others:
-            what, wanted = ("samples of one seed", "folders of several seeds")[:: 1 if several else -1]
-            raise UsageError(
-                f"{place.url} is of {what} ({others[0]}), and {wanted} would be mixed with them. Choose "
-                "another --keep-samples, or remove the old ones."
-            )
+def _refuse_others(root: Folder, row: str, several: bool) -> None:
+    """Samples of one seed and folders of several do not go together: who reads one reads them all."""
+    place, record = root.sub(row), f"{row}.json"
+    names = [name for name in place.names() if not name.startswith(".")]
+    others = [name for name in names if bool(OF_SEED.fullmatch(name)) != several]
+    others += [record] if several and root.exists(record) else []
+    if others:
+        what, wanted = ("samples of one seed", "folders of several seeds")[:: 1 if several else -1]
+        raise UsageError(
+            f"{place.url} is of {what} ({others[0]}), and {wanted} would be mixed with them. Choose "
+            "another --keep-samples, or remove the old ones."
+        )
 
 
 def lines_of(batch: Drawn, teacher: Teacher) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -138,33 +138,34 @@ def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         now: Facts, as plain data.
         before: Others.
     """
-    new, old = dict(_flat(now)), dict(_flat(before))
+    new, old = dict(flat(now)), dict(flat(before))
     changed = [name for name in {*new, *old} if new.get(name) != old.get(name)]
     return all(name.partition(".")[0] in HASHES and old.get(name) is None for name in changed)
 
 
-def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
     """In which facts protocols differ, such as ``samples (3000 | 500)``; their names do not count.
 
     Args:
-        protocols: Facts by digest.
+        protocols: The facts of each.
     """
-    flat = [dict(_flat(facts)) for facts in protocols.values()]
-    names = dict.fromkeys(name for facts in flat for name in facts if name != "name")
+    every = [dict(flat(facts)) for facts in protocols]
+    names = dict.fromkeys(name for facts in every for name in facts if name != "name")
     found = []
     for name in names:
-        values = [str(facts.get(name)) for facts in flat]
+        values = [str(facts.get(name)) for facts in every]
         if len(set(values)) > 1:
             found.append(f"{name} ({' | '.join(dict.fromkeys(values))})")
     return found
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Nested values by dotted name."""
     if isinstance(value, Mapping) and value:
         return [
             pair
             for key, inner in value.items()
-            for pair in _flat(inner, f"{name}.{key}" if name else str(key))
+            for pair in flat(inner, f"{name}.{key}" if name else str(key))
         ]
     return [(name, value)]
 

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import torch
 
-from dimo_core.evaluation.drawing import Drawing, Opened, Told, silent
+from dimo_core.evaluation.drawing import Drawing, Opened, Told
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import BLOCK
 from dimo_core.evaluation.store import Drawn
@@ -45,7 +45,7 @@ class Rows:
         return Drawing(**own, seed=seed, phase=phase, block=block, **kept)
 
     def numbers(
-        self, drawing: Drawing, raw: list[Any], opened: Opened, told: Told = silent
+        self, drawing: Drawing, raw: list[Any], opened: Opened, told: Told | None = None
     ) -> dict[str, Any]:
         """What the samples of a row cost, and what they are worth: plain data."""
         batches = list(drawing.batches(raw, opened, told))
@@ -61,5 +61,4 @@ class Rows:
 
     def judged(self, samples: Samples) -> dict[str, Any]:
         """The numbers of some samples, as plain data: metrics, and what is missing of them."""
-        found = self.judge.judged(samples)
-        return {"samples": len(samples), "metrics": dict(found.numbers), "missing": list(found.missing)}
+        return self.judge.judged(samples)

@@ -148,12 +148,13 @@ class Table:
                 cost("images/s", lambda row: 1 / row.each if row.each else 0.0),
             ]
             sizes = [Column(title="parameters", cells=tuple(shortened(row.parameters) for row in self.rows))]
+        counts = [f"{row.samples}{f' x {row.seeds}' if row.seeds > 1 else ''}" for row in self.rows]
         return [
             Column(title="samples of", cells=tuple(row.name for row in self.rows)),
             cost("passes", lambda row: row.passes, 0),
             *costs,
             *(self._number(metric, full) for metric in metrics or self.metrics),
-            Column(title="n", cells=tuple(_count(row) for row in self.rows)),
+            Column(title="n", cells=tuple(counts)),
             *sizes,
         ]
 
@@ -180,13 +181,8 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``evaluation.json``; numbers that are not finite become null."""
-        return {
-            "rows": [finite(attrs.asdict(row)) for row in self.rows],
-            "shown": list(self.shown),
-            "better": dict(self.better),
-            "protocol": dict(self.protocol),
-            "notes": list(self.notes),
-        }
+        plain: dict[str, Any] = finite(attrs.asdict(self))
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Table":
@@ -197,12 +193,9 @@ class Table:
             intervals = {k: (low, high) for k, (low, high) in values.get("intervals", {}).items()}
             return Row(**{**values, "metrics": metrics, "intervals": intervals})
 
+        texts = {name: tuple(data[name]) for name in ("shown", "notes")}
         return cls(
-            rows=tuple(row(values) for values in data["rows"]),
-            shown=tuple(data["shown"]),
-            better=data["better"],
-            protocol=data["protocol"],
-            notes=tuple(data["notes"]),
+            rows=tuple(map(row, data["rows"])), better=data["better"], protocol=data["protocol"], **texts
         )
 
     def rich(self, width: int | None = None) -> RichTable:
@@ -214,14 +207,8 @@ class Table:
         chosen, columns = self._fitting(width or Console().width)
         hidden = ", ".join(name for name in self.metrics if name not in chosen)
         notes = [*self.notes, *([f"not shown: {hidden}"] if hidden else [])]
-        caption = Text("\n".join(notes)) if notes else None
-        result = RichTable(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-            caption=caption,
-            caption_justify="left",
-        )
+        result = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
+        result.caption = Text("\n".join(notes)) if notes else None
         for i, column in enumerate(columns):
             result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=True)
         for i, row in enumerate(self.rows):
@@ -263,10 +250,6 @@ class Table:
 def _width(columns: Sequence[Column]) -> int:
     """Characters a line of the terminal's table takes, two of them after each column."""
     return sum(max(map(len, (c.title, *c.cells))) + 2 for c in columns)
-
-
-def _count(row: Row) -> str:
-    return str(row.samples) if row.seeds == 1 else f"{row.samples} x {row.seeds}"
 
 
 def finite(value: Any) -> Any:

@@ -83,7 +83,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     """
     registry = registry or Registry.discover()
     _check(options)
-    device, plan = find_device(options.device), teacher.evaluation()
+    device, plan, folder = find_device(options.device), teacher.evaluation(), Folder(options.out)
     protocol = Protocol.resolve(plan, options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
@@ -97,14 +97,13 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         protocol=protocol,
         judge=judge,
         conditions=built(registry, "conditions", protocol.conditions),
-        store=Store(Folder(options.out), options.stream),
+        store=Store(folder, options.stream),
         device=device,
         batch_size=size,
         intervals=options.intervals,
         keep=options.keep,
         shard=options.shard,
     )
-    folder = Folder(options.out)
     folder.claim()
     others = [name for name in folder.names() if name != "run.log"]
     if others and not folder.exists(PROTOCOL):
@@ -185,7 +184,7 @@ def _check(options: Comparing) -> None:
 
 
 def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
-    protocol, folder = comparison.protocol, Folder(options.out)
+    protocol, folder = comparison.protocol, comparison.store.folder
     many = f" for each of {len(protocol.seeds)} seeds" if len(protocol.seeds) > 1 else ""
     what = f"{protocol.samples} samples a row{many}, by the protocol {protocol.name!r}"
     logger.info("{} rows, {}, into {} on {}", len(methods), what, options.out, comparison.device)

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
+import fsspec
 import torch
-from jaxtyping import UInt8
 from loguru import logger
-from torch import Tensor
 
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
@@ -16,10 +16,9 @@ from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import RECORDS
+from dimo_core.files.images import RECORDS, read_picture
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
-from dimo_core.metric import Samples
 from dimo_core.report.sheets import sheet
 from dimo_core.teacher import Preview
 
@@ -45,36 +44,6 @@ def open_folder(url: str) -> Folder:
         raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
     folder.claim()
     return folder
-
-
-@attrs.define(eq=False)
-class Shown:
-    """The samples that ``grid.png`` shows; nothing else keeps images in memory.
-
-    Attributes:
-        images: Those of the first batches, as far as there is room.
-    """
-
-    images: list[UInt8[Tensor, "N C H W"]] = attrs.field(factory=list)
-
-    @property
-    def keeps_images(self) -> bool:
-        """Never: they are here."""
-        return False
-
-    def lacks(self, samples: Samples) -> bool:
-        """Whether any of the next samples is shown."""
-        return not self.images or self._room(self.images[0]) > 0
-
-    def reduced(self, batch: Samples) -> Samples:
-        """The samples without their images, some of which are remembered."""
-        if batch.images is not None and (room := self._room(batch.images)) > 0:
-            self.images.append(batch.images[:room])
-        return attrs.evolve(batch, images=None)
-
-    def _room(self, images: UInt8[Tensor, "N C H W"]) -> int:
-        """So many more pictures of this size are shown."""
-        return min(SHOWN, max(1, SHEET // images[0, 0].numel())) - sum(map(len, self.images))
 
 
 @attrs.frozen(kw_only=True)
@@ -125,7 +94,6 @@ class SampleFiles:
     wanted: Wanted
     model: Mapping[str, Any]
     facts: Mapping[str, Any]
-    _shown: Shown = attrs.field(init=False, factory=Shown)
 
     @property
     def store(self) -> Store:
@@ -160,14 +128,13 @@ class SampleFiles:
                 f"{self.folder.url!r} holds a part of other samples than are asked for now: they differ in "
                 f"{', '.join(names)}. Give the options of then to draw their rest, or another --out."
             )
-        teacher, name = self.drawing.teacher, self.wanted.files.__getitem__
-        kept = KeptSamples(folder=self.folder, teacher=teacher, name=name)
+        name = self.wanted.files.__getitem__
+        kept = KeptSamples(folder=self.folder, teacher=self.drawing.teacher, name=name)
         drawing = attrs.evolve(
             self.drawing,
-            onlooker=self._shown,
             store=self.store,
             request=self.request,
-            kept=kept if "decode" in teacher.capabilities else None,
+            kept=kept if self._decodes else None,
         )
         starts, done, count = self.store.starts(self.request), 0, len(self.wanted.raw)
         if known := sum(len(span) for span in self._spans if span.start in starts):
@@ -181,7 +148,9 @@ class SampleFiles:
 
         try:
             for batch in drawing.batches(self.wanted.raw, opened, told):
-                yield attrs.evolve(batch, seconds=0.0) if batch.start in starts else batch
+                samples = attrs.evolve(batch.samples, images=None)
+                seconds = 0.0 if batch.start in starts else batch.seconds
+                yield attrs.evolve(batch, samples=samples, seconds=seconds)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {done} of {count} samples. The same command with --out {self.folder.url} "
@@ -190,20 +159,33 @@ class SampleFiles:
 
     def finish(self) -> list[str]:
         """Write the rest; ``samples.jsonl`` comes last. Returns all files."""
-        teacher, written = self.drawing.teacher, dict(self.wanted.extras)
-        pictures = self.wanted.files if self._shown.images else []
+        written = dict(self.wanted.extras)
+        pictures = self.wanted.files if self._decodes else []
         if pictures:
-            images = torch.cat(self._shown.images)
-            names = [teacher.describe(condition) for condition in self.wanted.raw[: len(images)]]
-            order = sorted(range(len(images)), key=lambda i: names.index(names[i]))
-            written["grid.png"] = sheet(Preview(images=images[order]), [names[i] for i in order]).data
+            written["grid.png"] = self._grid()
         else:
+            teacher = self.drawing.teacher
             written[LINES] = b"".join(lines_of(batch, teacher) for batch in self._batches())
         for name, data in written.items():
             self.folder.write(name, data)
         self.folder.write(RECORDS, (self._records(batch) for batch in self._batches()))
         self.folder.remove(PLACE)
         return [self.folder.path(name) for name in (*pictures, *written, RECORDS)]
+
+    def _grid(self) -> bytes:
+        """The first pictures, those of one condition together, as they lie in the folder."""
+        filesystem, root = fsspec.core.url_to_fs(self.folder.url)
+        pictures = (read_picture(filesystem, f"{root}/{name}") for name in self.wanted.files)
+        images = [first := next(pictures)]
+        images += islice(pictures, min(SHOWN, max(1, SHEET // first[0].numel())) - 1)
+        names = [self.drawing.teacher.describe(condition) for condition in self.wanted.raw[: len(images)]]
+        order = sorted(range(len(images)), key=lambda i: names.index(names[i]))
+        shown = Preview(images=torch.stack([images[i] for i in order]))
+        return sheet(shown, [names[i] for i in order]).data
+
+    @property
+    def _decodes(self) -> bool:
+        return "decode" in self.drawing.teacher.capabilities
 
     @property
     def _spans(self) -> list[range]:
@@ -221,7 +203,7 @@ class SampleFiles:
         teacher = self.drawing.teacher
         records = [
             {
-                "file": self.wanted.files[i] if self._shown.images else LINES,
+                "file": self.wanted.files[i] if self._decodes else LINES,
                 "index": i,
                 "condition": teacher.describe(self.wanted.raw[i]),
                 **self.facts,

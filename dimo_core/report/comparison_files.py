@@ -164,7 +164,7 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
             better=better,
             protocol={key: dict(value) for key, value in protocols.items()},
             notes=(
-                *warnings(protocols, {k: dict(r.machine) for k, r in results.items()}),
+                *warnings(protocols, [result.machine for result in results.values()]),
                 *_drawn_otherwise([row for _, row in kept]),
                 *([COUNTS_DIFFER] if differ and COUNTS_DIFFER not in notes else []),
                 *notes,
@@ -181,36 +181,23 @@ def _drawn_otherwise(rows: Sequence[Row]) -> list[str]:
     """Where rows of one name were sampled in different ways, such as with another guidance."""
     notes = []
     for name in dict.fromkeys(row.name for row in rows):
-        ways = {f"{i}": row.drawn for i, row in enumerate(rows) if row.name == name}
-        if different := differences(ways):
+        if different := differences([row.drawn for row in rows if row.name == name]):
             notes.append(f"Rows named {name!r} were drawn otherwise; they differ in {'; '.join(different)}.")
     return notes
 
 
-def warnings(
-    protocols: Mapping[str, Mapping[str, Any]], machines: Mapping[str, Mapping[str, str]]
-) -> list[str]:
+def warnings(protocols: Mapping[str, Mapping[str, Any]], machines: Sequence[Mapping[str, str]]) -> list[str]:
     """Why rows do not compare: their numbers, or their seconds.
 
     Args:
         protocols: Facts by digest.
-        machines: Where each result was measured.
-    """
-    found = []
-    if len(protocols) > 1:
-        found.append(
-            "Numbers of different protocols do not compare; these rows differ in "
-            f"{'; '.join(differences(protocols))}."
-        )
-    return [*found, *machine_notes(list(machines.values()))]
-
-
-def machine_notes(machines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Why seconds do not compare, if they do not.
-
-    Args:
         machines: Where each row or result was measured.
     """
-    if different := differences({f"{i}": machine for i, machine in enumerate(machines)}):
-        return [f"Seconds do not compare; they were measured with {'; '.join(different)}."]
-    return []
+    found = []
+    if different := differences(protocols.values()):
+        found.append(
+            f"Numbers of different protocols do not compare; these rows differ in {'; '.join(different)}."
+        )
+    if different := differences(machines):
+        found.append(f"Seconds do not compare; they were measured with {'; '.join(different)}.")
+    return found

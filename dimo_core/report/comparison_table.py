@@ -14,8 +14,8 @@ from dimo_core.evaluation.protocols import digest
 from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Kind, Row, Table
 from dimo_core.metric import joined_samples
-from dimo_core.report.comparison_files import Comparable, machine_notes
-from dimo_core.report.sheets import Sheet, over_time
+from dimo_core.report.comparison_files import Comparable, warnings
+from dimo_core.report.sheets import Sheet, below
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""
@@ -32,7 +32,7 @@ def result_of(
         cells: Their numbers.
         images: Folder of pictures that are judged too.
     """
-    protocol, facts = comparison.protocol, comparison.facts()
+    protocol, facts = comparison.protocol, comparison.facts
     of = digest(facts)
     rows = [row_of(method, found, of) for method, found in zip(methods, cells, strict=True)]
     every: list[Mapping[str, Any]] = list(chain(*cells))
@@ -51,7 +51,7 @@ def result_of(
         protocol={"digest": of, **facts},
         notes=(
             *size_notes(widest, rows, "--samples", min((each["reference"] for each in every), default=0)),
-            *machine_notes([machine for each in chain(*cells) for machine in each["machines"]]),
+            *warnings({}, [machine for each in chain(*cells) for machine in each["machines"]]),
             *(_unsure(every) if comparison.intervals else []),
             *judge.notes,
         ),
@@ -166,4 +166,4 @@ def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> di
     with torch.no_grad():
         previews = {name: teacher.preview(torch.tensor(tokens), c) for name, tokens in shown.items()}
     names = [teacher.describe(each) for each in raw]
-    return {f"The same conditions and draws: {', '.join(names)}": over_time(previews, names, len(raw))}
+    return {f"The same conditions and draws: {', '.join(names)}": below(previews, names)}

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from dimo_core.evaluation.numbers import aligned
+from dimo_core.evaluation.protocols import flat
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.report.sheets import Sheet
@@ -45,7 +46,6 @@ class Report:
         lead: A sentence below it.
         facts: Short facts by name, such as the command and versions.
         table: The result table.
-        notes: What a reader must know, besides the table's own notes.
         pictures: Sheets of samples by caption.
         plots: PNG files by the names that ``plots`` gives them.
         config: The resolved configuration.
@@ -55,22 +55,22 @@ class Report:
     lead: str = ""
     facts: Mapping[str, str] = attrs.field(factory=dict)
     table: Table | None = None
-    notes: tuple[str, ...] = ()
     pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
     plots: Mapping[str, bytes] = attrs.field(factory=dict)
     config: Mapping[str, Any] = attrs.field(factory=dict)
 
     def html(self) -> str:
         """The whole page."""
-        notes = (*self.notes, *(self.table.notes if self.table else ()))
         curves = dict(self.plots)
         quality = {name: curves.pop(name) for name in RESULTS if name in curves}
-        table, protocol = (_result(self.table), self.table.protocol) if self.table else ("", {})
+        table = self.table or Table(rows=())
+        result = _tiles(table) + _table(table) + _notes(table.notes) if self.table else ""
         sections = {
-            "Result": table + _notes(notes) + _plots(quality),
+            "Result": result + _plots(quality),
             "Samples": _sheets(self.pictures),
             "Training": _plots(curves),
-            "Settings": _details("Evaluation protocol", protocol) + _details("All options", self.config),
+            "Settings": _details("Evaluation protocol", table.protocol)
+            + _details("All options", self.config),
         }
         page = Template((files("dimo_core.report") / "page.html").read_text(encoding="utf-8"))
         return page.substitute(
@@ -99,11 +99,10 @@ def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Sheet]:
     names = [name for name in folder.sub("samples").names() if name.startswith("step_")]
     count = min(most, len(names))
     chosen = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
-    return {_moment(name): Sheet(folder.read("samples", name), PurePosixPath(name).suffix) for name in chosen}
-
-
-def _moment(name: str) -> str:
-    return f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}"
+    steps = {f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}": name for name in chosen}
+    return {
+        step: Sheet(folder.read("samples", name), PurePosixPath(name).suffix) for step, name in steps.items()
+    }
 
 
 def _section(title: str, body: str) -> str:
@@ -114,10 +113,6 @@ def _section(title: str, body: str) -> str:
 def _facts(facts: Mapping[str, str]) -> str:
     items = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(v)}</code></dd>" for k, v in facts.items())
     return f'<dl class="facts">{items}</dl>' if items else ""
-
-
-def _result(table: Table) -> str:
-    return _tiles(table) + _table(table)
 
 
 def _tiles(table: Table) -> str:
@@ -149,7 +144,9 @@ def _item(name: str, number: str, beside: str) -> str:
 
 def _table(table: Table) -> str:
     first, *others = table.columns()
-    head = "".join(f'<th scope="col">{escape(_heading(c.title, table))}</th>' for c in (first, *others))
+    arrows = {name: {"larger": " ↑", "smaller": " ↓"}[better] for name, better in table.better.items()}
+    titles = [escape(column.title + arrows.get(column.title, "")) for column in (first, *others)]
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = []
     for i, row in enumerate(table.rows):
         cells = "".join(
@@ -173,10 +170,6 @@ def _table(table: Table) -> str:
         f"<tbody>{''.join(body)}</tbody></table></div>"
         f'<p id="key" class="key">{key}</p>'
     )
-
-
-def _heading(title: str, table: Table) -> str:
-    return title + {"larger": " ↑", "smaller": " ↓"}.get(table.better.get(title, ""), "")
 
 
 def _notes(notes: Iterable[str]) -> str:
@@ -223,19 +216,11 @@ def _details(title: str, values: Mapping[str, Any]) -> str:
     return f"<details><summary>{escape(title)}</summary><table>{lines}</table></details>" if lines else ""
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            pair
-            for key, inner in value.items()
-            for pair in _flat(inner, f"{name}.{key}" if name else str(key))
-        ]
-    if (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and any(isinstance(v, Mapping) for v in value)
-    ):
-        return [pair for i, inner in enumerate(value) for pair in _flat(inner, f"{name}.{i}")]
-    if isinstance(value, float) and math.isfinite(value):
-        return [(name, f"{value:g}")]
-    return [(name, "none" if value is None else str(value))] if name else []
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in flat(values) if values else ():
+        if isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+            yield from _flat({f"{name}.{i}": inner for i, inner in enumerate(value)})
+        elif isinstance(value, float) and math.isfinite(value):
+            yield name, f"{value:g}"
+        else:
+            yield name, "none" if value is None else str(value)

@@ -5,13 +5,12 @@ Drawn with matplotlib's object interface: nothing global is set, and no display 
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
-import attrs
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
@@ -28,30 +27,14 @@ Series = tuple[list[float], list[float]]
 """Steps and values."""
 
 
-@attrs.frozen
-class Group:
-    """Scalars that share one plot.
-
-    Attributes:
-        name: File name without suffix.
-        title: Heading of the plot.
-        parts: A scalar belongs here when its name contains one of these.
-        log: Whether the axis is logarithmic when values spread widely.
-    """
-
-    name: str
-    title: str
-    parts: tuple[str, ...]
-    log: bool = True
-
-
 GROUPS = (
-    Group("losses", "losses", ("loss",)),
-    Group("gradient_norms", "gradient norms before clipping", ("grad_norm",)),
-    Group("divergence", "divergence of teacher and auxiliary, a masked token", ("divergence",)),
-    Group("entropy", "entropy at masked tokens, nats", ("entropy",), log=False),
-    Group("logit_scale", "scale of the generator's logits", ("logit_scale",)),
+    ("losses", "losses", "loss"),
+    ("gradient_norms", "gradient norms before clipping", "grad_norm"),
+    ("divergence", "divergence of teacher and auxiliary, a masked token", "divergence"),
+    ("entropy", "entropy at masked tokens, nats", "entropy"),
+    ("logit_scale", "scale of the generator's logits", "logit_scale"),
 )
+"""Scalars that share one plot: its file, its heading, and what is in their names."""
 
 
 def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dict[str, bytes]:
@@ -71,10 +54,10 @@ def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dic
         order = [name for name in known.metrics if name in judged]
         order += [name for name in judged if name not in order]
         found["metrics"] = _multiples({directed(name, known): judged[name] for name in order}, marker="o")
-    for group in GROUPS:
-        members = {name: series.pop(name) for name in sorted(series) if any(p in name for p in group.parts)}
+    for group, title, part in GROUPS:
+        members = {name: series.pop(name) for name in sorted(series) if part in name}
         if members:
-            found[group.name] = _curves(group, members)
+            found[group] = _curves(group, title, members)
     if series:
         found["others"] = _multiples(dict(sorted(series.items())))
     return found
@@ -85,16 +68,16 @@ def directed(name: str, table: Table) -> str:
     return f"{name} ({table.better[name]} is better)" if name in table.better else name
 
 
-def _curves(group: Group, members: Mapping[str, Series]) -> bytes:
-    """Several scalars in one plot."""
+def _curves(group: str, title: str, members: Mapping[str, Series]) -> bytes:
+    """Several scalars in one plot; its axis is logarithmic where they spread widely, unless of entropies."""
     figure = Figure(figsize=(7, 3.2), facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
-    for (name, series), colour in zip(members.items(), _colours(len(members)), strict=True):
+    for (name, series), colour in zip(members.items(), cycle(COLOURS), strict=False):
         _curve(axes, series, colour, NAMES.get(name, name.removeprefix("grad_norm_")))
     values = [value for _, ys in members.values() for value in ys]
-    only = next(iter(members)) if len(members) == 1 else group.name
-    title = group.title if only == group.name else f"{group.title}: {only}"
-    styled(axes, title, "step", spread(values) if group.log else 0.0)
+    if len(members) == 1 and group not in members:
+        title = f"{title}: {next(iter(members))}"
+    styled(axes, title, "step", 0.0 if group == "entropy" else spread(values))
     if len(members) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return png(figure)
@@ -116,9 +99,8 @@ def _curve(axes: Axes, series: Series, colour: str, label: str, marker: str = ""
     """A curve; where it has many points, pale, with its moving average in full colour."""
     steps, values = series
     if len(values) < 40:
-        axes.plot(
-            steps, values, color=colour, label=label, marker=marker or ("o" if len(values) == 1 else "")
-        )
+        marker = marker or ("o" if len(values) == 1 else "")
+        axes.plot(steps, values, color=colour, label=label, marker=marker)
         return
     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(steps, _smooth(values), color=colour, label=label)
@@ -152,15 +134,8 @@ def legend(figure: Figure, every: Sequence[Axes]) -> None:
     handles: dict[str, Any] = {}
     for axes in every:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
+    where: dict[str, Any] = {"loc": "outside upper left", "ncols": 3}
+    figure.legend(handles.values(), handles.keys(), **where, frameon=False, labelcolor=INK, fontsize=9)
 
 
 def spread(values: Sequence[float]) -> float:
@@ -187,10 +162,6 @@ def ticked(axis: Axis, where: Locator) -> None:
     axis.set_major_locator(where)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _colours(count: int) -> Iterator[str]:
-    return (COLOURS[i % len(COLOURS)] for i in range(count))
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -228,5 +199,5 @@ def styled(axes: Axes, title: str, below: str, ratio: float) -> None:
 def png(figure: Figure) -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=144, facecolor=PAPER)
+    figure.savefig(buffer, format="png", dpi=144)
     return buffer.getvalue()

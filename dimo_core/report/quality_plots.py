@@ -37,9 +37,8 @@ def quality_plots(table: Table) -> dict[str, bytes]:
         return {}
     if not table.compares:
         return {"quality": _figure(table, names, drawn, lambda row: float(row.steps), "sampling steps")}
-    found = {
-        "quality_by_passes": _figure(table, names, drawn, lambda row: float(row.passes), "forward passes")
-    }
+    passes = _figure(table, names, drawn, lambda row: float(row.passes), "forward passes")
+    found = {"quality_by_passes": passes}
     if all(row.each > 0 for row in drawn):
         found["quality_by_seconds"] = _figure(table, names, drawn, lambda row: row.each, "seconds an image")
     swept = [row for row in drawn if row.temperature is not None]
@@ -61,12 +60,9 @@ def _figure(
 ) -> bytes:
     figure, every = panels(len(names))
     for axes, name in zip(every, names, strict=True):
-        known = [row for row in rows if math.isfinite(row.metrics.get(name, math.nan))]
-        real = [
-            row.metrics[name]
-            for row in table.rows
-            if row.kind == "real" and math.isfinite(row.metrics.get(name, math.nan))
-        ]
+        finite = [row for row in table.rows if math.isfinite(row.metrics.get(name, math.nan))]
+        known = [row for row in rows if row in finite]
+        real = [row.metrics[name] for row in finite if row.kind == "real"]
         _curves(axes, name, known, x, joined=linear)
         for value in real:
             axes.axhline(value, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label="real data")
@@ -85,15 +81,13 @@ def _curves(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float
         series.setdefault(row.series or row.sampling or row.kind, []).append(row)
     for i, (label, members) in enumerate(series.items()):
         members.sort(key=x)
-        values = [row.metrics[name] for row in members]
         generator = members[0].kind == "generator"
-        colour = COLOURS[i % len(COLOURS)]
         axes.errorbar(
             [x(row) for row in members],
-            values,
+            [row.metrics[name] for row in members],
             yerr=_bars(name, members),
             fmt=("D-" if joined else "D") if generator else "o-",
-            color=colour,
+            color=COLOURS[i % len(COLOURS)],
             markersize=7 if generator else 4.5,
             linewidth=1.4,
             elinewidth=1,

@@ -1,5 +1,6 @@
 """Sheets of samples as PNG, or as text where samples are lines."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -55,7 +56,7 @@ def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = Non
     """
     if preview.images is None:
         return _text({"": preview}, names)
-    columns = columns or _columns(len(preview.images))
+    columns = columns or math.isqrt(len(preview.images) - 1) + 1
     return Sheet(png(grid(preview.images, columns=columns, rows=_row_names(names, columns))), ".png")
 
 
@@ -82,18 +83,17 @@ def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) ->
     return Sheet(png(paper), ".png")
 
 
-def over_time(moments: Mapping[str, Preview], names: Sequence[str], count: int = 16) -> Sheet:
-    """The same draws as training goes on: one row a moment, the first ``count`` samples across.
+def below(previews: Mapping[str, Preview], names: Sequence[str]) -> Sheet:
+    """The same conditions and draws in several ways, one below the other.
 
     Args:
-        moments: The samples by caption, such as ``step 500``, in order.
+        previews: The samples of each row by caption, in order.
         names: Condition of each sample.
-        count: Samples a row.
     """
-    images = [preview.images[:count] for preview in moments.values() if preview.images is not None]
-    if len(images) < len(moments):
-        return _text(moments, names)
-    return Sheet(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(moments))), ".png")
+    images = [preview.images for preview in previews.values() if preview.images is not None]
+    if len(images) < len(previews):
+        return _text(previews, names)
+    return Sheet(png(grid(torch.cat(images), columns=len(images[0]), rows=tuple(previews))), ".png")
 
 
 def grid(
@@ -103,9 +103,10 @@ def grid(
     rows: Sequence[str] = (),
     title: str = "",
     labels: bool = True,
-    scale: int | None = None,
 ) -> Image.Image:
     """Images in rows on light paper, with a label beside each row and a title above.
+
+    Small images grow by whole pixels, and large ones shrink to fit.
 
     Args:
         images: Grey or RGB.
@@ -113,9 +114,11 @@ def grid(
         rows: Name of each row; rows of one name stand together and are labelled once.
         title: Caption of the whole.
         labels: False leaves the names out.
-        scale: Enlargement in whole pixels; when None, small images grow and large ones shrink to fit.
     """
-    width, height = _cell(images, columns, scale)
+    grown = max(1, -(-SMALLEST // max(images.shape[2:])))
+    scale = grown * min(1.0, WIDEST / (columns * images.shape[3] * grown))
+    height, width = (max(1, round(side * scale)) for side in images.shape[2:])
+    filtered = Image.Resampling.LANCZOS if width < images.shape[3] else Image.Resampling.NEAREST
     left, top = MARGIN, MARGIN + (round(1.6 * TEXT) if title else 0)
     if rows and labels:
         left += round(max(_font().getlength(_fitted(name, LABEL)) for name in rows)) + 10
@@ -129,7 +132,7 @@ def grid(
             middle = (left - 10, top + tops[i] + height // 2)
             draw.text(middle, _fitted(name, LABEL), fill=QUIET, font=_font(), anchor="rm")
     for i, image in enumerate(images):
-        cell = as_image(image).resize((width, height), _filter(width, images.shape[3]))
+        cell = as_image(image).resize((width, height), filtered)
         paper.paste(cell, (left + i % columns * (width + GAP), top + tops[i // columns]))
     return paper
 
@@ -148,24 +151,6 @@ def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:
         new = i < len(rows) and rows[i] != rows[i - 1]
         tops.append(tops[-1] + height + GAP + more * new)
     return tops
-
-
-def _cell(images: UInt8[Tensor, "N C H W"], columns: int, scale: int | None) -> tuple[int, int]:
-    """Width and height of a cell."""
-    height, width = images.shape[2:]
-    if scale is None:
-        scale = max(1, -(-SMALLEST // max(height, width)))
-        fit = min(1.0, WIDEST / (columns * width * scale))
-        return max(1, round(width * scale * fit)), max(1, round(height * scale * fit))
-    return width * scale, height * scale
-
-
-def _filter(shown: int, pixels: int) -> Image.Resampling:
-    return Image.Resampling.LANCZOS if shown < pixels else Image.Resampling.NEAREST
-
-
-def _columns(count: int) -> int:
-    return next(n for n in range(1, count + 2) if n * n >= count)
 
 
 def _fitted(text: str, width: int) -> str:

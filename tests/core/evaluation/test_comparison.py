@@ -267,7 +267,7 @@ def test_weights_that_arrive_later_complete_what_was_drawn_without_them(world, m
     world.stop_at = None
     found = world.comparison()
     assert numbers(whole) == numbers(found.run([world.method()]))
-    assert (BATCHES, "abc123") == (world.drawn, found.facts()["fingerprint"])
+    assert (BATCHES, "abc123") == (world.drawn, found.facts["fingerprint"])
     assert not found.floor()["missing"]
     with monkeypatch.context() as other:
         other.setattr(features, "fingerprint", "def456")
@@ -330,7 +330,7 @@ def test_pictures_are_judged_where_nothing_can_be_drawn(world, toy, monkeypatch)
 
     monkeypatch.setattr(toy.Conditions, "balanced", refused)
     assert [] == world.comparison().run([])
-    assert "prompts" not in world.comparison().facts()
+    assert "prompts" not in world.comparison().facts
 
 
 def test_other_prompts_or_files_of_metrics_are_another_protocol(world, toy, monkeypatch):
@@ -338,13 +338,13 @@ def test_other_prompts_or_files_of_metrics_are_another_protocol(world, toy, monk
     monkeypatch.setattr(
         toy.Conditions, "balanced", lambda self, conditioning, count: [f"a {i % 2}" for i in range(count)]
     )
-    prompts = world.comparison("prompts").facts()
+    prompts = world.comparison("prompts").facts
     assert before != digest(prompts)
     metric = type(world.comparison("x").judge.metrics["variety"])
     monkeypatch.setattr(metric, "fingerprint", "1" * 64)
     one = world.comparison("files").begin()
     monkeypatch.setattr(metric, "fingerprint", "2" * 64)
-    assert one != digest(world.comparison("x").facts())
+    assert one != digest(world.comparison("x").facts)
     with pytest.raises(UsageError, match=r"they differ in files\.variety \(1+ \| 2+\)"):
         world.comparison("files").begin()
 

@@ -105,7 +105,7 @@ def test_an_extractor_without_weights_is_noted_and_other_metrics_are_computed(ju
     tokens = torch.zeros(3, 4, dtype=torch.long)
     samples = Samples(conditions=(0, 1, 0), tokens=tokens, images=torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
     found = judged.judged(judged.reduced(samples))
-    assert ({"variety"}, ("brightness", "needy")) == (set(found.numbers), found.missing)
+    assert ({"variety"}, ["brightness", "needy"]) == (set(found["metrics"]), found["missing"])
     assert ["no features: no weights here", "metric 'needy' is missing: no features"] == judged.notes
     assert judged.fingerprint is None
 
@@ -147,7 +147,7 @@ def test_images_that_the_extractor_refuses_cost_only_their_own_features(judge):
     judged = judge(metrics=())
     judged.metrics, judged.features = {"distance": Distance()}, Small()
     foreign = joined_samples([judged.reduced(bright(side=64, count=n, channels=3)) for n in (3, 2)])
-    assert (None, ("distance",)) == (foreign.features, judged.judged(foreign).missing)
+    assert (None, ["distance"]) == (foreign.features, judged.judged(foreign)["missing"])
     assert [
         "some features are missing: expected [N, 1, 2, 2], got [3, 3, 64, 64]",
         "metric 'distance' is missing: the samples have no features",
@@ -192,8 +192,8 @@ def test_of_two_numbers_of_one_name_the_first_is_kept_and_the_second_metric_is_m
     judged.metrics = {"one": Fixed(numbers={"x": 1.0, "y": 2.0}), "two": Other(numbers={"x": 3.0, "z": 4.0})}
     for _ in range(2):
         found = judged.judged(bright(side=2))
-        assert [("x", 1.0), ("y", 2.0), ("z", 4.0)] == [*found.numbers.items()]
-        assert ("two",) == found.missing
+        assert [("x", 1.0), ("y", 2.0), ("z", 4.0)] == [*found["metrics"].items()]
+        assert ["two"] == found["missing"]
     assert "metric 'two' gives x as one before it does: the first is kept. Judge with two" in judged.notes[0]
     assert (1, "smaller", "larger") == (len(judged.notes), judged.better["x"], judged.better["z"])
 
@@ -265,7 +265,7 @@ def test_a_metric_observes_each_batch_once_and_no_image_is_kept(judge):
 def test_a_metric_that_cannot_observe_is_missing_and_the_reason_is_said_once(judge, error, again):
     judged = judge()
     samples = shades(judged, Shade(error=error))
-    assert ({}, ("shade",)) == (judged.judged(samples).numbers, judged.judged(samples).missing)
+    assert {"samples": len(samples), "metrics": {}, "missing": ["shade"]} == judged.judged(samples)
     assert [f"metric 'shade' is missing: {error}"] == judged.notes
     assert again == judged.lacks(samples)
 
@@ -293,17 +293,17 @@ def test_what_a_metric_observes_is_checked_and_a_broken_one_is_missing(judge, ro
     judged = judge()
     samples = shades(judged, Wrong())
     assert {} == samples.observed
-    assert ({}, ("shade",)) == (judged.judged(samples).numbers, judged.judged(samples).missing)
+    assert {"samples": len(samples), "metrics": {}, "missing": ["shade"]} == judged.judged(samples)
     assert [f"metric 'shade' is missing: {error.value}"] == judged.notes
     assert not judged.lacks(samples)  # it is not asked again
 
 
 def test_samples_without_images_or_conditions_are_not_observed(judge):
     judged = judge()
-    assert ("shade",) == judged.judged(shades(judged, Shade(), images=False)).missing
+    assert ["shade"] == judged.judged(shades(judged, Shade(), images=False))["missing"]
     assert ["metric 'shade' is missing: it looks at images, and these samples have none"] == judged.notes
     judged = judge()
-    assert () == judged.judged(shades(judged, Shade(), conditions=(0, None))).missing
+    assert [] == judged.judged(shades(judged, Shade(), conditions=(0, None)))["missing"]
     assert ["metric 'shade' is left out: it needs conditions, and these are not known"] == judged.notes
 
 
@@ -312,7 +312,7 @@ def test_metrics_that_need_conditions_are_left_out_where_they_are_unknown(judge,
     monkeypatch.setattr(type(judged.metrics["brightness"]), "needs", frozenset({"features"}))
     images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     found = judged.judged(Samples(conditions=(None,) * 3, images=images))
-    assert {"brightness"} == set(found.numbers)
+    assert {"brightness"} == set(found["metrics"])
     assert "metric 'variety' is left out: it needs conditions" in judged.notes[0]
 
 

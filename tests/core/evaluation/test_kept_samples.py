@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.kept_samples import RowFolder
+from dimo_core.evaluation.kept_samples import claimed
 from dimo_core.evaluation.store import Drawn
 from dimo_core.files.folder import Folder
 from dimo_core.metric import Samples
@@ -17,12 +17,11 @@ def keep(toy, tmp_path):
     """Keeps two samples of row "a" for each seed, as a comparison does."""
 
     def run(*seeds):
-        folders = [RowFolder(Folder(str(tmp_path)), "a", seed) for seed in seeds]
-        for folder, seed in zip(folders, seeds, strict=True):
-            folder.claim({"row": "a", "seed": seed or 0})
+        root, teacher = Folder(str(tmp_path)), toy.Teacher()
+        folders = [claimed(root, "a", seed, {"row": "a", "seed": seed or 0}, teacher) for seed in seeds]
         samples = Samples(conditions=(0, 1), images=torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
         for folder in folders:
-            folder.samples(toy.Teacher()).keep(Drawn(start=0, samples=samples, passes=1))
+            folder.keep(Drawn(start=0, samples=samples, passes=1))
 
     return run
 
@@ -65,8 +64,8 @@ def test_samples_of_one_seed_are_not_mixed_with_folders_of_several(keep, first, 
     keep(*first)
 
 
-def test_a_row_of_one_seed_that_has_no_samples_yet_is_nothing_for_folders_of_seeds(keep, tmp_path):
-    RowFolder(Folder(str(tmp_path)), "a", None).claim({"row": "a", "seed": 0})
+def test_a_row_of_one_seed_that_has_no_samples_yet_is_nothing_for_folders_of_seeds(keep, toy, tmp_path):
+    claimed(Folder(str(tmp_path)), "a", None, {"row": "a", "seed": 0}, toy.Teacher())
     with pytest.raises(UsageError, match=r"/a is of samples of one seed \(a\.json\)"):
         keep(*SEVERAL)
 

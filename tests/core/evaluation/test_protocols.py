@@ -166,8 +166,8 @@ def test_the_name_does_not_count_and_everything_else_does(plan):
 def test_differences_name_the_facts_and_their_values():
     one = {"name": "a", "samples": 3000, "features": {"name": "x", "size": 1}, "seeds": [0]}
     two = {"name": "b", "samples": 500, "features": {"name": "x", "size": 2}, "seeds": [0]}
-    assert ["samples (3000 | 500)", "features.size (1 | 2)"] == differences({"1": one, "2": two})
-    assert [] == differences({"1": one, "2": {**one, "name": "c"}})
+    assert ["samples (3000 | 500)", "features.size (1 | 2)"] == differences([one, two])
+    assert [] == differences([one, {**one, "name": "c"}])
 
 
 def test_metrics_that_are_named_have_the_options_of_the_plan(plan):

@@ -160,7 +160,7 @@ def test_a_metric_that_one_seed_lacks_has_no_spread():
 
 
 def test_one_protocol_and_one_machine_warn_of_nothing():
-    assert [] == warnings({"one": {"samples": 1}}, {"a": {"device": "cpu"}, "b": {"device": "cpu"}})
+    assert [] == warnings({"one": {"samples": 1}}, [{"device": "cpu"}] * 2)
 
 
 def test_a_sweep_of_temperatures_has_a_plot_of_its_own():

@@ -65,7 +65,7 @@ TABLE = Table(
     shown=("fid", "readable"),
     better={"fid": "smaller", "readable": "larger"},
     protocol={"samples": 10, "reference": {"name": "digits", "split": "test"}, "metrics": [{"name": "fid"}]},
-    notes=("metric 'x' is missing: install <y>",),
+    notes=("few samples", "metric 'x' is missing: install <y>"),
 )
 
 
@@ -77,7 +77,6 @@ def page():
         lead="2000 steps",
         facts={"command": "dimo run --beta 0.2"},
         table=TABLE,
-        notes=("few samples",),
         pictures={"teacher beside generator": picture},
         plots={**quality_plots(TABLE), **plots([{"step": 1, "loss": 1.0}], TABLE)},
         config={
@@ -123,7 +122,7 @@ def test_the_tiles_put_the_generator_beside_the_teacher_at_its_most_steps(page):
     assert "fewer forward passes 16x 1 instead of 16" in text
 
 
-def test_notes_of_report_and_table_are_shown_once(page):
+def test_notes_of_the_table_are_shown_once(page):
     assert ["few samples", "metric 'x' is missing: install <y>"] == [
         t for t in page.text if t.startswith(("few ", "metric '"))
     ]
@@ -150,7 +149,7 @@ def test_text_from_outside_is_always_escaped(evil):
     table = Table(
         rows=(Row(name=evil, kind="generator", steps=1, samples=1, metrics={evil: 1.0}),),
         protocol={evil: evil},
-        notes=(evil,),
+        notes=(evil, evil + "2"),
     )
     image = sheet(Preview(images=torch.zeros(1, 1, 8, 8, dtype=torch.uint8)))
     report = Report(
@@ -158,7 +157,6 @@ def test_text_from_outside_is_always_escaped(evil):
         lead=evil,
         facts={evil: evil},
         table=table,
-        notes=(evil + "2",),
         pictures={evil: image, evil + "text": Sheet(evil.encode(), ".txt")},
         plots={evil: image.data},
         config={evil: [evil]},

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dimo_core.files.images import image_png, png
-from dimo_core.report.sheets import GAP, MARGIN, beside, grid, over_time, sheet
+from dimo_core.report.sheets import GAP, MARGIN, below, beside, grid, sheet
 from dimo_core.teacher import Preview
 
 
@@ -26,7 +26,7 @@ def ink(image):
 
 
 def test_images_lie_row_by_row_with_gaps_on_light_paper():
-    paper = grid(flat(10, 20, 30), columns=2, scale=5)
+    paper = grid(flat(10, 20, 30), columns=2)
     step = 8 * 5 + GAP
     assert (2 * MARGIN + 2 * step - GAP,) * 2 == paper.size
     at = [paper.getpixel((MARGIN + x * step + 1, MARGIN + y * step + 1)) for y, x in ((0, 0), (0, 1), (1, 0))]
@@ -37,8 +37,8 @@ def test_images_lie_row_by_row_with_gaps_on_light_paper():
 
 def test_pixels_are_enlarged_without_blur():
     image = torch.tensor([[[0, 255], [255, 0]]], dtype=torch.uint8)[None]
-    shown = np.asarray(grid(image, columns=1, scale=3))[MARGIN : MARGIN + 6, MARGIN : MARGIN + 6, 0]
-    assert np.array_equal(np.kron([[0, 255], [255, 0]], np.ones((3, 3))), shown)
+    shown = np.asarray(grid(image, columns=1))[MARGIN : MARGIN + 40, MARGIN : MARGIN + 40, 0]
+    assert np.array_equal(np.kron([[0, 255], [255, 0]], np.ones((20, 20))), shown)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,9 @@ def test_panels_stand_side_by_side_with_the_same_rows():
     assert (40, 40, 40) == two.convert("RGB").getpixel((right, two.height - MARGIN - 20))
 
 
-def test_time_runs_downwards():
+def test_rows_stand_one_below_the_other():
     picture = opened(
-        over_time(
-            {"step 0": Preview(images=flat(10, 11)), "step 5": Preview(images=flat(20, 21))}, (), 2
-        ).data
+        below({"a": Preview(images=flat(10, 11)), "b": Preview(images=flat(20, 21))}, ()).data
     ).convert("RGB")
     right = picture.width - MARGIN - 20
     heights = (MARGIN + 20, MARGIN + 40 + GAP + 20)
