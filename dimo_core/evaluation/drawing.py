@@ -17,7 +17,7 @@ from dimo_core.draws import Draws
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.kept_samples import KeptSamples
 from dimo_core.evaluation.store import Drawn, Store
-from dimo_core.evaluation.table import Kind
+from dimo_core.evaluation.table import Origin
 from dimo_core.generator import Generator
 from dimo_core.metric import Samples
 from dimo_core.sampler import Sampled, TeacherSampling, described
@@ -29,9 +29,6 @@ SITES = 2**15
 
 Draw = Callable[[Condition, Draws], Sampled]
 """One batch of samples for encoded conditions."""
-
-Told = Callable[[int, int, bool], None]
-"""Receives the samples of a batch, those of the row up to its end, and whether it was there before."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,31 +75,17 @@ class Opened:
         return cls(draw=draw, network=generator)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Method:
-    """One row of a comparison.
+@attrs.frozen(kw_only=True)
+class Method(Origin):
+    """A teacher or generator that draws a row.
 
     Attributes:
-        name: As people read it.
-        kind: ``teacher`` or ``generator``.
-        steps: Sampling steps.
         open: Reads the weights; rows of one teacher share its network.
         identity: What decides its samples, besides seed and conditions: plain data.
-        series: What rows of one curve share.
-        sampling: Name of the teacher's sampling; empty for none.
-        temperature: Sampling temperature of a generator, where it was chosen.
-        drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
     """
 
-    name: str
-    kind: Kind
-    steps: int
     open: Callable[[], Opened]
     identity: Mapping[str, Any] = attrs.field(factory=dict)
-    series: str = ""
-    sampling: str = ""
-    temperature: float | None = None
-    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -142,26 +125,20 @@ class Drawing:
         """One sample for each raw condition, all in memory."""
         return Drawn.joined(list(self.batches(raw, opened)))
 
-    def batches(
-        self, raw: Sequence[Any], opened: Opened, told: Told | None = None, shard: Shard = Shard()
-    ) -> Iterator[Drawn]:
+    def batches(self, raw: Sequence[Any], opened: Opened, shard: Shard = Shard()) -> Iterator[Drawn]:
         """The same, batch by batch.
 
         Args:
             raw: The condition of each sample.
             opened: Draws them.
-            told: Hears of each batch; None for nobody.
             shard: Which batches; the others are left to other processes.
         """
         spans, first = self.spans(len(raw)), True
         for place in shard.among(len(spans)):
             span = spans[place]
             given = tuple(raw[span.start : span.stop])
-            batch = found = self._found(span, given)
-            if batch is None:
+            if (batch := self._found(span, given)) is None:
                 batch, first = self._seen(self._drawn(span, given, opened, first)), False
-            if told is not None:
-                told(len(span), span.stop, found is not None)
             yield batch
 
     def spans(self, count: int) -> list[range]:

@@ -1,11 +1,13 @@
 """Rows: samples of one way of drawing, and their numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
+from torch import nn
 
-from dimo_core.evaluation.drawing import Drawing, Opened, Told
+from dimo_core.evaluation.drawing import Drawing
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import BLOCK
 from dimo_core.evaluation.store import Drawn
@@ -44,17 +46,14 @@ class Rows:
         own: dict[str, Any] = {"teacher": self.teacher, "device": self.device, "batch_size": self.batch_size}
         return Drawing(**own, seed=seed, phase=phase, block=block, **kept)
 
-    def numbers(
-        self, drawing: Drawing, raw: list[Any], opened: Opened, told: Told | None = None
-    ) -> dict[str, Any]:
-        """What the samples of a row cost, and what they are worth: plain data."""
-        batches = list(drawing.batches(raw, opened, told))
+    def numbers(self, batches: Sequence[Drawn], network: nn.Module) -> dict[str, Any]:
+        """What the samples of a row cost, which a network drew, and what they are worth: plain data."""
         drawn, machines = Drawn.joined(batches), dict.fromkeys(tuple(b.machine.items()) for b in batches)
         return {
             "passes": drawn.passes,
             "seconds": drawn.seconds,
             "decoding": drawn.decoding,
-            "parameters": sum(p.numel() for p in opened.network.parameters()),
+            "parameters": sum(p.numel() for p in network.parameters()),
             "machines": [dict(pairs) for pairs in machines],
             **self.judged(drawn.samples),
         }

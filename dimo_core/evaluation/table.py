@@ -1,5 +1,6 @@
 """The table at the end of a run: what each way of sampling costs, and what its samples are worth."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,27 +23,21 @@ Kind = Literal["teacher", "generator", "images", "real"]
 Better = Literal["larger", "smaller"]
 
 
+def _pairs(edges: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    return {name: (low, high) for name, (low, high) in edges.items()}
+
+
 @attrs.frozen(kw_only=True)
-class Row:
-    """One way of sampling.
+class Origin:
+    """Who made the samples of a row, and how.
 
     Attributes:
         name: As people read it, such as ``teacher, 16 steps``.
         kind: Who made the samples; ``images`` are files, ``real`` another part of the real data, the floor.
         steps: Sampling steps; 0 for real data.
         sampling: Name of the teacher's sampling; empty where the row is one of its step counts.
-        passes: Forward passes a sample took, the guidance's second pass counted.
-        samples: How many samples were judged.
-        seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
-        metrics: The numbers by name; means, where there are several seeds.
         series: What rows of one curve share, such as the sampler; empty where nobody compares samplers.
         temperature: Sampling temperature of a generator, where several are compared.
-        parameters: Of the network; 0 where nobody counted.
-        decoding: Time to decode all the images.
-        seeds: Seeds that the numbers are means over; ``samples`` were drawn for each.
-        spread: Standard deviation over seeds, by metric.
-        intervals: 95 % intervals over resamples, by metric.
-        protocol: Digest of the protocol, where rows come from several files.
         drawn: How the samples were drawn: sampler and guidance, or a generator's sampling options.
     """
 
@@ -50,19 +45,38 @@ class Row:
     kind: Kind
     steps: int = 0
     sampling: str = ""
+    series: str = ""
+    temperature: float | None = None
+    drawn: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Row(Origin):
+    """Samples of one origin: what they cost, and what they are worth.
+
+    Attributes:
+        passes: Forward passes a sample took, the guidance's second pass counted.
+        samples: How many samples were judged.
+        seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
+        metrics: The numbers by name; means, where there are several seeds.
+        parameters: Of the network; 0 where nobody counted.
+        decoding: Time to decode all the images.
+        seeds: Seeds that the numbers are means over; ``samples`` were drawn for each.
+        spread: Standard deviation over seeds, by metric.
+        intervals: 95 % intervals over resamples, by metric.
+        protocol: Digest of the protocol, where rows come from several files.
+    """
+
     passes: int = 0
     samples: int
     seconds: float = 0.0
     metrics: Mapping[str, float]
-    series: str = ""
-    temperature: float | None = None
     parameters: int = 0
     decoding: float = 0.0
     seeds: int = 1
     spread: Mapping[str, float] = attrs.field(factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict, converter=_pairs)
     protocol: str = ""
-    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
     @property
     def rate(self) -> float:
@@ -190,8 +204,7 @@ class Table:
 
         def row(values: Mapping[str, Any]) -> Row:
             metrics = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
-            intervals = {k: (low, high) for k, (low, high) in values.get("intervals", {}).items()}
-            return Row(**{**values, "metrics": metrics, "intervals": intervals})
+            return Row(**{**values, "metrics": metrics})
 
         texts = {name: tuple(data[name]) for name in ("shown", "notes")}
         return cls(
@@ -254,8 +267,4 @@ def _width(columns: Sequence[Column]) -> int:
 
 def finite(value: Any) -> Any:
     """Plain data in which numbers that are not finite are null, for JSON."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -23,7 +23,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
 from dimo_core.registry import Registry, built
-from dimo_core.report.comparison_table import row_of
+from dimo_core.report.comparison_table import REAL, row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots
 from dimo_core.report.quality_plots import quality_plots
@@ -89,9 +89,9 @@ class RunRows(Rows):
 
     def row(self, method: Method, samples: int | None = None) -> Row:
         """Draw and judge a row, of so many samples where that is told."""
-        drawing, raw = self.drawing(self.seed, onlooker=self.judge), self.raw(samples)
-        found = {**self.numbers(drawing, raw, method.open()), "parameters": 0, "decoding": 0.0}
-        return row_of(method, [found])
+        drawing, opened = self.drawing(self.seed, onlooker=self.judge), method.open()
+        found = self.numbers(list(drawing.batches(self.raw(samples), opened)), opened.network)
+        return row_of(method, [{**found, "parameters": 0, "decoding": 0.0}])
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
         """The teacher in each of its ``ways``, the generator at one step, and the real floor.
@@ -109,7 +109,7 @@ class RunRows(Rows):
         ]
         rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
         if (floor := self.judge.floor) is not None:
-            rows.append(Row(name="real data", kind="real", samples=len(floor), metrics=self.judge(floor)))
+            rows.append(row_of(REAL, [self.judge.judged(floor)]))
         plan = self.judge.plan
         return Table(
             rows=tuple(rows),
