@@ -25,8 +25,7 @@ from dimo_core.generator import Generator
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_table import REAL, row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
-from dimo_core.report.plots import plots
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import plots, quality_plots
 from dimo_core.report.sheets import FixedSamples, Sheet
 from dimo_core.sampler import Sampler, TeacherSampling, described
 from dimo_core.settings import Evaluate

@@ -14,7 +14,7 @@ from dimo_core.evaluation.protocols import differences
 from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, write_report
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
 
 FORMAT = "dimo-comparison/1"
