@@ -1,5 +1,6 @@
 """What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -196,14 +197,9 @@ class Results:
     def _best_before(self, step: int) -> float:
         """The best score of evaluations before ``step``, from metrics.jsonl: nothing to save or resume."""
         assert self.rows is not None
-        scores = [
-            self.rows.judge.score(
-                {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
-            )
-            for line in read_metrics(self.folder)
-            if line["step"] < step and any(k.startswith("eval/") for k in line)
-        ]
-        return min(scores, default=float("inf"))
+        lines = [line for line in read_metrics(self.folder) if line["step"] < step]
+        judged = ({k.removeprefix("eval/"): v for k, v in line.items() if "eval/" in k} for line in lines)
+        return min(map(self.rows.judge.score, judged), default=math.inf)
 
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
