@@ -8,12 +8,11 @@ import attrs
 
 from dimo_core.device import device_name
 from dimo_core.errors import DimoError, UsageError
-from dimo_core.evaluation.drawing import Method, Opened, Shard
+from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
 from dimo_core.evaluation.kept_samples import KeptSamples, claimed
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
-from dimo_core.evaluation.rows import Rows
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Row
 from dimo_core.files.folder import Folder, as_json

@@ -12,9 +12,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dimo_core.evaluation.numbers import aligned, fine_decimals, shortened
+from dimo_core.suggestions import several
 
 RATES = ("samples/s", "images/s")
-"""Columns that a terminal does without: others say the same."""
+FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
+"""What a terminal shows: whether spreads and intervals, and which columns it does without."""
 
 ENOUGH = 4
 """So many metrics are shown rather than spreads, intervals and parameters, where there is no room for all."""
@@ -117,10 +119,10 @@ class Table:
     """
 
     rows: tuple[Row, ...]
-    shown: tuple[str, ...] = ()
+    shown: tuple[str, ...] = attrs.field(default=(), converter=several)
     better: Mapping[str, Better] = attrs.field(factory=dict)
     protocol: Mapping[str, Any] = attrs.field(factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = attrs.field(default=(), converter=several)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -206,10 +208,8 @@ class Table:
             metrics = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
             return Row(**{**values, "metrics": metrics})
 
-        texts = {name: tuple(data[name]) for name in ("shown", "notes")}
-        return cls(
-            rows=tuple(map(row, data["rows"])), better=data["better"], protocol=data["protocol"], **texts
-        )
+        own = {field.name: data[field.name] for field in attrs.fields(cls)}
+        return cls(**{**own, "rows": tuple(map(row, data["rows"]))})
 
     def rich(self, width: int | None = None) -> RichTable:
         """The table for a terminal: the shown metrics as far as they fit, best values bold, notes below.
@@ -232,17 +232,14 @@ class Table:
 
     def _fitting(self, width: int) -> tuple[list[str], list[Column]]:
         """Which metrics fit into a terminal, and its columns; intervals and parameters go first."""
-        for full, left_out in ((True, RATES), (False, RATES), (False, (*RATES, "parameters"))):
-            chosen = [name for name in self.metrics if name in self.shown] or list(self.metrics)
-            enough = min(ENOUGH, len(chosen))
-            while True:
-                columns = [c for c in self.columns(chosen, full=full) if c.title not in left_out]
-                if len(chosen) <= 1 or _width(columns) <= width:
-                    break
-                chosen.pop()
-            if len(chosen) >= enough and _width(columns) <= width:
+        shown = [name for name in self.metrics if name in self.shown] or list(self.metrics)
+        enough = min(ENOUGH, len(shown))
+        forms = [(n, full, out) for full, out in FORMS for n in range(len(shown), enough - 1, -1)]
+        for count, full, left_out in [*forms, *((n, *FORMS[-1]) for n in range(enough - 1, 0, -1))]:
+            columns = [c for c in self.columns(shown[:count], full=full) if c.title not in left_out]
+            if _width(columns) <= width:
                 break
-        return chosen, columns
+        return shown[:count], columns
 
     def markdown(self) -> str:
         """The table for a README or a model card; best values are bold."""

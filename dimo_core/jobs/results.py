@@ -16,9 +16,8 @@ from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.evaluation.comparison import size_notes
-from dimo_core.evaluation.drawing import Method, Opened
+from dimo_core.evaluation.drawing import Method, Opened, Rows
 from dimo_core.evaluation.judge import Judge
-from dimo_core.evaluation.rows import Rows
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
