@@ -27,7 +27,7 @@ from dimo_core.report.comparison_table import REAL, row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots, quality_plots
 from dimo_core.report.sheets import FixedSamples, Sheet
-from dimo_core.sampler import Sampler, TeacherSampling, described
+from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
@@ -38,13 +38,11 @@ class RunRows(Rows):
     """The rows of a run: the teacher in several ways, the generator in one step, and real data.
 
     Attributes:
-        ways: How the teacher is sampled, row by row.
-        sampled: The same as plain data, or the sampler and guidance of step counts.
+        ways: How the teacher is sampled, row by row: by named samplings, or in several numbers of steps.
         seed: Seed of the draws.
     """
 
     ways: tuple[TeacherSampling, ...]
-    sampled: Mapping[str, Any]
     seed: int = 0
 
     @classmethod
@@ -75,16 +73,12 @@ class RunRows(Rows):
         sampler = sampler or built(registry, "sampler", plan.sampler)
         guidance = built(registry, "guidance", plan.guidance)
         counts = plan.steps if settings.steps is None else settings.steps
-        ways = [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
-        sampled: dict[str, Any] = {"sampler": described(sampler), "guidance": described(guidance)}
-        if settings.samplings:
-            names = dict.fromkeys(settings.samplings)
-            ways = [TeacherSampling.named(teacher, name, registry) for name in names]
-            sampled = {"samplings": [way.as_dict() for way in ways]}
+        ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
+        ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
         plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
         judge = Judge.resolve(teacher, plan, registry, batch_size=size)
         own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
-        return cls(**own, ways=tuple(ways), sampled=sampled, **more)
+        return cls(**own, ways=tuple(ways), **more)
 
     def row(self, method: Method, samples: int | None = None) -> Row:
         """Draw and judge a row, of so many samples where that is told."""
@@ -109,7 +103,8 @@ class RunRows(Rows):
         rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
         if (floor := self.judge.floor) is not None:
             rows.append(row_of(REAL, [self.judge.judged(floor)]))
-        plan = self.judge.plan
+        plan, every = self.judge.plan, [way.as_dict() for way in self.ways]
+        sampled = {name: each[name] for each in every[:1] for name in ("sampler", "guidance")}
         return Table(
             rows=tuple(rows),
             shown=plan.shown,
@@ -120,7 +115,7 @@ class RunRows(Rows):
                 "batch_size": self.batch_size,
                 "device": str(self.device),
                 **self.judge.protocol(),
-                **self.sampled,
+                **({"samplings": every} if any(way.name for way in self.ways) else sampled),
                 **({} if generator is None else {"generator": dict(generator.sampling())}),
             },
             notes=(*size_notes(self.judge.width, rows, "--eval.samples"), *self.judge.notes),
