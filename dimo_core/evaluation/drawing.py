@@ -29,9 +29,6 @@ from dimo_core.tokens import Tokens
 SITES = 2**15
 """The most tokens that are drawn at a time, unless told: 64 samples of 512 tokens, 8 of 4096."""
 
-Draw = Callable[[Condition, Draws], Sampled]
-"""One batch of samples for encoded conditions."""
-
 
 @attrs.frozen(kw_only=True)
 class Shard:
@@ -55,11 +52,11 @@ class Opened:
     """What is ready to draw.
 
     Attributes:
-        draw: Draws a batch of tokens.
+        draw: Draws one batch of samples for encoded conditions.
         network: What it uses, on the device; in eval mode meanwhile, and in its old mode again afterwards.
     """
 
-    draw: Draw
+    draw: Callable[[Condition, Draws], Sampled]
     network: nn.Module
 
     @classmethod
