@@ -26,7 +26,7 @@ from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_table import REAL, row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
 from dimo_core.report.plots import plots, quality_plots
-from dimo_core.report.sheets import FixedSamples, Sheet
+from dimo_core.report.sheets import FixedSamples
 from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import EvaluationPlan
@@ -209,27 +209,12 @@ class Results:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
-        path = write_report(self.folder, self._report(table, pictures, curves))
-        logger.info("report: {}", path)
-        return table
-
-    def best_way(self, table: Table) -> TeacherSampling | None:
-        """How the teacher's row with the best score was sampled; None for a table without its rows."""
-        assert self.rows is not None
-        rows = [row for row in table.rows if row.kind == "teacher"]
-        scores = [self.rows.judge.score(row.metrics) for row in rows]
-        pairs = zip(scores, self.rows.ways, strict=True)
-        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
-
-    def _report(
-        self, table: Table | None, pictures: Mapping[str, Sheet], curves: Mapping[str, bytes]
-    ) -> Report:
-        config = self.job.config
-        teacher, divergence = config["teacher"]["name"], config["divergence"]["name"]
-        return Report(
-            title=f"{teacher}, one step",
-            lead=f"A one-step generator distilled from the teacher {teacher} with the divergence "
-            f"{divergence}: {self.engine.step} steps of {self.job.train.batch_size} samples.",
+        config, train = self.job.config, self.job.train
+        name = config["teacher"]["name"]
+        report = Report(
+            title=f"{name}, one step",
+            lead=f"A one-step generator distilled from the teacher {name} with the divergence "
+            f"{config['divergence']['name']}: {self.engine.step} steps of {train.batch_size} samples.",
             facts={
                 "command": f"dimo run --config {self.folder.path('config.yaml')}",
                 "device": str(self.device),
@@ -240,3 +225,13 @@ class Results:
             plots=curves,
             config=config,
         )
+        logger.info("report: {}", write_report(self.folder, report))
+        return table
+
+    def best_way(self, table: Table) -> TeacherSampling | None:
+        """How the teacher's row with the best score was sampled; None for a table without its rows."""
+        assert self.rows is not None
+        rows = [row for row in table.rows if row.kind == "teacher"]
+        scores = [self.rows.judge.score(row.metrics) for row in rows]
+        pairs = zip(scores, self.rows.ways, strict=True)
+        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
