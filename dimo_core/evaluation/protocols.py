@@ -108,21 +108,13 @@ class Protocol(Measures):
                 "data, split and features."
             )
         try:
-            before = cls(**{"metrics": Choice("?"), **values})
-            made = attrs.evolve(before, **changed)
+            made = cls(**{"metrics": Choice("?"), **values, **changed})
+            told = values if made.name not in NAMED else {**base, **NAMED[made.name], "name": made.name}
+            plain = cls(**{"metrics": Choice("?"), **told})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"protocol {name!r}: {error}") from error
-        same = all(getattr(before, key) == getattr(made, key) for key in changed)
-        same = same and not _claims(before, base)
+        same = digest(made.as_dict()) == digest(plain.as_dict())
         return made if same or made.name.endswith(CHANGED) else attrs.evolve(made, name=made.name + CHANGED)
-
-
-def _claims(protocol: Protocol, base: Mapping[str, Any]) -> bool:
-    """Whether it has the name of one of ``NAMED`` without being that, on top of the fields of a plan."""
-    if protocol.name not in NAMED:
-        return False
-    values = {"metrics": Choice("?"), **base, **NAMED[protocol.name], "name": protocol.name}
-    return digest(Protocol(**values).as_dict()) != digest(protocol.as_dict())  # lists and tuples are the same
 
 
 def digest(facts: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampler, TeacherSampling
-from dimo_core.suggestions import ASSUMED, Choice, EvaluationPlan
+from dimo_core.suggestions import ASSUMED, Choice
 from dimo_core.teacher import Teacher
 
 
@@ -35,15 +35,13 @@ class TeacherRows:
     samplings: tuple[str, ...] = ()
     guidance: Choice | None = None
 
-    def ways(
-        self, teacher: Teacher, plan: EvaluationPlan | None, registry: Registry
-    ) -> list[tuple[str, TeacherSampling]]:
+    def ways(self, teacher: Teacher, registry: Registry) -> list[tuple[str, TeacherSampling]]:
         """Each row with the name of its series; a sampler of the plan's name has the plan's options too.
 
         Raises:
             UsageError: for an unknown sampler, guidance or sampling, or wrong options of one.
         """
-        plan = plan or ASSUMED
+        plan = teacher.evaluation() or ASSUMED
         own, counts = plan.sampler, self.steps or plan.steps
         guidance: Guidance = built(registry, "guidance", self.guidance or plan.guidance)
         found = []

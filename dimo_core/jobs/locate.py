@@ -1,7 +1,7 @@
 """What a path leads to: a generator, a run, a teacher, or pictures; and the teacher that goes with it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -13,7 +13,6 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
 from dimo_core.files.images import picture_files
-from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 
@@ -100,17 +99,16 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
 
 def _saved(folder: Folder, layers: Sequence[Layer], registry: Registry) -> Teacher:
     """The teacher of a folder that ``Teacher.save`` wrote, with further options if any are given."""
-    given: Mapping[str, object] = {}
-    for layer in layers:
-        given = {**given, **layer.data.get("teacher", {})}
     card = folder.read_yaml(TEACHER)
     marked = re.match(r"dimo-([\w.-]+)/", str(card.get("format") if isinstance(card, dict) else ""))
-    name = str(given.get("name") or (marked.group(1) if marked else ""))
+    given = [named for layer in layers if (named := layer.name("teacher"))]
+    name = [marked[1] if marked else "", *given][-1]
     if name not in registry.names("teacher"):
         raise UsageError(
             f"{folder.path(TEACHER)} is of the teacher {name or 'of no known format'!r}. Name the one that "
             f"reads it: --teacher NAME. Known: {', '.join(registry.names('teacher'))}."
         )
-    options = {key: value for key, value in given.items() if key != "name"}
-    teacher: Teacher = build(registry.load("teacher", name), {**options, "checkpoint": folder.url})
+    place = Layer(origin=folder.url, data={"teacher": {"name": name, "checkpoint": folder.url}})
+    teacher = chosen_teacher([*layers, place], registry, None)
+    assert teacher is not None, "the last layer names it"
     return teacher

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
-from dimo_core.errors import Interrupted, UsageError
+from dimo_core.errors import CheckpointError, Interrupted, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
@@ -25,9 +25,13 @@ LABELS = Conditioning(kind="label", classes=("even", "odd"))
 
 
 @pytest.fixture
-def loaded(toy, monkeypatch):
+def loaded(toy, monkeypatch, tmp_path_factory):
     """Replaces the loader; remembers its calls, and can be told to load tokens."""
-    calls = []
+    calls, here = [], tmp_path_factory.mktemp("generators")
+    monkeypatch.chdir(here)
+    for name in ("g", "other", "some/generator"):
+        (here / name).mkdir(parents=True)
+        (here / name / "generator.yaml").write_text(name)
 
     def load(path, device, *, options=None):
         calls.append((path, str(device), options))
@@ -88,6 +92,12 @@ def test_samples_overwrite_nothing(loaded, tmp_path):
         sample_folder("g", count=1, out=str(tmp_path), device="cpu")
     assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
     assert [] == loaded.calls
+
+
+def test_where_no_generator_is_nothing_is_written(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no generator in 'nowhere': neither generator\.yaml nor"):
+        sample_folder("nowhere", out=str(tmp_path / "out"), device="cpu")
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_tokens_become_lines(loaded, toy, tmp_path):
