@@ -1,4 +1,4 @@
-"""Commands whose options belong to plugins that the command line names: arguments, job and help.
+"""``dimo run``, ``pretrain`` and ``convert``: commands whose options belong to plugins that the words name.
 
 Every option is ``--name value`` or ``--name=value``, so no parser has to know them; what they mean, and
 whether they exist, is checked against the chosen plugins together with config files.
@@ -7,40 +7,23 @@ whether they exist, is checked against the chosen plugins together with config f
 import argparse
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import yaml
 
-from dimo_core.cli.parsing import log_level, option
-from dimo_core.config.builder import Builder
 from dimo_core.config.draft import Draft
-from dimo_core.config.layers import Context, Layer, from_environment, from_file, from_pairs
-from dimo_core.errors import ConfigError, UnknownNameError, UsageError
+from dimo_core.config.folders import resumed
+from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
+from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
-from dimo_core.options import Option, Path, first_line, plain, schema, type_name
+from dimo_core.options import Path
 from dimo_core.registry import Registry
-
-GENERAL: Mapping[str, tuple[str, str]] = {
-    "preset": ("NAME", "recipe of the teacher"),
-    "config": ("FILE", "YAML file of options, a path or URL; may be repeated, later files win"),
-    "print_config": ("", "print the resolved configuration as YAML and stop"),
-    "print_schema": ("", "print a JSON schema of configuration files for these plugins and stop"),
-    "resume": ("FOLDER", "continue the run in this folder; only --device may change and --steps may grow"),
-    "dry-run": ("", "build all without weights, print options, parameters and memory, and stop"),
-}
-"""What the help says of options outside the sections: what a value is called (empty for a flag), and text."""
 
 FLAGS = ("help", "print_config", "print_schema", "dry_run")
 """Options of the commands that take no value."""
-
-_PRECEDENCE = """\
-Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
-DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
-files, the environment and the preset of this command line. Everything is checked before anything starts."""
 
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
@@ -116,7 +99,7 @@ class Command:
     Attributes:
         prog: ``dimo run``.
         about: What it does.
-        builder: Makes its job.
+        draft: Makes its job.
         short: Short forms that it has.
         takes: What else of ``GENERAL`` it has.
         more: Adds what else its help shows, to the parser and to the general options.
@@ -124,7 +107,7 @@ class Command:
 
     prog: str
     about: str
-    builder: Builder
+    draft: type[Draft]
     short: Mapping[str, Path] = attrs.field(factory=dict)
     takes: Sequence[str] = ()
     more: Callable[[argparse.ArgumentParser, argparse._ArgumentGroup, Draft], None] | None = None
@@ -141,105 +124,85 @@ class Command:
             raise UsageError("--resume is an option of `dimo run` and `dimo pretrain` only")
         explicit = [*map(from_file, given.config), given.layer]
         if given.resume and not given.flags & {"help", "print_schema"}:
-            job = self.builder.resumed(given.resume, explicit, registry)
+            job = resumed(self.draft, given.resume, explicit, registry)
         else:
-            layers = [from_environment(os.environ, self.builder.keys), *explicit]
-            draft = self.builder.draft(layers, Context(registry=registry, short=[*self.short]))
-            if "help" in given.flags:
-                sys.stdout.write(self.help(draft))
+            layers = [from_environment(os.environ, self.draft.keys), *explicit]
+            draft = self.draft(layers=layers, registry=registry, short=[*self.short])
+            if given.flags & {"help", "print_schema"}:
+                from dimo_core.cli.help import help_text, schema_of
+
+                shown = (
+                    help_text(self, draft)
+                    if "help" in given.flags
+                    else json.dumps(schema_of(draft), indent=1)
+                )
+                print(shown.rstrip("\n"))
                 return None
-            if "print_schema" in given.flags:
-                print(json.dumps(self.schema(draft), indent=1))
-                return None
-            job = self.builder.job_of(draft)
+            job = draft.job()
         if "print_config" in given.flags:
             sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
             return None
         return job
 
-    def schema(self, draft: Draft) -> dict[str, Any]:
-        """A JSON schema of configuration files for the chosen plugins, with the defaults that the help shows.
 
-        Raises:
-            DimoError: for all mistakes at once.
-        """
-        draft.context.check()
-        preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])
-        options = [preset] if "preset" in self.builder.keys else []
-        named = {key: section.name for key, section in draft.sections.items() if section.name}
-        options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
-        for section in draft.sections.values():
-            options += [attrs.evolve(option, default=draft.value(option)) for option in section.options()]
-        found = schema(options)
-        for key, name in named.items():
-            names = {"enum": draft.context.registry.names(key), "default": name}
-            found["properties"][key]["properties"]["name"] = names
-            found["properties"][key] = {"anyOf": [names, found["properties"][key]]}
-        return found
+def run(argv: Sequence[str]) -> int:
+    """``dimo run``: distil a teacher into a one-step generator."""
+    from dimo_core.config.distil import DistilDraft
 
-    def help(self, draft: Draft) -> str:
-        """The help text for the chosen plugins.
+    command = Command(
+        prog="dimo run",
+        about="Distil a teacher into a one-step generator. Options follow the chosen plugins: name another "
+        "teacher or divergence, and --help shows its options.",
+        draft=DistilDraft,
+        short=SHORT,
+        takes=("preset", "resume", "dry-run"),
+    )
+    given, registry = read(argv, SHORT), Registry.discover()
+    if given.resume and "dry_run" in given.flags and "help" not in given.flags:
+        raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
+    if (job := command.job(given, registry)) is None:
+        return 0
 
-        Raises:
-            UnknownNameError: when the command line names a plugin or a sampling that does not exist.
-        """
-        problems = draft.context.problems
-        for problem in problems:
-            if isinstance(problem, UnknownNameError):
-                raise problem
-        wrong = ["Wrong in this command line:", *map(str, problems)] if problems else []
-        parser = argparse.ArgumentParser(
-            prog=self.prog,
-            usage=f"{self.prog} [OPTIONS]",
-            description=self.about,
-            epilog="\n\n".join([_PRECEDENCE, *wrong]),
-            add_help=False,
-            formatter_class=_Formatter,
-        )
-        top = parser.add_argument_group("general")
-        option(top, "-h --help", "", "show this text and stop")
-        for name, (metavar, text) in GENERAL.items():
-            if name in ("config", "print_config", "print_schema", *self.takes):
-                text += f": {_names(draft.presets, draft.preset)}" if name == "preset" else ""
-                option(top, f"--{name}", metavar, text)
-        if self.more is not None:
-            self.more(parser, top, draft)
-        log_level(top)
-        for key, section in draft.sections.items():
-            title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-            shown = parser.add_argument_group(title.rstrip(".")) if key else top
-            if section.name:
-                names = draft.context.registry.names(key)
-                option(shown, f"--{key}", "NAME", _names(names, section.name))
-            for each in section.options():
-                self._add_option(shown, each, draft)
-        return parser.format_help()
+    from dimo_core.jobs.distil import run
+    from dimo_core.jobs.dry_run import dry_run
 
-    def _add_option(self, shown: argparse._ArgumentGroup, which: Option, draft: Draft) -> None:
-        short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == which.path]
-        value = draft.value(which)
-        default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
-        text = f"{which.doc} ({type_name(which.type)}, {default})".lstrip()
-        option(shown, " ".join([f"--{which.key}", *short]), which.path[-1].upper(), text)
+    if "dry_run" in given.flags:
+        dry_run(job)
+    else:
+        run(job, registry=registry, resume=bool(given.resume))
+    return 0
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, keeps blank lines, and leaves room for long option strings."""
+def pretrain(argv: Sequence[str]) -> int:
+    """``dimo pretrain``: train a masked diffusion teacher from images."""
+    from dimo_core.config.pretrain import PretrainDraft
+    from dimo_core.jobs.pretrain import pretrain
 
-    def __init__(self, prog: str) -> None:
-        width = max(60, min(shutil.get_terminal_size().columns, 110))
-        super().__init__(prog, max_help_position=36, width=width)
+    command = Command(
+        prog="dimo pretrain",
+        about="Train a masked diffusion teacher from images, with a tokenizer fitted to them. The result is "
+        "a folder that --teacher.checkpoint of `dimo run` takes.",
+        draft=PretrainDraft,
+        short={name: path for name, path in SHORT.items() if path[0] == "train"},
+        takes=("resume",),
+    )
+    given, registry = read(argv, command.short), Registry.discover()
+    if (job := command.job(given, registry)) is not None:
+        pretrain(job, registry=registry, resume=bool(given.resume))
+    return 0
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = argparse.HelpFormatter._fill_text
-        return "\n\n".join(fill(self, part, width, indent) for part in text.split("\n\n"))
 
+def convert(argv: Sequence[str]) -> int:
+    """``dimo convert``: foreign weights into a folder of safetensors and YAML."""
+    from dimo_core.jobs.convert import ConvertDraft, convert
 
-def _names(names: Collection[str], default: str | None) -> str:
-    return f"{' | '.join(names)} (default: {default})" if names else "(there is none)"
-
-
-def _text(value: Any) -> str:
-    """A value as it would be typed."""
-    typed = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
-    return str(typed).removesuffix("...\n").strip()
+    command = Command(
+        prog="dimo convert",
+        about="Turn foreign weights into a folder of safetensors and YAML: those that the teacher's options "
+        "name, or, with --generator.init FILE, those of a published one-step generator of that teacher. "
+        "Files are read without executing anything in them, and must fit exactly.",
+        draft=ConvertDraft,
+    )
+    if (job := command.job(read(argv, command.short), Registry.discover())) is not None:
+        convert(job)
+    return 0

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     layers = teacher_layers(rest)
 
     from dimo_core.config.distil import DEFAULTS
-    from dimo_core.config.draft import next_folder
+    from dimo_core.config.folders import next_folder
     from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import TeacherRows
     from dimo_core.jobs.locate import chosen_teacher, teacher_of_generators
@@ -161,7 +161,7 @@ def _parser() -> Parser:
 
 
 def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> int:
-    from dimo_core.config.draft import next_folder
+    from dimo_core.config.folders import next_folder
     from dimo_core.jobs.compare import merge
 
     alone = {"--merge", "--out"}

@@ -13,17 +13,17 @@ from loguru import logger
 import dimo_core
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 
-COMMANDS: Mapping[str, str] = {
-    "run": "distil a teacher into a one-step generator",
-    "sample": "draw samples from a trained generator, or from a teacher",
-    "evaluate": "judge a generator, a teacher, or pictures",
-    "compare": "the paper's table: samplers of a teacher, and generators",
-    "pretrain": "train a masked diffusion teacher from images",
-    "convert": "turn foreign weights into a folder of safetensors and YAML",
-    "plugins": "list what is installed, from which package, and what failed",
-    "doctor": "show versions and devices, and what is missing for which command",
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("command:run", "distil a teacher into a one-step generator"),
+    "sample": ("sample:main", "draw samples from a trained generator, or from a teacher"),
+    "evaluate": ("evaluate:main", "judge a generator, a teacher, or pictures"),
+    "compare": ("compare:main", "the paper's table: samplers of a teacher, and generators"),
+    "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
+    "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
+    "plugins": ("plugins:main", "list what is installed, from which package, and what failed"),
+    "doctor": ("doctor:main", "show versions and devices, and what is missing for which command"),
 }
-"""Commands with one line about each; the module of the same name in this package holds ``main(argv)``."""
+"""Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
 LEVELS = ("trace", "debug", "info", "warning", "error")
 
@@ -76,12 +76,13 @@ def _command(name: str, arguments: list[str]) -> int:
         level=level,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
-    return int(import_module(f"dimo_core.cli.{name}").main(arguments))
+    module, _, function = COMMANDS[name][0].partition(":")
+    return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments))
 
 
 def _top(arguments: Sequence[str]) -> int:
     """``dimo`` itself: ``--help``, ``--version``, or a command that does not exist."""
-    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dimo",
         usage="dimo COMMAND [OPTIONS]",

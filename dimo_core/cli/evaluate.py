@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(list(argv))
     layers = teacher_layers(rest)
 
-    from dimo_core.config.draft import next_folder
+    from dimo_core.config.folders import next_folder
     from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import labels
     from dimo_core.jobs.locate import find_subject

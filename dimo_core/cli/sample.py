@@ -46,8 +46,8 @@ def _generator(argv: Sequence[str]) -> int:
 
 def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.cli.command import Command, read
-    from dimo_core.config.draft import next_folder
-    from dimo_core.config.sample import SAMPLING
+    from dimo_core.config.folders import next_folder
+    from dimo_core.config.sample import SampleDraft
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
@@ -55,7 +55,7 @@ def _teacher(argv: Sequence[str]) -> int:
         prog="dimo sample --teacher NAME",
         about="Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named "
         "sampling is a preset of steps, sampler and guidance; options that are given besides override it.",
-        builder=SAMPLING,
+        draft=SampleDraft,
         short={"temperature": ("sampler", "temperature")},
         more=_more,
     )

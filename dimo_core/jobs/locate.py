@@ -7,8 +7,8 @@ from typing import Literal
 import attrs
 
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.config.draft import choose, complete
-from dimo_core.config.layers import Context, Layer
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.layers import Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
@@ -36,6 +36,16 @@ class Subject:
     teacher: Teacher
 
 
+class _TeacherDraft(Draft):
+    """A teacher, and nothing else."""
+
+    keys = ("teacher",)
+    defaults = DEFAULTS
+
+    def outline(self) -> list[Section | None]:
+        return [self.choose("teacher")]
+
+
 def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | None) -> Teacher | None:
     """The teacher that options name.
 
@@ -47,11 +57,8 @@ def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | N
     Raises:
         UsageError: for an unknown teacher, wrong options, or other keys.
     """
-    context = Context(registry=registry)
-    named = any("teacher" in layer.data for layer in layers)
-    section = choose("teacher", default or DEFAULTS["teacher"], layers, context)
-    teacher: Teacher | None = complete([section], layers, context, ("teacher",)).make().get("teacher")
-    return teacher if named or default is not None else None
+    teacher: Teacher = _TeacherDraft(layers=layers, registry=registry).make()["teacher"]
+    return teacher if default or any("teacher" in layer.data for layer in layers) else None
 
 
 def teacher_of_generators(paths: Sequence[str], registry: Registry) -> Teacher:

@@ -45,7 +45,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr("dimo_core.jobs.distil.run", recorder("run"))
     monkeypatch.setattr("dimo_core.jobs.dry_run.dry_run", recorder("dry_run"))
-    monkeypatch.setattr("dimo_core.cli.pretrain.pretrain", recorder("pretrain"))
+    monkeypatch.setattr("dimo_core.jobs.pretrain.pretrain", recorder("pretrain"))
     monkeypatch.setattr("dimo_core.jobs.sample.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
     return calls
 
