@@ -1,6 +1,7 @@
-"""``dimo run``, ``pretrain`` and ``convert``: commands whose options belong to plugins that the words name.
+"""How words on a command line are read, and ``dimo run``, ``pretrain`` and ``convert``.
 
-Every option is ``--name value`` or ``--name=value``, so no parser has to know them; what they mean, and
+argparse reads the options that a command has in any case. All others belong to the plugins that the words
+name. They are ``--name value`` or ``--name=value``, so no parser has to know them; what they mean, and
 whether they exist, is checked against the chosen plugins together with config files.
 """
 
@@ -8,8 +9,9 @@ import argparse
 import json
 import os
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import yaml
@@ -22,9 +24,6 @@ from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
 
-FLAGS = ("help", "print_config", "print_schema", "dry_run")
-"""Options of the commands that take no value."""
-
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
     "steps": ("train", "steps"),
@@ -32,64 +31,88 @@ SHORT: Mapping[str, Path] = {
 }
 """Short forms of what people type most."""
 
-
-@attrs.frozen(kw_only=True)
-class Arguments:
-    """A command line, taken apart.
-
-    Attributes:
-        flags: Which of ``FLAGS`` were given.
-        config: Values of ``--config``, in order.
-        resume: Value of ``--resume``; empty when not given.
-        layer: Everything else, by path.
-    """
-
-    flags: frozenset[str]
-    config: tuple[str, ...]
-    resume: str
-    layer: Layer
+STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
 
-def read(argv: Sequence[str], short: Mapping[str, Path]) -> Arguments:
-    """Take a command line apart.
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose errors are ``UsageError``."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "", **more: Any) -> None:
+        """Name the command and what it does."""
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False, **more)
+        self.top = self if self.add_help else self.add_argument_group("general")
+        levels = "trace | debug | info | warning | error (default: info)"
+        option(self.top, "--log-level", "LEVEL", levels)  # the dispatcher has taken it out of the arguments
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UsageError``."""
+        raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **more: Any) -> None:
+    """Add an option; ``-`` and ``_`` are the same in its name.
 
     Args:
-        argv: Arguments after the command.
+        to: Parser, or group of one.
+        names: Its names, separated by spaces.
+        value: What its value is called, with ``...`` after it where there may be several; empty for a flag.
+        text: Its help.
+        more: As for ``add_argument``.
+    """
+    name, several, _ = value.partition(" ...")
+    more |= {"metavar": name} if name else {"action": "store_true"}
+    more |= {"nargs": "+"} if several else {}
+    added = to.add_argument(*names.split(), help=text.replace("%", "%%"), **more)
+    for known in added.option_strings:
+        twin = "--" + known[2:].translate({ord("-"): "_", ord("_"): "-"})
+        if known.startswith("--") and twin != known:
+            to.add_argument(twin, **more | {"dest": added.dest, "default": SUPPRESS, "help": SUPPRESS})
+
+
+def positive(text: str) -> int:
+    """An integer from 1 up; ``ValueError`` for anything else."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def device(to: argparse._ActionsContainer) -> None:
+    """Add ``--device``."""
+    option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
+
+
+def configs(to: argparse._ActionsContainer) -> None:
+    """Add ``--config``."""
+    text = "YAML file of options, a path or URL; may be repeated, later files win"
+    option(to, "--config", "FILE", text, action="append", default=[])
+
+
+def words(rest: Sequence[str], short: Mapping[str, Path], stray: str = STRAY) -> Layer:
+    """The layer of what argparse has left: options by path.
+
+    Args:
+        rest: Arguments.
         short: Short forms that the command has.
+        stray: What is said of an argument that is no option.
 
     Raises:
         UsageError: for what is no option, or lacks its value.
     """
-    flags: set[str] = set()
-    plain: dict[str, list[str]] = {"config": [], "resume": []}  # no part of the configuration
     pairs: list[tuple[Path, str | None, str]] = []
-    rest = ["--help" if token == "-h" else token for token in argv]
-    while rest:
-        token = rest.pop(0)
+    left = [*rest]
+    while left:
+        token = left.pop(0)
         if not token.startswith("--") or token == "--":
-            raise UsageError(f"unexpected argument {token!r}. Options are written --name value; see --help.")
+            raise UsageError(stray.format(token))
         written, has_value, value = token.partition("=")
         name = written[2:].replace("-", "_")
-        if name in FLAGS:
-            if has_value:
-                raise UsageError(f"{written} takes no value, got {value!r}")
-            flags.add(name)
-            continue
         # A negative number is the value of the option before it, an option is not.
-        given = value if has_value else rest.pop(0) if rest and not rest[0].startswith("--") else None
+        given = value if has_value else left.pop(0) if left and not left[0].startswith("--") else None
         path = short.get(name) or tuple(name.split("."))
-        if given is None and (name in (*KINDS, *plain, "preset") or path[-1] == "name"):
+        if given is None and (name in (*KINDS, "preset") or path[-1] == "name"):
             raise ConfigError(f"{written} needs a value")
-        if name in plain:
-            plain[name].append(str(given))
-        else:
-            pairs.append((path, given, written))
-    return Arguments(
-        flags=frozenset(flags),
-        config=tuple(plain["config"]),
-        resume="".join(plain["resume"][-1:]),
-        layer=from_pairs(pairs, "the command line"),
-    )
+        pairs.append((path, given, written))
+    return from_pairs(pairs, "the command line")
 
 
 @attrs.frozen(kw_only=True)
@@ -101,48 +124,71 @@ class Command:
         about: What it does.
         draft: Makes its job.
         short: Short forms that it has.
-        takes: What else of ``GENERAL`` it has.
-        more: Adds what else its help shows, to the parser and to the general options.
+        resumes: Whether it has ``--resume``.
+        dry: Whether it has ``--dry-run``.
+        more: Adds further options of its own.
+        stray: What is said of an argument that is no option.
     """
 
     prog: str
     about: str
     draft: type[Draft]
     short: Mapping[str, Path] = attrs.field(factory=dict)
-    takes: Sequence[str] = ()
-    more: Callable[[argparse.ArgumentParser, argparse._ArgumentGroup, Draft], None] | None = None
+    resumes: bool = False
+    dry: bool = False
+    more: Callable[[argparse._ActionsContainer], None] | None = None
+    stray: str = STRAY
 
-    def job(self, given: Arguments, registry: Registry) -> Any:
-        """The job that a command line asks for; None where it asks for a text, which is printed.
+    def parser(self) -> Parser:
+        """Reads the options that no plugin has."""
+        parser = Parser(self.prog, self.about, add_help=False)
+        option(parser.top, "-h --help", "", "show this text and stop")
+        configs(parser.top)
+        option(parser.top, "--print_config", "", "print the resolved configuration as YAML and stop")
+        schema = "print a JSON schema of configuration files for these plugins and stop"
+        option(parser.top, "--print_schema", "", schema)
+        if self.resumes:
+            text = "continue the run in this folder; only --device may change and --steps may grow"
+            option(parser.top, "--resume", "FOLDER", text)
+        if self.dry:
+            text = "build all without weights, print options, parameters and memory, and stop"
+            option(parser.top, "--dry-run", "", text)
+        if self.more is not None:
+            self.more(parser.top)
+        parser.set_defaults(resume=None, dry_run=False)
+        return parser
+
+    def job(self, argv: Sequence[str], registry: Registry) -> tuple[Any, argparse.Namespace]:
+        """The job that a command line asks for, None where it asks for a text, and the options besides.
 
         Raises:
             DimoError: for all mistakes at once.
         """
-        if "dry_run" in given.flags and "dry-run" not in self.takes:
-            raise UsageError("--dry-run is an option of `dimo run` only")
-        if given.resume and "resume" not in self.takes:
-            raise UsageError("--resume is an option of `dimo run` and `dimo pretrain` only")
-        explicit = [*map(from_file, given.config), given.layer]
-        if given.resume and not given.flags & {"help", "print_schema"}:
-            job = resumed(self.draft, given.resume, explicit, registry)
+        parser = self.parser()
+        options, rest = parser.parse_known_args(list(argv))
+        layer = words(rest, self.short, self.stray)
+        for name, commands in (("resume", "`dimo run` and `dimo pretrain`"), ("dry_run", "`dimo run`")):
+            if name in layer.data:
+                raise UsageError(f"--{name.replace('_', '-')} is an option of {commands} only")
+        explicit, folder = [*map(from_file, options.config), layer], options.resume
+        if folder and options.dry_run and not options.help:
+            raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
+        if folder and not options.help and not options.print_schema:
+            job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
             draft = self.draft(layers=layers, registry=registry, short=[*self.short])
-            if given.flags & {"help", "print_schema"}:
+            if options.help or options.print_schema:
                 from dimo_core.cli.help import help_text, schema_of
 
-                shown = (
-                    help_text(self, draft)
-                    if "help" in given.flags
-                    else json.dumps(schema_of(draft), indent=1)
-                )
-                print(shown.rstrip("\n"))
-                return None
+                schema = "" if options.help else json.dumps(schema_of(draft), indent=1)
+                print(schema or help_text(parser, draft, self.short))
+                return None, options
             job = draft.job()
-        if "print_config" in given.flags:
+        if options.print_config:
             sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
-            return None
-        return job
+            job = None
+        return job, options
 
 
 def run(argv: Sequence[str]) -> int:
@@ -155,21 +201,21 @@ def run(argv: Sequence[str]) -> int:
         "teacher or divergence, and --help shows its options.",
         draft=DistilDraft,
         short=SHORT,
-        takes=("preset", "resume", "dry-run"),
+        resumes=True,
+        dry=True,
     )
-    given, registry = read(argv, SHORT), Registry.discover()
-    if given.resume and "dry_run" in given.flags and "help" not in given.flags:
-        raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
-    if (job := command.job(given, registry)) is None:
+    registry = Registry.discover()
+    job, options = command.job(argv, registry)
+    if job is None:
         return 0
 
     from dimo_core.jobs.distil import run
     from dimo_core.jobs.dry_run import dry_run
 
-    if "dry_run" in given.flags:
+    if options.dry_run:
         dry_run(job)
     else:
-        run(job, registry=registry, resume=bool(given.resume))
+        run(job, registry=registry, resume=bool(options.resume))
     return 0
 
 
@@ -184,11 +230,12 @@ def pretrain(argv: Sequence[str]) -> int:
         "a folder that --teacher.checkpoint of `dimo run` takes.",
         draft=PretrainDraft,
         short={name: path for name, path in SHORT.items() if path[0] == "train"},
-        takes=("resume",),
+        resumes=True,
     )
-    given, registry = read(argv, command.short), Registry.discover()
-    if (job := command.job(given, registry)) is not None:
-        pretrain(job, registry=registry, resume=bool(given.resume))
+    registry = Registry.discover()
+    job, options = command.job(argv, registry)
+    if job is not None:
+        pretrain(job, registry=registry, resume=bool(options.resume))
     return 0
 
 
@@ -203,6 +250,6 @@ def convert(argv: Sequence[str]) -> int:
         "Files are read without executing anything in them, and must fit exactly.",
         draft=ConvertDraft,
     )
-    if (job := command.job(read(argv, command.short), Registry.discover())) is not None:
+    if (job := command.job(argv, Registry.discover())[0]) is not None:
         convert(job)
     return 0

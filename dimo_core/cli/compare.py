@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dimo_core.cli.command import read
-from dimo_core.cli.parsing import Parser, device, option, positive
+from dimo_core.cli.command import Parser, configs, device, option, positive, words
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     options, rest = _parser().parse_known_args(list(argv))
     if options.merge:
         return _merge(options, rest, argv)
-    layers = teacher_layers(rest)
+    layers = teacher_layers(options.config, rest)
 
     from dimo_core.config.distil import DEFAULTS
     from dimo_core.config.folders import next_folder
@@ -64,17 +63,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def teacher_layers(rest: Sequence[str]) -> list[Layer]:
+def teacher_layers(configs: Sequence[str], rest: Sequence[str]) -> list[Layer]:
     """Options of the teacher, from the environment, files and the command line.
 
     Raises:
         UsageError: for what is no option of a teacher.
     """
-    given = read(rest, {})
-    if given.flags or given.resume:
-        wrong = [f"--{flag.replace('_', '-')}" for flag in sorted(given.flags)] or ["--resume"]
-        raise UsageError(f"{wrong[0]} is no option of this command; the same command with --out goes on.")
-    return [from_environment(os.environ, ("teacher",)), *map(from_file, given.config), given.layer]
+    given = words(rest, {})
+    for wrong in ("dry_run", "print_config", "print_schema", "resume"):
+        if wrong in given.data:
+            text = "is no option of this command; the same command with --out goes on."
+            raise UsageError(f"--{wrong.replace('_', '-')} {text}")
+    return [from_environment(os.environ, ("teacher",)), *map(from_file, configs), given]
 
 
 def comparing(options: argparse.Namespace, argv: Sequence[str], **what: Any) -> "Comparing":
@@ -131,6 +131,7 @@ def add_common(to: Parser) -> None:
     option(to, "--intervals", "N", intervals, type=int, default=0)
     option(to, "--batch-size", "B", "samples drawn at a time, at most 500", type=positive)
     device(to)
+    configs(to)
     option(to, "--out", "FOLDER", "where results go; what is finished there is not done again")
     option(to, "--keep-samples", "FOLDER", "keep the samples themselves: pictures, or lines", dest="keep")
     option(to, "--stream", "", "write no finished batches; an interrupted row begins anew")

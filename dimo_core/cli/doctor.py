@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from dimo_core.cli.parsing import Parser
+from dimo_core.cli.command import Parser
 from dimo_core.jobs.doctor import Examination, examine
 
 

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dimo_core.cli.command import Parser, option, positive
 from dimo_core.cli.compare import add_common, choice, comparing, guidance, teacher_layers
-from dimo_core.cli.parsing import Parser, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
 from dimo_core.suggestions import ASSUMED
@@ -21,7 +21,7 @@ OF_TEACHER = ("sampler", "sampling_steps", "sampling", "guidance")
 def main(argv: Sequence[str]) -> int:
     """Run the command; the arguments are those after ``dimo evaluate``."""
     options, rest = _parser().parse_known_args(list(argv))
-    layers = teacher_layers(rest)
+    layers = teacher_layers(options.config, rest)
 
     from dimo_core.config.folders import next_folder
     from dimo_core.jobs.compare import compare

@@ -8,21 +8,13 @@ from typing import Any
 import attrs
 import yaml
 
-from dimo_core.cli.command import Command
-from dimo_core.cli.parsing import log_level, option
+from dimo_core.cli.command import Parser, option
 from dimo_core.config.draft import Draft
 from dimo_core.errors import UnknownNameError
-from dimo_core.options import Option, first_line, plain, schema, type_name
+from dimo_core.options import Option, Path, first_line, plain, schema, type_name
+from dimo_core.sampler import listing
 
-GENERAL: Mapping[str, tuple[str, str]] = {
-    "preset": ("NAME", "recipe of the teacher"),
-    "config": ("FILE", "YAML file of options, a path or URL; may be repeated, later files win"),
-    "print_config": ("", "print the resolved configuration as YAML and stop"),
-    "print_schema": ("", "print a JSON schema of configuration files for these plugins and stop"),
-    "resume": ("FOLDER", "continue the run in this folder; only --device may change and --steps may grow"),
-    "dry-run": ("", "build all without weights, print options, parameters and memory, and stop"),
-}
-"""What the help says of options outside the sections: what a value is called (empty for a flag), and text."""
+_PRESET = "recipe of the teacher"
 
 _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
@@ -37,7 +29,7 @@ def schema_of(draft: Draft) -> dict[str, Any]:
         DimoError: for all mistakes at once.
     """
     draft.check()
-    preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])
+    preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=_PRESET)
     options = [preset] if "preset" in draft.keys else []
     named = {key: section.name for key, section in draft.sections.items() if section.name}
     options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
@@ -51,8 +43,13 @@ def schema_of(draft: Draft) -> dict[str, Any]:
     return found
 
 
-def help_text(command: Command, draft: Draft) -> str:
+def help_text(parser: Parser, draft: Draft, short: Mapping[str, Path]) -> str:
     """The help text for the chosen plugins.
+
+    Args:
+        parser: Of the command's other options; those of the plugins are added.
+        draft: Of the command's job.
+        short: Short forms that the command has.
 
     Raises:
         UnknownNameError: when the command line names a plugin or a sampling that does not exist.
@@ -62,40 +59,33 @@ def help_text(command: Command, draft: Draft) -> str:
         if isinstance(problem, UnknownNameError):
             raise problem
     wrong = ["Wrong in this command line:", *map(str, problems)] if problems else []
-    parser = argparse.ArgumentParser(
-        prog=command.prog,
-        usage=f"{command.prog} [OPTIONS]",
-        description=command.about,
-        epilog="\n\n".join([_PRECEDENCE, *wrong]),
-        add_help=False,
-        formatter_class=_Formatter,
-    )
-    top = parser.add_argument_group("general")
-    option(top, "-h --help", "", "show this text and stop")
-    for name, (metavar, text) in GENERAL.items():
-        if name in ("config", "print_config", "print_schema", *command.takes):
-            text += f": {_names(draft.presets, draft.preset)}" if name == "preset" else ""
-            option(top, f"--{name}", metavar, text)
-    if command.more is not None:
-        command.more(parser, top, draft)
-    log_level(top)
+    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", _Formatter
+    parser.epilog = "\n\n".join([_PRECEDENCE, *wrong])
+    if "preset" in draft.keys:
+        option(parser.top, "--preset", "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
+    if "sampling" in draft.keys:
+        shown = parser.add_argument_group("samplings of the teacher")
+        for name, text in listing(draft.presets).items():
+            shown.add_argument(name, help=text.replace("%", "%%"))
     for key, section in draft.sections.items():
         title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-        shown = parser.add_argument_group(title.rstrip(".")) if key else top
+        to = parser.add_argument_group(title.rstrip(".")) if key else parser.top
         if section.name:
             names = draft.registry.names(key)
-            option(shown, f"--{key}", "NAME", _names(names, section.name))
+            option(to, f"--{key}", "NAME", _names(names, section.name))
         for each in section.options():
-            _add_option(shown, each, draft, command)
+            _add_option(to, each, draft, short)
     return parser.format_help()
 
 
-def _add_option(shown: argparse._ArgumentGroup, which: Option, draft: Draft, command: Command) -> None:
-    short = [f"--{name.replace('_', '-')}" for name, path in command.short.items() if path == which.path]
+def _add_option(
+    to: argparse._ActionsContainer, which: Option, draft: Draft, short: Mapping[str, Path]
+) -> None:
+    forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == which.path]
     value = draft.value(which)
     default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
     text = f"{which.doc} ({type_name(which.type)}, {default})".lstrip()
-    option(shown, " ".join([f"--{which.key}", *short]), which.path[-1].upper(), text)
+    option(to, " ".join([f"--{which.key}", *forms]), which.path[-1].upper(), text)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

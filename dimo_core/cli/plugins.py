@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from dimo_core.cli.parsing import Parser
+from dimo_core.cli.command import Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Offer, Registry
