@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import attrs
 import yaml
+from loguru import logger
 
 from dimo_core.config.draft import Draft
 from dimo_core.config.folders import resumed
@@ -31,6 +32,8 @@ SHORT: Mapping[str, Path] = {
 }
 """Short forms of what people type most."""
 
+LEVELS = ("trace", "debug", "info", "warning", "error")
+
 STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
 
@@ -41,8 +44,9 @@ class Parser(argparse.ArgumentParser):
         """Name the command and what it does."""
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False, **more)
         self.top = self if self.add_help else self.add_argument_group("general")
-        levels = "trace | debug | info | warning | error (default: info)"
-        option(self.top, "--log-level", "LEVEL", levels)  # the dispatcher has taken it out of the arguments
+        level = os.environ.get("DIMO_LOG_LEVEL") or "info"
+        levels = f"{' | '.join(LEVELS)} (default: info)"
+        option(self.top, "--log-level", "LEVEL", levels, type=log_from, default=level)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``UsageError``."""
@@ -67,6 +71,24 @@ def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **
         twin = "--" + known[2:].translate({ord("-"): "_", ord("_"): "-"})
         if known.startswith("--") and twin != known:
             to.add_argument(twin, **more | {"dest": added.dest, "default": SUPPRESS, "help": SUPPRESS})
+
+
+def log_from(level: str) -> str:
+    """Log to stderr what is at least of this level.
+
+    Raises:
+        UsageError: for another level than ``LEVELS``.
+    """
+    if level.lower() not in LEVELS:
+        raise UsageError(f"unknown log level {level!r}. Levels: {', '.join(LEVELS)}")
+    logger.remove()
+    logger.add(
+        lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
+        colorize=sys.stderr.isatty(),
+        level=level.upper(),
+        format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
+    )
+    return level
 
 
 def positive(text: str) -> int:

@@ -58,7 +58,7 @@ def help_text(parser: Parser, draft: Draft, short: Mapping[str, Path]) -> str:
     for problem in problems:
         if isinstance(problem, UnknownNameError):
             raise problem
-    wrong = ["Wrong in this command line:", *map(str, problems)] if problems else []
+    wrong = ["Wrong in this command line:", *dict.fromkeys(map(str, problems))] if problems else []
     parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", _Formatter
     parser.epilog = "\n\n".join([_PRECEDENCE, *wrong])
     if "preset" in draft.keys:

@@ -163,7 +163,7 @@ class DistilDraft(Draft):
             self.presets, plan = dict(teacher.recipes()), teacher.evaluation()
         except DimoError as error:
             self.preset = None
-            self.report(error)
+            self.problems.append(error)
             return
         defaults, base = {**DEFAULTS, "teacher": chosen.name}, []
         if plan is not None:
@@ -177,7 +177,7 @@ class DistilDraft(Draft):
             base.append(from_mapping(recipe, origin, defaults))
         elif self.preset is not None:
             hint = f"(of {chosen.title})"
-            self.report(UnknownNameError("preset", str(self.preset), self.presets, hint))
+            self.problems.append(UnknownNameError("preset", str(self.preset), self.presets, hint))
         self.layers = [*base, *self.layers]
 
     def job(self) -> Job:

@@ -119,18 +119,14 @@ class Draft:
         """
         raise NotImplementedError
 
-    def report(self, problem: DimoError) -> None:
-        """Remember a mistake, once."""
-        if str(problem) not in map(str, self.problems):
-            self.problems.append(problem)
-
     def check(self) -> None:
         """Raise what was found: a single mistake as it is, several as one error of several lines."""
-        if len(self.problems) == 1:
-            raise self.problems[0]
-        if self.problems:
+        texts = dict.fromkeys(map(str, self.problems))  # one file may be given twice
+        if len(texts) > 1:
             plugin = any(isinstance(error, PluginError) for error in self.problems)
-            raise (PluginError if plugin else ConfigError)("\n".join(map(str, self.problems)))
+            raise (PluginError if plugin else ConfigError)("\n".join(texts))
+        if self.problems:
+            raise self.problems[0]
 
     def choose(self, kind: str) -> Section | None:
         """The plugin of one kind that the highest layer names; None when it cannot be loaded."""
@@ -151,7 +147,7 @@ class Draft:
                 )
             return Section(key=kind, name=name, cls=self.registry.load(kind, name))
         except DimoError as error:
-            self.report(error)
+            self.problems.append(error)
             return None
 
     def _from_object(self, kind: str, value: object, layer: Layer) -> Section | None:
@@ -164,7 +160,9 @@ class Draft:
         what, advice = repr(value), f"give a name, options or a {interface}"
         if isinstance(value, type):
             what, advice = f"the class {value.__qualname__}", "make an object of it"
-        self.report(layer.fault(f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}"))
+        self.problems.append(
+            layer.fault(f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}")
+        )
         return None
 
     def first_look(self, section: Section | None) -> "Teacher | None":
@@ -217,7 +215,7 @@ class Draft:
             typed, wrong = convert(section.cls, values, section.prefix, text=bool(layer.spelling))
             given |= {path: (value, layer) for path, value in typed.items()}
             for path, reason in wrong.items():
-                self.report(layer.fault(f"{layer.where(path)}: {reason}"))
+                self.problems.append(layer.fault(f"{layer.where(path)}: {reason}"))
         return given
 
     def _flatten(
@@ -230,7 +228,7 @@ class Draft:
             inner = sorted(path[len(prefix)] for path in paths if path[: len(prefix)] == prefix)
             object_of = f"{section.cls.__name__} or its " if section.cls and attrs.has(type(data)) else ""
             expected = f"expected {object_of}options ({', '.join(inner) or 'none'}), got {data!r}"
-            self.report(layer.fault(f"{layer.where(prefix)}: {expected}"))
+            self.problems.append(layer.fault(f"{layer.where(prefix)}: {expected}"))
             return
         for key, value in (data or {}).items():
             path = (*prefix, str(key))
@@ -254,7 +252,7 @@ class Draft:
         spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")
         hint = nearest(key, [*known, *spelled], form)
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
-        self.report(layer.fault(f"{where}: {reason}{hint}"))
+        self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 
     def _takes(self, section: Section, path: Path) -> str:
         """That a plugin has no such option, which ones it has, and which plugins have this one."""
@@ -276,7 +274,7 @@ class Draft:
         missing = [o for o in section.options() if o.default is attrs.NOTHING and o.path not in given]
         for option in missing:
             needs = f"{section.title} needs --{option.key}: {option.doc or 'it has no default'}"
-            self.report(ConfigError(needs))
+            self.problems.append(ConfigError(needs))
         if missing:
             return None
         values: dict[str, Any] = {}
@@ -293,7 +291,7 @@ class Draft:
             path = (*section.prefix, *keys.split(".")) if keys else section.prefix
             nobody = Layer(origin="", data={}, spelling={path: ".".join(path)})
             layer = given[path][1] if path in given else nobody
-            self.report(layer.fault(f"{layer.where(path)}:{reason}"))
+            self.problems.append(layer.fault(f"{layer.where(path)}:{reason}"))
         except DimoError as error:
-            self.report(error)
+            self.problems.append(error)
         return None

@@ -68,7 +68,9 @@ class PretrainDraft(Draft):
             first.append(Section(key="teacher", name=chosen.name, cls=None))
             options = getattr(chosen.cls, "pretraining_options", None)
             if options is None:
-                self.report(ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher."))
+                self.problems.append(
+                    ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher.")
+                )
             else:
                 first.append(Section(key="model", cls=options))
         train, own = Section(key="train", cls=Train), Section(key="", cls=Own)

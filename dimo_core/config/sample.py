@@ -63,7 +63,7 @@ class SampleDraft(Draft):
                 self.preset = next(iter(self.presets), None) if wanted is None else str(wanted)
                 self.layers = [self._suggestion(chosen, teacher), *self.layers]
             except DimoError as error:
-                self.report(error)
+                self.problems.append(error)
         return [chosen, self.choose("sampler"), self.choose("guidance"), Section(key="", cls=Own)]
 
     def _suggestion(self, chosen: Section, teacher: Teacher) -> Layer:

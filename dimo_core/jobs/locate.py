@@ -46,30 +46,22 @@ class _TeacherDraft(Draft):
         return [self.choose("teacher")]
 
 
-def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | None) -> Teacher | None:
-    """The teacher that options name.
+def chosen_teacher(layers: Sequence[Layer], registry: Registry, generators: Sequence[str] = ()) -> Teacher:
+    """The teacher that options name, or that the first of some generators was distilled from, or the default.
 
     Args:
         layers: From the lowest to the highest precedence; they hold the key ``teacher`` only.
         registry: The installed plugins.
-        default: Its name when nobody gives one; None for no teacher then.
+        generators: Folders of generators, or of runs.
 
     Raises:
         UsageError: for an unknown teacher, wrong options, or other keys.
+        CheckpointError: when there is no generator.
     """
     teacher: Teacher = _TeacherDraft(layers=layers, registry=registry).make()["teacher"]
-    return teacher if default or any("teacher" in layer.data for layer in layers) else None
-
-
-def teacher_of_generators(paths: Sequence[str], registry: Registry) -> Teacher:
-    """The teacher that the first of some generators was distilled from.
-
-    Raises:
-        CheckpointError: when there is no generator.
-        UsageError: when its teacher is not installed.
-    """
-    folder = generator_folder(paths[0])
-    teacher: Teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
+    if generators and not any("teacher" in layer.data for layer in layers):
+        folder = generator_folder(generators[0])
+        teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
     return teacher
 
 
@@ -85,18 +77,15 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
         UsageError: when it is nothing that can be evaluated.
         CheckpointError: when its files are damaged.
     """
-    folder, given = Folder(path), chosen_teacher(layers, registry, None)
+    folder, teacher = Folder(path), chosen_teacher(layers, registry)
     if folder.exists(CARD) or folder.exists("generator", CARD):
         found = generator_folder(path)
-        return Subject(
-            kind="generator", url=found.url, teacher=given or teacher_of_generators([found.url], registry)
-        )
+        teacher = chosen_teacher(layers, registry, [found.url])
+        return Subject(kind="generator", url=found.url, teacher=teacher)
     for place in (folder, folder.sub("teacher")):
         if place.exists(TEACHER):
             return Subject(kind="teacher", url=place.url, teacher=_saved(place, layers, registry))
     if folder.exists() and picture_files(path):
-        teacher = given or chosen_teacher(layers, registry, DEFAULTS["teacher"])
-        assert teacher is not None
         return Subject(kind="images", url=path, teacher=teacher)
     raise UsageError(
         f"nothing to evaluate in {path!r}. Give a folder with one of: {CARD} (a generator), "

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dimo_maskgit
-from dimo_core.cli.dispatch import main as dimo
+from dimo_core.cli import main as dimo
 from dimo_core.config.pretrain import PretrainDraft
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, StorageError, UsageError

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from loguru import logger
 
-from dimo_core.cli import main
-from dimo_core.cli.dispatch import COMMANDS
+from dimo_core.cli import COMMANDS, main
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
