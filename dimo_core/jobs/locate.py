@@ -7,8 +7,8 @@ from typing import Literal
 import attrs
 
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.config.draft import choose, complete
-from dimo_core.config.layers import Context, Layer
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.layers import Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
@@ -35,33 +35,32 @@ class Subject:
     teacher: Teacher
 
 
-def chosen_teacher(layers: Sequence[Layer], registry: Registry, default: str | None) -> Teacher | None:
-    """The teacher that options name.
+class _TeacherDraft(Draft):
+    """A teacher, and nothing else."""
+
+    keys = ("teacher",)
+    defaults = DEFAULTS
+
+    def outline(self) -> list[Section | None]:
+        return [self.choose("teacher")]
+
+
+def chosen_teacher(layers: Sequence[Layer], registry: Registry, generators: Sequence[str] = ()) -> Teacher:
+    """The teacher that options name, or that the first of some generators was distilled from, or the default.
 
     Args:
         layers: From the lowest to the highest precedence; they hold the key ``teacher`` only.
         registry: The installed plugins.
-        default: Its name when nobody gives one; None for no teacher then.
+        generators: Folders of generators, or of runs.
 
     Raises:
         UsageError: for an unknown teacher, wrong options, or other keys.
-    """
-    context = Context(registry=registry)
-    named = any("teacher" in layer.data for layer in layers)
-    section = choose("teacher", default or DEFAULTS["teacher"], layers, context)
-    teacher: Teacher | None = complete([section], layers, context, ("teacher",)).make().get("teacher")
-    return teacher if named or default is not None else None
-
-
-def teacher_of_generators(paths: Sequence[str], registry: Registry) -> Teacher:
-    """The teacher that the first of some generators was distilled from.
-
-    Raises:
         CheckpointError: when there is no generator.
-        UsageError: when its teacher is not installed.
     """
-    folder = generator_folder(paths[0])
-    teacher: Teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
+    teacher: Teacher = _TeacherDraft(layers=layers, registry=registry).make()["teacher"]
+    if generators and not any("teacher" in layer.data for layer in layers):
+        folder = generator_folder(generators[0])
+        teacher = of_card(registry, "teacher", read_card(folder)["teacher"], folder)
     return teacher
 
 
@@ -77,18 +76,15 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
         UsageError: when it is nothing that can be evaluated.
         CheckpointError: when its files are damaged.
     """
-    folder, given = Folder(path), chosen_teacher(layers, registry, None)
+    folder, teacher = Folder(path), chosen_teacher(layers, registry)
     if folder.exists(CARD) or folder.exists("generator", CARD):
         found = generator_folder(path)
-        return Subject(
-            kind="generator", url=found.url, teacher=given or teacher_of_generators([found.url], registry)
-        )
+        teacher = chosen_teacher(layers, registry, [found.url])
+        return Subject(kind="generator", url=found.url, teacher=teacher)
     for place in (folder, folder.sub("teacher")):
         if place.exists(TEACHER):
             return Subject(kind="teacher", url=place.url, teacher=_saved(place, layers, registry))
     if folder.exists() and picture_files(path):
-        teacher = given or chosen_teacher(layers, registry, DEFAULTS["teacher"])
-        assert teacher is not None
         return Subject(kind="images", url=path, teacher=teacher)
     raise UsageError(
         f"nothing to evaluate in {path!r}. Give a folder with one of: {CARD} (a generator), "

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from loguru import logger
 
-from dimo_core.cli import main
-from dimo_core.cli.dispatch import COMMANDS
+from dimo_core.cli import COMMANDS, main
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
@@ -45,7 +44,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr("dimo_core.jobs.distil.run", recorder("run"))
     monkeypatch.setattr("dimo_core.jobs.dry_run.dry_run", recorder("dry_run"))
-    monkeypatch.setattr("dimo_core.cli.pretrain.pretrain", recorder("pretrain"))
+    monkeypatch.setattr("dimo_core.jobs.pretrain.pretrain", recorder("pretrain"))
     monkeypatch.setattr("dimo_core.jobs.sample.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
     return calls
 
@@ -167,14 +166,14 @@ def test_the_environment_does_not_disturb_a_resumed_run(started, capsys, monkeyp
         ([*TOY, "--steps", "-1"], "--steps: must be >= 0: -1"),
         ([*TOY, "--beta"], "--beta: needs a value"),
         (["run", "--teacher"], "--teacher needs a value"),
-        ([*TOY, "--config"], "--config needs a value"),
+        ([*TOY, "--config"], "--config: expected one argument"),
         ([*TOY, "--config", "none.yaml"], "cannot read config file 'none.yaml': there is no such file"),
         ([*TOY, "--preset", "slow"], "unknown preset 'slow'. Known: fast, paper."),
         ([*TOY, "--train", "4"], "--train: expected options (accumulate,"),
         ([*TOY, "--train", "4", "--train.steps", "3"], "'train' was given a value already"),
         ([*TOY, "stray"], "unexpected argument 'stray'"),
         ([*TOY, "-x"], "unexpected argument '-x'"),
-        ([*TOY, "--dry-run=yes"], "--dry-run takes no value"),
+        ([*TOY, "--dry-run=yes"], "--dry-run: ignored explicit argument 'yes'"),
         ([*TOY, "--log-level", "loud"], "unknown log level 'loud'"),
         (["run", "--resume", "nowhere"], "no run in 'nowhere'"),
         (["run", "--resume", "nowhere", "--dry-run"], "give one of them"),
