@@ -105,6 +105,4 @@ def _saved(folder: Folder, layers: Sequence[Layer], registry: Registry) -> Teach
             f"reads it: --teacher NAME. Known: {', '.join(registry.names('teacher'))}."
         )
     place = Layer(origin=folder.url, data={"teacher": {"name": name, "checkpoint": folder.url}})
-    teacher = chosen_teacher([*layers, place], registry, None)
-    assert teacher is not None, "the last layer names it"
-    return teacher
+    return chosen_teacher([*layers, place], registry)
