@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
@@ -41,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
         try:
-            code = _command(name)(arguments[1:]) if name else _top(arguments)
+            if name:
+                module, _, function = COMMANDS[name][0].partition(":")
+                code = int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+            else:
+                code = _top(arguments)
         except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
             code = stop.code if isinstance(stop.code, int) else 0
         sys.stdout.flush()
@@ -64,12 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exception(error)
         return 1
     return code
-
-
-def _command(name: str) -> Callable[[Sequence[str]], int]:
-    module, _, function = COMMANDS[name][0].partition(":")
-    found: Callable[[Sequence[str]], int] = getattr(import_module(f"dimo_core.cli.{module}"), function)
-    return found
 
 
 def _top(arguments: Sequence[str]) -> int:

@@ -204,7 +204,7 @@ class Command:
                 from dimo_core.cli.help import help_text, schema_of
 
                 schema = "" if options.help else json.dumps(schema_of(draft), indent=1)
-                print(schema or help_text(parser, draft, self.short))
+                print(schema or help_text(parser, parser.top, draft, self.short))
                 return None, options
             job = draft.job()
         if options.print_config:

@@ -18,9 +18,9 @@ from dimo_core.suggestions import ASSUMED, Choice
 
 if TYPE_CHECKING:
     from dimo_core.evaluation.drawing import Shard
-    from dimo_core.jobs.compare import Comparing
     from dimo_core.jobs.compared import TeacherRows
     from dimo_core.jobs.locate import Subject
+    from dimo_core.teacher import Teacher
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
@@ -36,29 +36,26 @@ def compare(argv: Sequence[str]) -> int:
         return _merge(options, rest, argv)
     layers = teacher_layers(options.config, rest)
 
-    from dimo_core.config.folders import next_folder
-    from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import TeacherRows
     from dimo_core.jobs.locate import chosen_teacher
 
     registry = Registry.discover()
-    teacher = chosen_teacher(layers, registry, options.generators or ())
-    out = options.out or next_folder("compare", registry.name_of("teacher", type(teacher)) or "teacher")
+    teacher = chosen_teacher(layers, registry, options.generators)
     rows = TeacherRows(
-        samplers=tuple(options.samplers or ()),
-        steps=tuple(options.sampling_steps or ()),
-        samplings=tuple(options.samplings or ()),
+        samplers=tuple(options.samplers),
+        steps=tuple(options.sampling_steps),
+        samplings=tuple(options.samplings),
         guidance=options.guidance,
     )
-    wanted = comparing(
+    return _start(
+        teacher,
         options,
-        ["compare", *argv],
-        out=out,
+        registry,
+        ("compare", registry.name_of("teacher", type(teacher)) or "teacher"),
+        command=f"dimo {shlex.join(['compare', *argv])}",
         rows=None if options.generators_only else rows,
-        generators=tuple(dict.fromkeys(options.generators or ())),
+        generators=tuple(dict.fromkeys(options.generators)),
     )
-    compare(teacher, wanted, registry)
-    return 0
 
 
 def teacher_layers(configs: Sequence[str], rest: Sequence[str]) -> list[Layer]:
@@ -75,20 +72,18 @@ def teacher_layers(configs: Sequence[str], rest: Sequence[str]) -> list[Layer]:
     return [from_environment(os.environ, ("teacher",)), *map(from_file, configs), given]
 
 
-def comparing(options: argparse.Namespace, argv: Sequence[str], **what: Any) -> "Comparing":
-    """What the options that both commands have ask for.
-
-    Args:
-        options: Read by a parser with ``add_common``.
-        argv: The command as it was typed, after ``dimo``.
-        **what: Further attributes of ``Comparing``.
-    """
-    from dimo_core.jobs.compare import Comparing
+def _start(
+    teacher: "Teacher", options: argparse.Namespace, registry: Registry, place: tuple[str, str], **what: Any
+) -> int:
+    """Draw and judge what options ask for, and ``what`` of ``Comparing`` they lack."""
+    from dimo_core.config.folders import next_folder
+    from dimo_core.jobs.compare import Comparing, compare
 
     given, own = vars(options), [field.name for field in attrs.fields(Comparing)]
-    same = {name: value for name, value in given.items() if name in own}
-    changes = {name: given[name] for name in CHANGES}
-    return Comparing(**same | what, changes=changes, command=f"dimo {shlex.join(argv)}")
+    what = {name: value for name, value in given.items() if name in own} | what
+    what["changes"] = {name: given[name] for name in CHANGES}
+    compare(teacher, Comparing(**what | {"out": options.out or next_folder(*place)}), registry)
+    return 0
 
 
 def choice(text: str) -> Choice:
@@ -98,14 +93,12 @@ def choice(text: str) -> Choice:
         UsageError: for anything else.
     """
     try:
-        data = yaml.safe_load(text)
-        if isinstance(data, dict):
-            return Choice.from_dict(data)
+        found = Choice.from_dict(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError):
-        data = None
-    if not isinstance(data, str) or re.search(r"\s", data):
+        found = None
+    if found is None or re.search(r"\s", str(found.name)):
         raise UsageError(f"expected a name, or {{name: NAME, OPTION: VALUE}}, got {text!r}")
-    return Choice(data)
+    return found
 
 
 def guidance(text: str) -> Choice:
@@ -148,12 +141,12 @@ def _compare_parser() -> Parser:
         "'{name: NAME, OPTION: VALUE}'.",
     )
     samplers, steps = "multi-step samplers (default: the teacher's plan's)", "step counts of each sampler"
-    option(parser, "--samplers", "NAME ...", samplers, type=choice)
-    option(parser, "--sampling-steps", "N ...", f"{steps} (default: the plan's)", type=positive)
-    option(parser, "--samplings", "NAME ...", "named samplings of the teacher, too")
+    option(parser, "--samplers", "NAME ...", samplers, type=choice, default=())
+    option(parser, "--sampling-steps", "N ...", f"{steps} (default: the plan's)", type=positive, default=())
+    option(parser, "--samplings", "NAME ...", "named samplings of the teacher, too", default=())
     scale = "guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)"
     option(parser, "--guidance", "S", scale, type=guidance)
-    option(parser, "--generators", "PATH ...", "folders of generators, or of runs")
+    option(parser, "--generators", "PATH ...", "folders of generators, or of runs", default=())
     option(parser, "--generators-only", "", "no rows of the teacher")
     option(parser, "--merge", "RESULTS ...", "draw nothing; put these results in one table")
     add_common(parser)
@@ -189,23 +182,21 @@ def evaluate(argv: Sequence[str]) -> int:
     options, rest = _evaluate_parser().parse_known_args(list(argv))
     layers = teacher_layers(options.config, rest)
 
-    from dimo_core.config.folders import next_folder
-    from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import labels
     from dimo_core.jobs.locate import find_subject
 
     registry = Registry.discover()
     subject = find_subject(options.path, layers, registry)
-    wanted = comparing(
+    return _start(
+        subject.teacher,
         options,
-        ["evaluate", *argv],
-        out=options.out or next_folder("evaluate", labels([subject.url])[0]),
+        registry,
+        ("evaluate", labels([subject.url])[0]),
+        command=f"dimo {shlex.join(['evaluate', *argv])}",
         rows=_rows(options, subject),
         generators=(subject.url,) if subject.kind == "generator" else (),
         images=subject.url if subject.kind == "images" else None,
     )
-    compare(subject.teacher, wanted, registry)
-    return 0
 
 
 def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | None":

@@ -2,13 +2,14 @@
 
 import argparse
 import shutil
-from collections.abc import Collection, Mapping
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import yaml
 
-from dimo_core.cli.command import Parser, option
 from dimo_core.config.draft import Draft
 from dimo_core.errors import UnknownNameError
 from dimo_core.options import Option, Path, first_line, plain, schema, type_name
@@ -43,11 +44,14 @@ def schema_of(draft: Draft) -> dict[str, Any]:
     return found
 
 
-def help_text(parser: Parser, draft: Draft, short: Mapping[str, Path]) -> str:
+def help_text(
+    parser: argparse.ArgumentParser, top: argparse._ActionsContainer, draft: Draft, short: Mapping[str, Path]
+) -> str:
     """The help text for the chosen plugins.
 
     Args:
         parser: Of the command's other options; those of the plugins are added.
+        top: Where it shows general options.
         draft: Of the command's job.
         short: Short forms that the command has.
 
@@ -59,45 +63,33 @@ def help_text(parser: Parser, draft: Draft, short: Mapping[str, Path]) -> str:
         if isinstance(problem, UnknownNameError):
             raise problem
     wrong = ["Wrong in this command line:", *dict.fromkeys(map(str, problems))] if problems else []
-    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", _Formatter
-    parser.epilog = "\n\n".join([_PRECEDENCE, *wrong])
+    width = max(60, min(shutil.get_terminal_size().columns, 110))
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=width)
+    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
+    parser.description = textwrap.fill(parser.description or "", width)
+    parser.epilog = "\n\n".join(textwrap.fill(text, width) for text in [_PRECEDENCE, *wrong])
     if "preset" in draft.keys:
-        option(parser.top, "--preset", "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
+        _add(top, ["--preset"], "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
     if "sampling" in draft.keys:
         shown = parser.add_argument_group("samplings of the teacher")
         for name, text in listing(draft.presets).items():
             shown.add_argument(name, help=text.replace("%", "%%"))
     for key, section in draft.sections.items():
         title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-        to = parser.add_argument_group(title.rstrip(".")) if key else parser.top
+        to = parser.add_argument_group(title.rstrip(".")) if key else top
         if section.name:
-            names = draft.registry.names(key)
-            option(to, f"--{key}", "NAME", _names(names, section.name))
+            _add(to, [f"--{key}"], "NAME", _names(draft.registry.names(key), section.name))
         for each in section.options():
-            _add_option(to, each, draft, short)
+            forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == each.path]
+            value = draft.value(each)
+            default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
+            text = f"{each.doc} ({type_name(each.type)}, {default})".lstrip()
+            _add(to, [f"--{each.key}", *forms], each.path[-1].upper(), text)
     return parser.format_help()
 
 
-def _add_option(
-    to: argparse._ActionsContainer, which: Option, draft: Draft, short: Mapping[str, Path]
-) -> None:
-    forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == which.path]
-    value = draft.value(which)
-    default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
-    text = f"{which.doc} ({type_name(which.type)}, {default})".lstrip()
-    option(to, " ".join([f"--{which.key}", *forms]), which.path[-1].upper(), text)
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, keeps blank lines, and leaves room for long option strings."""
-
-    def __init__(self, prog: str) -> None:
-        width = max(60, min(shutil.get_terminal_size().columns, 110))
-        super().__init__(prog, max_help_position=36, width=width)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = argparse.HelpFormatter._fill_text
-        return "\n\n".join(fill(self, part, width, indent) for part in text.split("\n\n"))
+def _add(to: argparse._ActionsContainer, names: Sequence[str], value: str, text: str) -> None:
+    to.add_argument(*names, metavar=value, help=text.replace("%", "%%"))
 
 
 def _names(names: Collection[str], default: str | None) -> str:

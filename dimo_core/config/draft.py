@@ -205,7 +205,7 @@ class Draft:
                 continue
             named = layer.name(key) if section.name else None
             if named not in (None, section.name):
-                if set(data) > {"name"} and not layer.assumed:
+                if set(data) > {"name"} and not layer.suggested:
                     text = f"options of {key} {named!r} in {layer.origin} do not apply to {section.name!r}"
                     self.notes.append(text)
                 continue

@@ -26,20 +26,20 @@ class Layer:
         origin: What it is, as people read it.
         data: Nested values; the section of a plugin is a mapping that may hold ``name``, or from Python a
             finished plugin.
-        assumed: Of a plugin's suggestion: the plugins that sections without ``name`` are meant for, by kind.
+        suggested: A plugin suggests it.
         spelling: Of text, still to be read by type: how each option was written.
         lenient: Unknown keys are no error.
     """
 
     origin: str
     data: Mapping[str, Any]
-    assumed: Mapping[str, str] = attrs.field(factory=dict)
+    suggested: bool = False
     spelling: Mapping[Path, str] = attrs.field(factory=dict)
     lenient: bool = False
 
     def fault(self, text: str) -> DimoError:
         """A mistake in it, which is the plugin's when that suggested it."""
-        return (PluginError if self.assumed else ConfigError)(text)
+        return (PluginError if self.suggested else ConfigError)(text)
 
     def where(self, path: Path) -> str:
         """An option of this layer, as its user wrote it."""
@@ -48,9 +48,9 @@ class Layer:
         return f"{'.'.join(path)} in {self.origin}"
 
     def name(self, kind: str) -> str | None:
-        """The plugin that this layer chooses or assumes for a kind."""
+        """The plugin that this layer chooses for a kind."""
         section = self.data.get(kind)
-        name = section.get("name", self.assumed.get(kind)) if isinstance(section, Mapping) else None
+        name = section.get("name") if isinstance(section, Mapping) else None
         return None if name is None else str(name)
 
 
@@ -73,14 +73,15 @@ def from_mapping(
         DimoError: when a section is no mapping; a ``PluginError`` of a suggestion.
     """
     sections: dict[str, Any] = {}
-    layer = Layer(origin=origin, data=sections, assumed=assumed)
+    layer = Layer(origin=origin, data=sections, suggested=bool(assumed))
     for key, value in ((str(key), value) for key, value in data.items()):
         if isinstance(value, Choice):
             value = value.as_dict()
         elif isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, Mapping):
-            value = {str(inner): item for inner, item in value.items()}
+            name = {"name": assumed[key]} if key in assumed else {}
+            value = name | {str(inner): item for inner, item in value.items()}
         elif key in KINDS and value is None:
             value = {}
         elif key in KINDS and isinstance(value, str):
@@ -135,6 +136,19 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice in one mapping, where YAML silently keeps the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                twice = f"the key {key.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def from_file(url: str) -> Layer:
     """The layer of a YAML file.
 
@@ -147,8 +161,7 @@ def from_file(url: str) -> Layer:
     try:
         with fsspec.open(url, "rb") as file:
             text = file.read()
-        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -163,20 +176,3 @@ def from_file(url: str) -> Layer:
             f"config file {url!r} must hold a mapping such as 'teacher: maskgit', got {data!r:.60}"
         )
     return from_mapping(data, url)
-
-
-def _refuse_repeats(node: Any) -> None:
-    """Refuse a key given twice in one mapping, where YAML silently keeps the last.
-
-    Raises:
-        yaml.MarkedYAMLError: for the first one.
-    """
-    seen = set()
-    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                twice = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
-            seen.add(key.value)
-        _refuse_repeats(value)

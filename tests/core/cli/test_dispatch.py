@@ -1,33 +1,19 @@
 """The command line: what reaches a run, what is printed, and how each failure ends."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from loguru import logger
 
 from dimo_core.cli import COMMANDS, main
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
 
-TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 TOY = ["run", "--teacher", "toy"]
 
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch, tmp_path):
-    for variable in [name for name in os.environ if name.startswith("DIMO_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TOYS))
-    monkeypatch.chdir(tmp_path)
-    yield
-    logger.remove()
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
@@ -47,16 +33,6 @@ def started(monkeypatch):
     monkeypatch.setattr("dimo_core.jobs.pretrain.pretrain", recorder("pretrain"))
     monkeypatch.setattr("dimo_core.jobs.sample.sample_folder", recorder("sample", ["drawn/samples.jsonl"]))
     return calls
-
-
-def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(TOYS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths, **environ},
-    )
 
 
 def lines_of(error: str) -> list[str]:
@@ -348,7 +324,7 @@ def test_sample_hands_over_what_was_asked_for(started, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"]])
-def test_looking_around_imports_no_torch(arguments):
+def test_looking_around_imports_no_torch(python, arguments):
     code = (
         "import sys; from dimo_core.cli import main; import dimo_core; "
         f"assert main({arguments!r}) == 0; assert 'torch' not in sys.modules"
@@ -358,12 +334,12 @@ def test_looking_around_imports_no_torch(arguments):
     assert done.stdout
 
 
-def test_python_m_dimo_core_is_the_command():
+def test_python_m_dimo_core_is_the_command(python):
     done = python("-m", "dimo_core", "plugins", "nothing")
     assert (2, True) == (done.returncode, done.stderr.startswith("dimo plugins: error: "))
 
 
-def test_a_reader_that_goes_away_is_no_error_message():
+def test_a_reader_that_goes_away_is_no_error_message(python):
     code = (
         "import subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-m', 'dimo_core', 'plugins'], stdout=subprocess.PIPE, "

@@ -1,13 +1,11 @@
 """``dimo sample --teacher``: presets, precedence, files, and what wrong names are answered with."""
 
 import json
-import os
 from pathlib import Path
 
 import attrs
 import pytest
 import yaml
-from loguru import logger
 
 from dimo_core.cli import main
 from dimo_core.config.distil import resolve_job
@@ -17,19 +15,9 @@ from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 
-TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 TOY = ["sample", "--teacher", "toy"]
 
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch, tmp_path):
-    for variable in [name for name in os.environ if name.startswith("DIMO_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TOYS))
-    monkeypatch.chdir(tmp_path)
-    yield
-    logger.remove()
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
