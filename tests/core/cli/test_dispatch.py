@@ -66,8 +66,9 @@ def test_later_options_and_later_files_win(started):
     assert (2, 4, 1) == (job.seed, job.train.steps, job.train.log_every)
 
 
-def test_a_dry_run_starts_nothing(started):
-    assert 0 == main([*TOY, "--dry-run"])
+@pytest.mark.parametrize("spelling", ["--dry-run", "--dry_run"])
+def test_a_dry_run_starts_nothing(started, spelling):
+    assert 0 == main([*TOY, spelling])
     assert ["dry_run"] == [name for name, _, _ in started]
 
 
