@@ -166,16 +166,6 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
     assign(backbone, tensors, path)
 
 
-def check_weights(path: str) -> None:
-    """Find the file or folder of a generator's weights; nothing is read.
-
-    Raises:
-        CheckpointError: when there is none.
-    """
-    if not Folder(path).exists():
-        raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
-
-
 def of_card(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:
     """The options object of a section ``{name: ..., option: ...}`` of a card.
 
