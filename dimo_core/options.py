@@ -186,6 +186,21 @@ def plain(value: Any) -> Any:
     )
 
 
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    parts = (flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+    return {key: inner for part in parts for key, inner in part.items()}
+
+
+def changed(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of what differs; None stands for what is missing."""
+    old, new = flat(before), flat(now)
+    pairs = ((name, old.get(name), new.get(name)) for name in {**old, **new})
+    return [(name, was, value) for name, was, value in pairs if was != value]
+
+
 def type_name(hint: Any) -> str:
     """An annotation as people read it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

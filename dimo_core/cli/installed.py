@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -10,9 +10,6 @@ from dimo_core.cli.command import Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Offer, Registry
-
-if TYPE_CHECKING:
-    from dimo_core.jobs.doctor import Examination
 
 
 def plugins(argv: Sequence[str]) -> int:
@@ -26,9 +23,7 @@ def plugins(argv: Sequence[str]) -> int:
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--check", action="store_true", help="import every plugin, and say which cannot be used"
-    )
+    parser.add_argument("--check", action="store_true", help="import all, and say which cannot be used")
     options = parser.parse_args(argv)
     registry = Registry.discover()
     rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
@@ -83,7 +78,7 @@ def doctor(argv: Sequence[str]) -> int:
     return 0
 
 
-def _examined(found: "Examination") -> str:
+def _examined(found: dict[str, Any]) -> str:
     width = max(map(len, found["versions"]))
     extras = {
         name: f"missing {', '.join(lost)}" if lost else "complete" for name, lost in found["extras"].items()

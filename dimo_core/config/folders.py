@@ -1,7 +1,7 @@
 """The folder of a job: the next free one, or that of a run which goes on, of which little may change."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,6 +10,7 @@ from dimo_core.config.draft import Draft
 from dimo_core.config.layers import Layer, from_file
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
+from dimo_core.options import changed
 from dimo_core.registry import Registry
 
 
@@ -58,20 +59,10 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
     problems = [
         f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: only "
         "--device may change, and --steps may grow."
-        for key, old, new in _differences(before, after)
+        for key, old, new in changed(before, after)
         if key != "device"
         and not (key == "train.steps" and new > old)
         and not (key == "out" and str(new).rstrip("/") == folder.rstrip("/"))
     ]
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Options whose values differ, with both values."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for inner in {**old, **new}:
-            if old.get(inner) != new.get(inner):
-                yield from _differences(old.get(inner), new.get(inner), f"{key}.{inner}".lstrip("."))
-    else:
-        yield key, old, new

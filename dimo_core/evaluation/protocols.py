@@ -11,6 +11,7 @@ from attrs import validators as v
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
+from dimo_core.options import changed, flat
 from dimo_core.suggestions import Choice, EvaluationPlan, Measures, choices, several
 
 BLOCK = 500
@@ -130,9 +131,8 @@ def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         now: Facts, as plain data.
         before: Others.
     """
-    new, old = dict(flat(now)), dict(flat(before))
-    changed = [name for name in {*new, *old} if new.get(name) != old.get(name)]
-    return all(name.partition(".")[0] in HASHES and old.get(name) is None for name in changed)
+    found = changed(before, now)
+    return all(name.partition(".")[0] in HASHES and old is None for name, old, _ in found)
 
 
 def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -141,7 +141,7 @@ def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
     Args:
         protocols: The facts of each.
     """
-    every = [dict(flat(facts)) for facts in protocols]
+    every = [flat(facts) for facts in protocols]
     names = dict.fromkeys(name for facts in every for name in facts if name != "name")
     found = []
     for name in names:
@@ -149,17 +149,6 @@ def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
         if len(set(values)) > 1:
             found.append(f"{name} ({' | '.join(dict.fromkeys(values))})")
     return found
-
-
-def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Nested values by dotted name."""
-    if isinstance(value, Mapping) and value:
-        return [
-            pair
-            for key, inner in value.items()
-            for pair in flat(inner, f"{name}.{key}" if name else str(key))
-        ]
-    return [(name, value)]
 
 
 def _of_name(name: str) -> Mapping[str, Any]:

@@ -11,25 +11,12 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
-from typing import Any, TypedDict
+from typing import Any
 
 from dimo_core.libraries import installed
 from dimo_core.registry import OWN
 
 _TIMEOUT = 300
-
-
-class Examination(TypedDict):
-    """All that ``dimo doctor`` shows.
-
-    The state of a library is ``ok``, ``not installed``, or the error of its import.
-    """
-
-    versions: dict[str, str | None]
-    extras: dict[str, list[str]]
-    devices: list[str]
-    libraries: list[dict[str, str]]
-    advice: list[str]
 
 
 _LIBRARIES = {
@@ -51,8 +38,11 @@ _LIBRARIES = {
 """Libraries whose import is tried: what for, and what to do when it fails. torchvision need not be there."""
 
 
-def examine() -> Examination:
-    """Look at versions, devices, libraries and plugins; a few seconds. Never raises for what it finds."""
+def examine() -> dict[str, Any]:
+    """All that ``dimo doctor`` shows, in a few seconds; it never raises for what it finds.
+
+    The state of a library is ``ok``, ``not installed``, or the error of its import.
+    """
     states = {name: _state(name) for name in _LIBRARIES}
     code = "from dimo_core.device import available_devices as found; import json; print(json.dumps(found()))"
     devices, complaint = _answer("-c", code)
@@ -64,7 +54,7 @@ def examine() -> Examination:
     needs = _requirements()
     system = {"python": platform.python_version(), "system": platform.platform()}
     base = [OWN, *(name for name, extra in needs if not extra), "torchvision"]
-    return Examination(
+    return dict(
         versions={**system, **{name: installed(name) for name in base}},
         extras={
             extra: [name for name, of in needs if of == extra and not installed(name)]

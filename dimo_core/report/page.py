@@ -11,9 +11,9 @@ import attrs
 from jinja2 import Environment
 
 from dimo_core.evaluation.numbers import aligned
-from dimo_core.evaluation.protocols import flat
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
+from dimo_core.options import flat
 from dimo_core.report.sheets import Sheet
 
 NAME = "report.html"
@@ -109,7 +109,7 @@ def _size(png: bytes) -> tuple[int, int]:
 
 def _lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Nested values as text, by dotted name."""
-    for name, value in flat(values) if values else ():
+    for name, value in flat(values).items() if values else ():
         if isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
             yield from _lines({f"{name}.{i}": inner for i, inner in enumerate(value)})
         elif isinstance(value, float):
