@@ -9,6 +9,7 @@ import attrs
 import fsspec
 from attrs import validators as v
 
+from dimo_core.conditions import called
 from dimo_core.errors import UsageError
 from dimo_core.files.tar_samples import tar_samples
 from dimo_core.files.urls import client_options, expanded, version_of
@@ -37,8 +38,9 @@ class ImageShards(ImageOptions):
             of these.
         held_out: The same for the split ``held-out``; null for none.
         classes: Number of classes, list of their names, or path of a text file with one name a line.
-        label: Ending of the member that holds the label, or ``json.FIELD``. Labels are class indices, or
-            names from ``classes``.
+        label: Ending of the member that holds the label, or ``json.FIELD``. Labels are names from
+            ``classes``, or class indices; where a class is named by a number that is not its index, names
+            alone.
     """
 
     url: str | tuple[str, ...] = attrs.field(converter=_as_urls)
@@ -91,6 +93,11 @@ class ShardStream(PictureStream):
     look: Look
     max_broken: float
     threads: int
+    _called: dict[str, int] = attrs.field(init=False)
+
+    @_called.default
+    def _names_and_indices(self) -> dict[str, int]:
+        return called(self.classes)
 
     def versions(self) -> Sequence[str]:
         """URL and state of every shard; of one that cannot be asked, the URL."""
@@ -133,14 +140,8 @@ class ShardStream(PictureStream):
                 value = json.loads(value) if field is None else value[field]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"no label: {self.label} cannot be read ({error!r})") from error
-        if str(value) in self.classes and not str(value).isdigit():
-            return self.classes.index(str(value))
-        try:
-            label = int(str(value))
-        except ValueError:
-            raise ValueError(f"label {value!r} is no class") from None
-        if not 0 <= label < len(self.classes):
-            raise ValueError(f"label {label} is not in 0..{len(self.classes) - 1}")
+        if (label := self._called.get(str(value))) is None:
+            raise ValueError(f"label {value!r} is no class: neither a name nor an index of `classes`")
         return label
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
-from dimo_core.errors import CheckpointError, ConfigError, UsageError
+from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import assign, encode_tensors, sha256
 from dimo_core.sources import Examples
@@ -144,19 +144,13 @@ class MaskGit(Teacher):
         return network
 
     def encode_conditions(self, raw: Sequence[Any]) -> Int[Tensor, " B"]:
-        """Class indices, or class names, to class indices.
+        """Class indices as integers, or what a class is called, to class indices.
 
         Raises:
             UsageError: for an unknown class.
         """
-        names = {name: index for index, name in enumerate(self.conditioning.classes)}
-        c = [names.get(label, label) for label in raw]
-        for label in c:
-            if not isinstance(label, int) or not 0 <= label < len(names):
-                raise UsageError(
-                    f"unknown class {label!r}. Known: 0..{len(names) - 1}, or {', '.join(names)}"
-                )
-        return torch.tensor(c)
+        indices = range(len(self.conditioning.classes))
+        return torch.tensor([c if c in indices else self.conditioning.label(c) for c in raw])
 
     def null_condition(self, c: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """The null class."""
