@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -13,7 +12,7 @@ from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import RECORDS, SUFFIXES, picture_files, read_picture
+from dimo_core.files.images import RECORDS, SUFFIXES, Listing, read_picture
 from dimo_core.metric import Samples
 from dimo_core.sources import Data
 
@@ -88,19 +87,20 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
         UsageError: when there are none, or they differ in size.
         SourceError: for one that cannot be read.
     """
-    filesystem, root = fsspec.core.url_to_fs(url.rstrip("/"))
-    folder = Folder(url)
-    files: Sequence[str] = picture_files(url)
+    folder, listing = Folder(url), Listing.of(url)
+    files = [path for path, _ in listing.pictures]
     conditions: Sequence[Any] = [None] * len(files)
     if folder.exists(RECORDS):
         records = [json.loads(line) for line in folder.read(RECORDS).splitlines()]
-        files = [f"{root}/{record['file']}" for record in records]
+        files = [f"{listing.root}/{record['file']}" for record in records]
         conditions = raw_conditions(conditioning, [str(r["condition"]) for r in records], len(records))
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
+    if not folder.exists(RECORDS):
+        listing.tell()
     first = None
     for i in range(0, len(files), size):
-        images = [read_picture(filesystem, path) for path in files[i : i + size]]
+        images = [read_picture(listing.filesystem, path) for path in files[i : i + size]]
         for path, image in zip(files[i : i + size], images, strict=True):
             first = image.shape if first is None else first
             if image.shape != first:

@@ -121,7 +121,7 @@ def _read(url: str) -> list[_Found]:
         raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")
     lines = {f"{url}, line {n}": line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-    match suffix if dot else "txt":
+    match suffix.lower() if dot else "txt":
         case "txt":
             found: list[_Found] = [(line.strip(), "", None) for line in lines.values()]
         case "jsonl" | "ndjson":

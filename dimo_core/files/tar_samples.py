@@ -1,7 +1,7 @@
 """Samples in tar files, as webdataset writes them: ``tar_samples``."""
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -22,6 +22,24 @@ def tar_samples(
     from webdataset.tariterators import group_by_keys
 
     yield from group_by_keys(_members(file, url, wanted))
+
+
+def lacking(sample: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    """What is wrong with a sample without any of the wanted members: a reason for each sample that is lost.
+
+    A key ends at the first dot of a name: ``cam.1.png`` and ``cam.2.png`` are taken for one sample ``cam``,
+    and two are lost.
+    """
+    names = [name for name in sample if not name.startswith("__")]
+    if dotted := [name for name in names if name.rpartition(".")[2] in wanted]:
+        key = sample["__key__"]
+        return [f"{key}.{name}: keys must have no dots, {key} is taken for the key" for name in dotted]
+    there = ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+    return [f"no member {', '.join(wanted)}; there are {there}"]
+
+
+FEW = 5
+"""Members that a reason names."""
 
 
 def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """URLs of remote files: lists from patterns, patience with connections, and what a failure means."""
 
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +104,9 @@ def is_missing(error: Exception) -> bool:
 
 
 def _files(url: str, silence: float) -> Iterator[str]:
+    if _exists(url):  # whatever signs are in its name
+        yield url
+        return
     try:
         names = list(braceexpand(url, escape=False)) if "{" in url else [url]
     except ValueError as error:
@@ -113,6 +118,7 @@ def _files(url: str, silence: float) -> Iterator[str]:
                 " can read, such as https://... or s3://..."
             )
         pattern = "*" in name or (local_path(name) is not None and any(sign in name for sign in "?["))
+        pattern &= not _exists(name)
         if pattern and "::" in name:
             raise UsageError(f"{name!r}: wildcards do not work in chained URLs. Name the shards with braces.")
         try:
@@ -124,11 +130,16 @@ def _files(url: str, silence: float) -> Iterator[str]:
         yield from _matches(name, silence) if pattern else [name]
 
 
+def _exists(name: str) -> bool:
+    path = local_path(name)
+    return path is not None and path.exists()
+
+
 def _matches(pattern: str, silence: float) -> list[str]:
-    """The files that a pattern fits, sorted."""
+    """The files that a pattern fits, sorted; folders that are there are no patterns, whatever their names."""
     filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
     try:
-        files = sorted(filesystem.glob(path))
+        files = sorted(filesystem.glob(_escaped(path) if local_path(pattern) else path))
     except Exception as error:  # each file system raises its own
         raise UsageError(
             f"{pattern!r} cannot be looked up ({told(error)}). Check the address and your access rights, or"
@@ -137,3 +148,10 @@ def _matches(pattern: str, silence: float) -> list[str]:
     if not files:
         raise UsageError(f"no file fits {pattern!r}.")
     return files if local_path(pattern) else [filesystem.unstrip_protocol(file) for file in files]
+
+
+def _escaped(path: str) -> str:
+    """A local pattern that takes the folder above its first sign, as far as it is there, as it is written."""
+    plain = Path(os.path.abspath(path))
+    there = next(folder for folder in plain.parents if folder.exists())
+    return f"{glob.escape(str(there))}/{plain.relative_to(there)}"

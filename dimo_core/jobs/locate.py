@@ -12,7 +12,7 @@ from dimo_core.config.layers import Context, Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
-from dimo_core.files.images import picture_files
+from dimo_core.files.images import Listing
 from dimo_core.options import build
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
@@ -87,7 +87,7 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
     for place in (folder, folder.sub("teacher")):
         if place.exists(TEACHER):
             return Subject(kind="teacher", url=place.url, teacher=_saved(place, layers, registry))
-    if folder.exists() and picture_files(path):
+    if folder.exists() and Listing.of(path).pictures:
         teacher = given or chosen_teacher(layers, registry, DEFAULTS["teacher"])
         assert teacher is not None
         return Subject(kind="images", url=path, teacher=teacher)

@@ -11,7 +11,7 @@ from attrs import validators as v
 
 from dimo_core.conditions import called
 from dimo_core.errors import UsageError
-from dimo_core.files.tar_samples import tar_samples
+from dimo_core.files.tar_samples import lacking, tar_samples
 from dimo_core.files.urls import client_options, expanded, version_of
 from dimo_core.sources import Picture, PictureStream
 from dimo_images.decoding import Look, Raw, decoded
@@ -111,23 +111,22 @@ class ShardStream(PictureStream):
         try:
             with fsspec.open(url, "rb", **client_options(url)) as file:
                 for sample in tar_samples(file, url):
-                    yield self._sample(url, sample)
+                    yield from self._sample(url, sample)
         except Exception as error:  # of file system, tarfile or decompressor; webdataset adds arguments
             reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
             text = " ".join(f"{type(error).__name__}: {reason}".split())
             yield Raw(key=url, error=text, lost=True)
 
-    def _sample(self, url: str, sample: Mapping[str, Any]) -> Raw:
+    def _sample(self, url: str, sample: Mapping[str, Any]) -> list[Raw]:
         key = f"{url}::{sample['__key__']}"
         ending = next((ending for ending in IMAGES if ending in sample), None)
         if ending is None:
-            members = ", ".join(name for name in sample if not name.startswith("__"))
-            return Raw(key=key, error=f"no member {', '.join(IMAGES)}; there are {members}")
+            return [Raw(key=key, error=reason) for reason in lacking(sample, IMAGES)]
         try:
             label = self._label(sample)
         except ValueError as error:
-            return Raw(key=key, error=str(error))
-        return Raw(key=key, label=label, read=partial(bytes, sample[ending]))
+            return [Raw(key=key, error=str(error))]
+        return [Raw(key=key, label=label, read=partial(bytes, sample[ending]))]
 
     def _label(self, sample: Mapping[str, Any]) -> int:
         """The class index of a sample; ValueError says what is wrong."""
@@ -135,7 +134,7 @@ class ShardStream(PictureStream):
         if member not in sample:
             raise ValueError(f"no label: there is no member {member}")
         try:
-            value: Any = sample[member].decode().strip()
+            value: Any = sample[member].decode("utf-8-sig").strip()
             for field in [None, *fields.split(".")] if fields else ():
                 value = json.loads(value) if field is None else value[field]
         except (ValueError, KeyError, TypeError) as error:
@@ -155,7 +154,7 @@ def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
         names = tuple(map(str, range(classes)))
     elif isinstance(classes, str):
         try:
-            with fsspec.open(classes, "rt", encoding="utf-8") as file:
+            with fsspec.open(classes, "rt", encoding="utf-8-sig") as file:
                 names = tuple(line.strip() for line in file.read().splitlines() if line.strip())
         except (OSError, ValueError, ImportError) as error:
             raise UsageError(

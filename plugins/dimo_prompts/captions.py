@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from dimo_core.errors import UsageError
-from dimo_core.files.tar_samples import tar_samples
+from dimo_core.files.tar_samples import lacking, tar_samples
 
 Format = Literal["tar", "text", "jsonl"]
 """What a file is."""
@@ -25,9 +25,6 @@ ENDINGS: dict[str, Format] = {
 
 COMPRESSORS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
 """fsspec's names of what files may be compressed with, by ending."""
-
-MARK = b"\xef\xbb\xbf"
-"""What some editors write at the beginning of UTF-8 text."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,8 +97,7 @@ class Layout:
         for sample in tar_samples(file, url, lambda name: name.lower().endswith(ending)):
             key = sample["__key__"]
             if member not in sample:
-                there = ", ".join(name for name in sample if not name.startswith("__"))
-                yield Broken(key=key, reason=f"no member {member}; there are {there}")
+                yield from (Broken(key=key, reason=reason) for reason in lacking(sample, [member]))
             else:
                 yield _read(key, sample[member], path if "json" in member.split(".") else None)
 
@@ -117,7 +113,7 @@ class Layout:
             member, path = _place(self.field or "prompt")
             path = path if member.endswith("json") else [*member.split("."), *path]
         for number, line in enumerate(lines, 1):
-            content = line.removeprefix(MARK).strip()
+            content = line.strip()
             yield len(line), _read(f"line {number}", content, path) if content else None
 
 
@@ -143,7 +139,7 @@ def _place(field: str) -> tuple[str, list[str]]:
 def _read(key: str, content: bytes, path: list[str] | None) -> Entry:
     """A prompt from text, or from JSON where there is a path to follow in it; a JSON string is a prompt."""
     try:
-        found: Any = content.decode()
+        found: Any = content.decode("utf-8-sig")
         if path is not None:
             found = json.loads(found)
             for name in [] if isinstance(found, str) else path:

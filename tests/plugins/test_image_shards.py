@@ -107,6 +107,20 @@ def test_labels_that_are_names_of_numbers_are_no_indices(three: Path) -> None:
     assert "label '0' is no class" in pictures[3].error
 
 
+def test_as_many_images_are_broken_as_a_dotted_key_hides(three: Path) -> None:
+    members = {
+        f"cam.{i:02d}.{ending}": content
+        for i in range(12)
+        for ending, content in (("png", image(i)), ("cls", b"0"))
+    }
+    (three / "dotted.tar").write_bytes(tar(members))
+    pictures = read(str(three / "dotted.tar"))
+    assert 12 == len(pictures)
+    assert pictures[3].error == "cam.03.png: keys must have no dots, cam is taken for the key"
+    with pytest.raises(UsageError, match=r"12 of 12 images cannot be read.*keys must have no dots"):
+        ImageShards(url=str(three / "dotted.tar"), classes=1, size=8).load("train")
+
+
 def test_several_patterns_keep_their_order(three: Path) -> None:
     assert [8, 9, 10, 11, 0, 1, 2, 3] == numbers(
         read([f"{three}/train-02.tar", f"{three}/train-{{00..00}}.tar"])
@@ -311,7 +325,7 @@ def test_mirror_images_have_the_label_of_their_images(tmp_path: Path) -> None:
 
 
 def test_classes_are_a_number_names_or_a_text_file(three: Path) -> None:
-    (three / "names.txt").write_text("cat\ndog\n\neel\n")
+    (three / "names.txt").write_bytes(b"\xef\xbb\xbfcat\ndog\n\neel\n")
     for given, names in ((3, ("0", "1", "2")), (CLASSES, CLASSES), (f"{three}/names.txt", CLASSES)):
         assert names == ImageShards(url=f"{three}/*.tar", classes=given).open("train").classes
 

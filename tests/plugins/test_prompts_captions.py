@@ -91,6 +91,8 @@ CAPTION = {"caption": "a cat", "meta": {"long": "a grey cat"}}
         ({"a.json": b'"a cat"'}, "json", "a cat"),
         ({"a.txt": "eine Möwe, 鳥, 🐈".encode()}, None, "eine Möwe, 鳥, 🐈"),
         ({"a.txt": b"two\nlines"}, None, "two\nlines"),
+        ({"a.txt": b"\xef\xbb\xbfa cat"}, None, "a cat"),
+        ({"a.json": b"\xef\xbb\xbf" + json.dumps(CAPTION).encode()}, "json.caption", "a cat"),
     ],
 )
 def test_a_field_of_samples_is_read(members: dict[str, bytes], field: str | None, prompt: str) -> None:

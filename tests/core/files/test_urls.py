@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dimo_core.files.urls import local_path, told_version, version_of
+from dimo_core.files.urls import expanded, local_path, told_version, version_of
 
 
 def test_only_local_paths_are_local(tmp_path: Path) -> None:
@@ -24,3 +24,22 @@ def test_a_replaced_file_of_the_same_size_is_another_version(name):
 
 def test_without_tags_and_times_the_size_is_all_that_is_known():
     assert ("9", {}) == (version_of({"size": 9, "ETag": None}), told_version({"size": 9, "ETag": None}))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("captions [v2].txt", ["captions [v2].txt"]),
+        ("captions {v3}.txt", ["captions {v3}.txt"]),
+        ("set [v2]/a-*.tar", ["set [v2]/a-1.tar", "set [v2]/a-2.tar"]),
+        ("set [v2]/a-[13].tar", ["set [v2]/a-1.tar"]),
+        ("set [v2]/a-{1..2}.tar", ["set [v2]/a-1.tar", "set [v2]/a-2.tar"]),
+        ("s*/a-2.tar", ["set [v2]/a-2.tar"]),
+        ("set [v2]/../captions [[]v2].t?t", ["captions [v2].txt"]),
+    ],
+)
+def test_what_is_there_is_no_pattern(tmp_path: Path, given: str, expected: list[str]) -> None:
+    (tmp_path / "set [v2]").mkdir()
+    for name in ("captions [v2].txt", "captions {v3}.txt", "set [v2]/a-1.tar", "set [v2]/a-2.tar"):
+        (tmp_path / name).touch()
+    assert [str(tmp_path / name) for name in expected] == expanded(f"{tmp_path}/{given}")
