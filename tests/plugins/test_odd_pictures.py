@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loguru import logger
 from PIL import Image
 from torch import Tensor
 
@@ -153,9 +152,7 @@ def test_links_are_followed_once_around(tmp_path: Path) -> None:
     assert ["gone.png"] == [Path(picture.key).name for picture in pictures if picture.image is None]
 
 
-def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
-    lines: list[str] = []
-    logger.add(lines.append, level="INFO", format="{message}")
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path, told: list[str]) -> None:
     for name in ("train", "val"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(saved(gray()))
@@ -163,8 +160,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "loose.png").write_bytes(saved(gray()))
     data = ImageFolder(path=str(tmp_path), size=SIZE, held_out=0)
     assert 2 == len(data.load("train"))
-    told = "".join(lines)
-    assert "1 files that are no pictures (val/b.heic)" in told
-    assert "2 classes: train, val" in told
-    assert "is one of them meant as --data.path?" in told
-    assert "loose.png (it is in no folder of a class)" in told
+    lines = "".join(told)
+    assert "1 files that are no pictures (val/b.heic)" in lines
+    assert "2 classes: train, val" in lines
+    assert "is one of them meant as --data.path?" in lines
+    assert "loose.png (it is in no folder of a class)" in lines
