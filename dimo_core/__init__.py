@@ -19,12 +19,9 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from dimo_core.libraries import installed
 
-        try:
-            return version("dimo")
-        except PackageNotFoundError:
-            return "(not installed)"
+        return installed("dimo") or "(not installed)"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""``FeatureExtractor``, ``Metric`` and ``Tracker``: what is measured, and where numbers go."""
+"""``FeatureExtractor`` and ``Metric``: what is measured of samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -88,7 +88,7 @@ def first_line(cls: type) -> str:
 def convert(
     cls: type, values: Mapping[Path, Any], prefix: Path = (), *, text: bool = False
 ) -> tuple[dict[Path, Any], dict[Path, str]]:
-    """Values of the annotated types, all options of a class at once.
+    """Values of the annotated types, and every mistake.
 
     Args:
         cls: The options class.
@@ -100,19 +100,17 @@ def convert(
     Returns:
         The typed values, and for each value of another type what is wrong with it.
     """
-    hints, parser = _parser(cls, prefix)
-    absent = [path for path, v in values.items() if text and v is None and hints[path] is not bool]
-    given = {p: True if text and v is None else v for p, v in values.items() if p not in absent}
-    typed, wrong = dict[Path, Any](), dict.fromkeys(absent, "needs a value")
-    whole = _read(parser, given)
-    for path, value in given.items():
-        # Together they are right or wrong; of one by itself it is known which.
-        read = _read(parser, {path: value}) if whole is None else whole
-        if read is None or (read[path] is None and not _allows_none(hints[path])):
-            got = "null" if value is None else repr(value)
-            wrong[path] = f"expected {type_name(hints[path])}, got {got}"
-        else:
-            typed[path] = read[path]
+    hints = {option.path: option.type for option in options_of(cls, prefix)}
+    typed, wrong = dict[Path, Any](), dict[Path, str]()
+    for path, value in values.items():
+        hint, absent = hints[path], text and value is None
+        if absent and hint is not bool:
+            wrong[path] = "needs a value"
+            continue
+        try:
+            typed[path] = _read(hint, True if absent else value)
+        except ArgumentError:
+            wrong[path] = f"expected {type_name(hint)}, got {'null' if value is None else repr(value)}"
     return typed, wrong
 
 
@@ -156,7 +154,10 @@ def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
-        raise ConfigError(_refusal(cls, error)) from error
+        text = str(error.args[0]) if error.args else str(error)
+        about = re.match(r"'_*(\w+)' (.*)", text, re.DOTALL)  # a validator names the attribute first
+        known = about is not None and about[1] in [name for name, _, _ in fields]
+        raise ConfigError(f"{about[1]}: {about[2]}" if about and known else f": {text}") from error
 
 
 def plain(value: Any) -> Any:
@@ -168,7 +169,7 @@ def plain(value: Any) -> Any:
     if value is None or (isinstance(value, str | bool | int | float) and not isinstance(value, enum.Enum)):
         return value
     if attrs.has(type(value)):
-        return {name: plain(getattr(value, attribute)) for name, attribute in _attributes(type(value))}
+        return {f.alias: plain(getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, os.PathLike):
@@ -183,6 +184,21 @@ def plain(value: Any) -> Any:
         f"an option holds {value!r}, which no config file can hold. Options are numbers, strings, booleans, "
         "null, and lists, mappings or attrs classes of these."
     )
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    parts = (flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+    return {key: inner for part in parts for key, inner in part.items()}
+
+
+def changed(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of what differs; None stands for what is missing."""
+    old, new = flat(before), flat(now)
+    pairs = ((name, old.get(name), new.get(name)) for name in {**old, **new})
+    return [(name, was, value) for name, was, value in pairs if was != value]
 
 
 def type_name(hint: Any) -> str:
@@ -203,31 +219,24 @@ def type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
 
 
+def _read(hint: Any, value: Any) -> Any:
+    """A value of the annotated type.
+
+    Raises:
+        ArgumentError: for a value of another type.
+    """
+    found = _parser(hint).parse_object({"value": value})["value"]
+    if found is None and not _allows_none(hint):
+        raise ArgumentError(None, "null")
+    return found
+
+
 @cache
-def _parser(cls: type, prefix: Path) -> tuple[Mapping[Path, Any], ArgumentParser]:
-    """The annotations of a class's options, and what reads values of them."""
-    hints = {option.path: option.type for option in options_of(cls, prefix)}
+def _parser(hint: Any) -> ArgumentParser:
+    """What reads values of one type."""
     parser = ArgumentParser(exit_on_error=False, add_help=False)
-    for path, hint in hints.items():
-        parser.add_argument(f"--{'.'.join(path)}", type=hint)
-    return hints, parser
-
-
-def _read(parser: ArgumentParser, values: Mapping[Path, Any]) -> dict[Path, Any] | None:
-    """Typed values; None when any of them is of another type."""
-    keys = {path: ".".join(path) for path in values}
-    try:
-        read = parser.parse_object({keys[path]: value for path, value in values.items()})
-    except ArgumentError:
-        return None
-    return {path: read[key] for path, key in keys.items()}
-
-
-def _attributes(cls: type) -> Iterator[tuple[str, str]]:
-    """Argument name and attribute name of each field that ``__init__`` takes."""
-    for field in attrs.fields(cls):
-        if field.init:
-            yield field.alias, field.name
+    parser.add_argument("--value", type=hint)
+    return parser
 
 
 def _fields(cls: type, defaults: object) -> Iterator[tuple[str, Any, Any]]:
@@ -254,13 +263,3 @@ def _fields(cls: type, defaults: object) -> Iterator[tuple[str, Any, Any]]:
 
 def _allows_none(hint: Any) -> bool:
     return hint in (None, types.NoneType, Any) or any(map(_allows_none, typing.get_args(hint)))
-
-
-def _refusal(cls: type, error: Exception) -> str:
-    """A validator's or constructor's complaint, with the option it is about in front."""
-    text = str(error.args[0]) if error.args else str(error)
-    if match := re.match(r"'(\w+)' (.*)", text, re.DOTALL):
-        alias = {attribute: name for name, attribute in _attributes(cls)}.get(match[1])
-        if alias:
-            return f"{alias}: {match[2]}"
-    return f": {text}"

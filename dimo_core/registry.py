@@ -36,11 +36,13 @@ class Source:
         entry_point: The entry point that it was registered through.
         dist: Its distribution.
         version: That distribution's version.
+        error: Why it cannot be used, in one line; empty where nothing is wrong.
     """
 
     entry_point: str
     dist: str
     version: str
+    error: str = ""
 
     @property
     def origin(self) -> str:
@@ -88,17 +90,6 @@ class Offer(Source):
 
 
 @attrs.frozen(kw_only=True)
-class Broken(Source):
-    """An entry point that cannot be used.
-
-    Attributes:
-        error: What went wrong, in one line.
-    """
-
-    error: str
-
-
-@attrs.frozen(kw_only=True)
 class Registry:
     """The plugins of one process; make one with ``discover``.
 
@@ -109,7 +100,7 @@ class Registry:
     """
 
     found: tuple[Offer, ...] = ()
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[Source, ...] = ()
     disabled: tuple[Source, ...] = ()
 
     @classmethod
@@ -128,7 +119,7 @@ class Registry:
         names = environ.get("DIMO_DISABLE_PLUGINS", "").split(",")
         hidden = {_normal(name) for name in names if name.strip()}
         found: list[Offer] = []
-        broken: list[Broken] = []
+        broken: list[Source] = []
         disabled: list[Source] = []
         for point, source in _installed():
             if {_normal(point.name), source.dist} & hidden or ("all" in hidden and source.dist != OWN):
@@ -140,7 +131,7 @@ class Registry:
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 if environ.get("DIMO_STRICT_PLUGINS", "") not in ("", "0"):
                     raise PluginError(f"plugin {source.origin}: {text}") from error
-                broken.append(Broken(**attrs.asdict(source), error=text))
+                broken.append(attrs.evolve(source, error=text))
         return cls(found=tuple(found), broken=tuple(broken), disabled=tuple(disabled))
 
     def offers(self, kind: str | None = None) -> tuple[Offer, ...]:

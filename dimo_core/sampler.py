@@ -100,8 +100,7 @@ class TeacherSampling:
             UsageError: when there is none of this name, or it cannot be built.
         """
         samplings = teacher.samplings()
-        if name is None:
-            name = next(iter(samplings), "")
+        name = next(iter(samplings), "") if name is None else name
         return cls.of(find(samplings, name, f"teacher {type(teacher).__name__}"), registry, name)
 
     @property

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import dimo_core
-from dimo_core.cli.dispatch import COMMANDS
-from dimo_core.cli.dispatch import main as command
+from dimo_core.cli import COMMANDS
+from dimo_core.cli import main as command
 from dimo_core.config.distil import Job
 from dimo_core.draws import Draws
 from dimo_core.guidance import Constant

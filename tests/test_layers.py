@@ -30,6 +30,7 @@ HEAVY = {
     "torch_fidelity",
     "sklearn",
     "rich",
+    "jinja2",
     "safetensors",
 }
 each_plugin = pytest.mark.parametrize("package", PLUGINS, ids=lambda package: package.name)

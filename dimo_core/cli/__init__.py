@@ -1,5 +1,102 @@
-"""The command ``dimo``. Importing it imports no torch."""
+"""``dimo``: finds the command, and turns errors into lines on stderr and an exit code.
 
-from dimo_core.cli.dispatch import main
+Importing it imports no torch.
+"""
 
-__all__ = ["main"]
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+import dimo_core
+from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("command:run", "distil a teacher into a one-step generator"),
+    "sample": ("sample:main", "draw samples from a trained generator, or from a teacher"),
+    "evaluate": ("compare:evaluate", "judge a generator, a teacher, or pictures"),
+    "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
+    "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
+    "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
+    "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
+    "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
+}
+"""Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments after ``dimo``; those of the process when None.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
+    try:
+        try:
+            if name:
+                module, _, function = COMMANDS[name][0].partition(":")
+                code = int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+            else:
+                code = _top(arguments)
+        except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+            code = stop.code if isinstance(stop.code, int) else 0
+        sys.stdout.flush()
+    except DimoError as error:
+        if whole:
+            traceback.print_exception(error)
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"{prog}: error: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not whole:
+            return _unexpected(prog, error)
+        traceback.print_exception(error)
+        return 1
+    return code
+
+
+def _top(arguments: Sequence[str]) -> int:
+    """``dimo`` itself: ``--help``, ``--version``, or a command that does not exist."""
+    lines = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="dimo",
+        usage="dimo COMMAND [OPTIONS]",
+        description="One-step generators from masked diffusion models (Di[M]O, arXiv 2503.15457).",
+        epilog=f"commands:\n{lines}\n\n`dimo COMMAND --help` lists the options of a command. First steps:\n\n"
+        "  dimo run --teacher maskgit --divergence jeffrey --beta 0.2\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dimo {dimo_core.__version__}")
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if wanted is not None:
+        known = f"Commands: {', '.join(COMMANDS)}.{nearest(wanted, COMMANDS)}"
+        raise UsageError(f"unknown command {wanted!r}. {known}")
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 0
+
+
+def _unexpected(prog: str, error: Exception) -> int:
+    """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
+    with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"{prog}: error: unexpected {text}", file=sys.stderr)
+    print(f"{prog}: the traceback is in {file.name}; DIMO_TRACEBACK=1 prints it", file=sys.stderr)
+    return 1

@@ -1,46 +1,29 @@
-"""Commands whose options belong to plugins that the command line names: arguments, job and help.
+"""How words on a command line are read, and ``dimo run``, ``pretrain`` and ``convert``.
 
-Every option is ``--name value`` or ``--name=value``, so no parser has to know them; what they mean, and
+argparse reads the options that a command has in any case. All others belong to the plugins that the words
+name. They are ``--name value`` or ``--name=value``, so no parser has to know them; what they mean, and
 whether they exist, is checked against the chosen plugins together with config files.
 """
 
 import argparse
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import attrs
 import yaml
+from loguru import logger
 
-from dimo_core.cli.parsing import log_level, option
-from dimo_core.config.builder import Builder
 from dimo_core.config.draft import Draft
-from dimo_core.config.layers import Context, Layer, from_environment, from_file, from_pairs
-from dimo_core.errors import ConfigError, UnknownNameError, UsageError
+from dimo_core.config.folders import resumed
+from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
+from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
-from dimo_core.options import Option, Path, first_line, plain, schema, type_name
+from dimo_core.options import Path
 from dimo_core.registry import Registry
-
-GENERAL: Mapping[str, tuple[str, str]] = {
-    "preset": ("NAME", "recipe of the teacher"),
-    "config": ("FILE", "YAML file of options, a path or URL; may be repeated, later files win"),
-    "print_config": ("", "print the resolved configuration as YAML and stop"),
-    "print_schema": ("", "print a JSON schema of configuration files for these plugins and stop"),
-    "resume": ("FOLDER", "continue the run in this folder; only --device may change and --steps may grow"),
-    "dry-run": ("", "build all without weights, print options, parameters and memory, and stop"),
-}
-"""What the help says of options outside the sections: what a value is called (empty for a flag), and text."""
-
-FLAGS = ("help", "print_config", "print_schema", "dry_run")
-"""Options of the commands that take no value."""
-
-_PRECEDENCE = """\
-Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
-DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
-files, the environment and the preset of this command line. Everything is checked before anything starts."""
 
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
@@ -49,64 +32,109 @@ SHORT: Mapping[str, Path] = {
 }
 """Short forms of what people type most."""
 
+LEVELS = ("trace", "debug", "info", "warning", "error")
 
-@attrs.frozen(kw_only=True)
-class Arguments:
-    """A command line, taken apart.
-
-    Attributes:
-        flags: Which of ``FLAGS`` were given.
-        config: Values of ``--config``, in order.
-        resume: Value of ``--resume``; empty when not given.
-        layer: Everything else, by path.
-    """
-
-    flags: frozenset[str]
-    config: tuple[str, ...]
-    resume: str
-    layer: Layer
+STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
 
-def read(argv: Sequence[str], short: Mapping[str, Path]) -> Arguments:
-    """Take a command line apart.
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose errors are ``UsageError``."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "", **more: Any) -> None:
+        """Name the command and what it does."""
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False, **more)
+        self.top = self if self.add_help else self.add_argument_group("general")
+        level = os.environ.get("DIMO_LOG_LEVEL") or "info"
+        levels = f"{' | '.join(LEVELS)} (default: info)"
+        option(self.top, "--log-level", "LEVEL", levels, type=log_from, default=level)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UsageError``."""
+        raise UsageError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **more: Any) -> None:
+    """Add an option; ``-`` and ``_`` are the same in its name.
 
     Args:
-        argv: Arguments after the command.
+        to: Parser, or group of one.
+        names: Its names, separated by spaces.
+        value: What its value is called, with ``...`` after it where there may be several; empty for a flag.
+        text: Its help.
+        more: As for ``add_argument``.
+    """
+    name, several, _ = value.partition(" ...")
+    more |= {"metavar": name} if name else {"action": "store_true"}
+    more |= {"nargs": "+"} if several else {}
+    added = to.add_argument(*names.split(), help=text.replace("%", "%%"), **more)
+    for known in added.option_strings:
+        twin = "--" + known[2:].translate({ord("-"): "_", ord("_"): "-"})
+        if known.startswith("--") and twin != known:
+            to.add_argument(twin, **more | {"dest": added.dest, "default": SUPPRESS, "help": SUPPRESS})
+
+
+def log_from(level: str) -> str:
+    """Log to stderr what is at least of this level.
+
+    Raises:
+        UsageError: for another level than ``LEVELS``.
+    """
+    if level.lower() not in LEVELS:
+        raise UsageError(f"unknown log level {level!r}. Levels: {', '.join(LEVELS)}")
+    logger.remove()
+    logger.add(
+        lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
+        colorize=sys.stderr.isatty(),
+        level=level.upper(),
+        format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
+    )
+    return level
+
+
+def positive(text: str) -> int:
+    """An integer from 1 up; ``ValueError`` for anything else."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def device(to: argparse._ActionsContainer) -> None:
+    """Add ``--device``."""
+    option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
+
+
+def configs(to: argparse._ActionsContainer) -> None:
+    """Add ``--config``."""
+    text = "YAML file of options, a path or URL; may be repeated, later files win"
+    option(to, "--config", "FILE", text, action="append", default=[])
+
+
+def words(rest: Sequence[str], short: Mapping[str, Path], stray: str = STRAY) -> Layer:
+    """The layer of what argparse has left: options by path.
+
+    Args:
+        rest: Arguments.
         short: Short forms that the command has.
+        stray: What is said of an argument that is no option.
 
     Raises:
         UsageError: for what is no option, or lacks its value.
     """
-    flags: set[str] = set()
-    plain: dict[str, list[str]] = {"config": [], "resume": []}  # no part of the configuration
     pairs: list[tuple[Path, str | None, str]] = []
-    rest = ["--help" if token == "-h" else token for token in argv]
-    while rest:
-        token = rest.pop(0)
+    left = [*rest]
+    while left:
+        token = left.pop(0)
         if not token.startswith("--") or token == "--":
-            raise UsageError(f"unexpected argument {token!r}. Options are written --name value; see --help.")
+            raise UsageError(stray.format(token))
         written, has_value, value = token.partition("=")
         name = written[2:].replace("-", "_")
-        if name in FLAGS:
-            if has_value:
-                raise UsageError(f"{written} takes no value, got {value!r}")
-            flags.add(name)
-            continue
         # A negative number is the value of the option before it, an option is not.
-        given = value if has_value else rest.pop(0) if rest and not rest[0].startswith("--") else None
+        given = value if has_value else left.pop(0) if left and not left[0].startswith("--") else None
         path = short.get(name) or tuple(name.split("."))
-        if given is None and (name in (*KINDS, *plain, "preset") or path[-1] == "name"):
+        if given is None and (name in (*KINDS, "preset") or path[-1] == "name"):
             raise ConfigError(f"{written} needs a value")
-        if name in plain:
-            plain[name].append(str(given))
-        else:
-            pairs.append((path, given, written))
-    return Arguments(
-        flags=frozenset(flags),
-        config=tuple(plain["config"]),
-        resume="".join(plain["resume"][-1:]),
-        layer=from_pairs(pairs, "the command line"),
-    )
+        pairs.append((path, given, written))
+    return from_pairs(pairs, "the command line")
 
 
 @attrs.frozen(kw_only=True)
@@ -116,130 +144,134 @@ class Command:
     Attributes:
         prog: ``dimo run``.
         about: What it does.
-        builder: Makes its job.
+        draft: Makes its job.
         short: Short forms that it has.
-        takes: What else of ``GENERAL`` it has.
-        more: Adds what else its help shows, to the parser and to the general options.
+        resumes: Whether it has ``--resume``.
+        dry: Whether it has ``--dry-run``.
+        more: Adds further options of its own.
+        stray: What is said of an argument that is no option.
     """
 
     prog: str
     about: str
-    builder: Builder
+    draft: type[Draft]
     short: Mapping[str, Path] = attrs.field(factory=dict)
-    takes: Sequence[str] = ()
-    more: Callable[[argparse.ArgumentParser, argparse._ArgumentGroup, Draft], None] | None = None
+    resumes: bool = False
+    dry: bool = False
+    more: Callable[[argparse._ActionsContainer], None] | None = None
+    stray: str = STRAY
 
-    def job(self, given: Arguments, registry: Registry) -> Any:
-        """The job that a command line asks for; None where it asks for a text, which is printed.
-
-        Raises:
-            DimoError: for all mistakes at once.
-        """
-        if "dry_run" in given.flags and "dry-run" not in self.takes:
-            raise UsageError("--dry-run is an option of `dimo run` only")
-        if given.resume and "resume" not in self.takes:
-            raise UsageError("--resume is an option of `dimo run` and `dimo pretrain` only")
-        explicit = [*map(from_file, given.config), given.layer]
-        if given.resume and not given.flags & {"help", "print_schema"}:
-            job = self.builder.resumed(given.resume, explicit, registry)
-        else:
-            layers = [from_environment(os.environ, self.builder.keys), *explicit]
-            draft = self.builder.draft(layers, Context(registry=registry, short=[*self.short]))
-            if "help" in given.flags:
-                sys.stdout.write(self.help(draft))
-                return None
-            if "print_schema" in given.flags:
-                print(json.dumps(self.schema(draft), indent=1))
-                return None
-            job = self.builder.job_of(draft)
-        if "print_config" in given.flags:
-            sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
-            return None
-        return job
-
-    def schema(self, draft: Draft) -> dict[str, Any]:
-        """A JSON schema of configuration files for the chosen plugins, with the defaults that the help shows.
-
-        Raises:
-            DimoError: for all mistakes at once.
-        """
-        draft.context.check()
-        preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=GENERAL["preset"][1])
-        options = [preset] if "preset" in self.builder.keys else []
-        named = {key: section.name for key, section in draft.sections.items() if section.name}
-        options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
-        for section in draft.sections.values():
-            options += [attrs.evolve(option, default=draft.value(option)) for option in section.options()]
-        found = schema(options)
-        for key, name in named.items():
-            names = {"enum": draft.context.registry.names(key), "default": name}
-            found["properties"][key]["properties"]["name"] = names
-            found["properties"][key] = {"anyOf": [names, found["properties"][key]]}
-        return found
-
-    def help(self, draft: Draft) -> str:
-        """The help text for the chosen plugins.
-
-        Raises:
-            UnknownNameError: when the command line names a plugin or a sampling that does not exist.
-        """
-        problems = draft.context.problems
-        for problem in problems:
-            if isinstance(problem, UnknownNameError):
-                raise problem
-        wrong = ["Wrong in this command line:", *map(str, problems)] if problems else []
-        parser = argparse.ArgumentParser(
-            prog=self.prog,
-            usage=f"{self.prog} [OPTIONS]",
-            description=self.about,
-            epilog="\n\n".join([_PRECEDENCE, *wrong]),
-            add_help=False,
-            formatter_class=_Formatter,
-        )
-        top = parser.add_argument_group("general")
-        option(top, "-h --help", "", "show this text and stop")
-        for name, (metavar, text) in GENERAL.items():
-            if name in ("config", "print_config", "print_schema", *self.takes):
-                text += f": {_names(draft.presets, draft.preset)}" if name == "preset" else ""
-                option(top, f"--{name}", metavar, text)
+    def parser(self) -> Parser:
+        """Reads the options that no plugin has."""
+        parser = Parser(self.prog, self.about, add_help=False)
+        option(parser.top, "-h --help", "", "show this text and stop")
+        configs(parser.top)
+        option(parser.top, "--print_config", "", "print the resolved configuration as YAML and stop")
+        schema = "print a JSON schema of configuration files for these plugins and stop"
+        option(parser.top, "--print_schema", "", schema)
+        if self.resumes:
+            text = "continue the run in this folder; only --device may change and --steps may grow"
+            option(parser.top, "--resume", "FOLDER", text)
+        if self.dry:
+            text = "build all without weights, print options, parameters and memory, and stop"
+            option(parser.top, "--dry-run", "", text)
         if self.more is not None:
-            self.more(parser, top, draft)
-        log_level(top)
-        for key, section in draft.sections.items():
-            title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-            shown = parser.add_argument_group(title.rstrip(".")) if key else top
-            if section.name:
-                names = draft.context.registry.names(key)
-                option(shown, f"--{key}", "NAME", _names(names, section.name))
-            for each in section.options():
-                self._add_option(shown, each, draft)
-        return parser.format_help()
+            self.more(parser.top)
+        parser.set_defaults(resume=None, dry_run=False)
+        return parser
 
-    def _add_option(self, shown: argparse._ArgumentGroup, which: Option, draft: Draft) -> None:
-        short = [f"--{name.replace('_', '-')}" for name, path in self.short.items() if path == which.path]
-        value = draft.value(which)
-        default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
-        text = f"{which.doc} ({type_name(which.type)}, {default})".lstrip()
-        option(shown, " ".join([f"--{which.key}", *short]), which.path[-1].upper(), text)
+    def job(self, argv: Sequence[str], registry: Registry) -> tuple[Any, argparse.Namespace]:
+        """The job that a command line asks for, None where it asks for a text, and the options besides.
+
+        Raises:
+            DimoError: for all mistakes at once.
+        """
+        parser = self.parser()
+        options, rest = parser.parse_known_args(list(argv))
+        layer = words(rest, self.short, self.stray)
+        for name, commands in (("resume", "`dimo run` and `dimo pretrain`"), ("dry_run", "`dimo run`")):
+            if name in layer.data:
+                raise UsageError(f"--{name.replace('_', '-')} is an option of {commands} only")
+        explicit, folder = [*map(from_file, options.config), layer], options.resume
+        if folder and options.dry_run and not options.help:
+            raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
+        if folder and not options.help and not options.print_schema:
+            job = resumed(self.draft, folder, explicit, registry)
+        else:
+            layers = [from_environment(os.environ, self.draft.keys), *explicit]
+            draft = self.draft(layers=layers, registry=registry, short=[*self.short])
+            if options.help or options.print_schema:
+                from dimo_core.cli.help import help_text, schema_of
+
+                schema = "" if options.help else json.dumps(schema_of(draft), indent=1)
+                print(schema or help_text(parser, parser.top, draft, self.short))
+                return None, options
+            job = draft.job()
+        if options.print_config:
+            sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
+            job = None
+        return job, options
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, keeps blank lines, and leaves room for long option strings."""
+def run(argv: Sequence[str]) -> int:
+    """``dimo run``: distil a teacher into a one-step generator."""
+    from dimo_core.config.distil import DistilDraft
 
-    def __init__(self, prog: str) -> None:
-        width = max(60, min(shutil.get_terminal_size().columns, 110))
-        super().__init__(prog, max_help_position=36, width=width)
+    command = Command(
+        prog="dimo run",
+        about="Distil a teacher into a one-step generator. Options follow the chosen plugins: name another "
+        "teacher or divergence, and --help shows its options.",
+        draft=DistilDraft,
+        short=SHORT,
+        resumes=True,
+        dry=True,
+    )
+    registry = Registry.discover()
+    job, options = command.job(argv, registry)
+    if job is None:
+        return 0
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = argparse.HelpFormatter._fill_text
-        return "\n\n".join(fill(self, part, width, indent) for part in text.split("\n\n"))
+    from dimo_core.jobs.distil import run
+    from dimo_core.jobs.dry_run import dry_run
+
+    if options.dry_run:
+        dry_run(job)
+    else:
+        run(job, registry=registry, resume=bool(options.resume))
+    return 0
 
 
-def _names(names: Collection[str], default: str | None) -> str:
-    return f"{' | '.join(names)} (default: {default})" if names else "(there is none)"
+def pretrain(argv: Sequence[str]) -> int:
+    """``dimo pretrain``: train a masked diffusion teacher from images."""
+    from dimo_core.config.pretrain import PretrainDraft
+    from dimo_core.jobs.pretrain import pretrain
+
+    command = Command(
+        prog="dimo pretrain",
+        about="Train a masked diffusion teacher from images, with a tokenizer fitted to them. The result is "
+        "a folder that --teacher.checkpoint of `dimo run` takes.",
+        draft=PretrainDraft,
+        short={name: path for name, path in SHORT.items() if path[0] == "train"},
+        resumes=True,
+    )
+    registry = Registry.discover()
+    job, options = command.job(argv, registry)
+    if job is not None:
+        pretrain(job, registry=registry, resume=bool(options.resume))
+    return 0
 
 
-def _text(value: Any) -> str:
-    """A value as it would be typed."""
-    typed = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
-    return str(typed).removesuffix("...\n").strip()
+def convert(argv: Sequence[str]) -> int:
+    """``dimo convert``: foreign weights into a folder of safetensors and YAML."""
+    from dimo_core.jobs.convert import ConvertDraft, convert
+
+    command = Command(
+        prog="dimo convert",
+        about="Turn foreign weights into a folder of safetensors and YAML: those that the teacher's options "
+        "name, or, with --generator.init FILE, those of a published one-step generator of that teacher. "
+        "Files are read without executing anything in them, and must fit exactly.",
+        draft=ConvertDraft,
+    )
+    if (job := command.job(argv, Registry.discover())[0]) is not None:
+        convert(job)
+    return 0

@@ -1,4 +1,4 @@
-"""``dimo compare``: samplers of a teacher and generators in one table, by one protocol."""
+"""``dimo compare`` and ``dimo evaluate``: a table of samplers and generators, or one row of it."""
 
 import argparse
 import os
@@ -7,89 +7,83 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import yaml
 
-from dimo_core.cli.command import read
-from dimo_core.cli.parsing import Parser, device, option, positive
+from dimo_core.cli.command import Parser, configs, device, option, positive, words
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
-from dimo_core.suggestions import Choice
+from dimo_core.suggestions import ASSUMED, Choice
 
 if TYPE_CHECKING:
     from dimo_core.evaluation.drawing import Shard
-    from dimo_core.jobs.compare import Comparing
+    from dimo_core.jobs.compared import TeacherRows
+    from dimo_core.jobs.locate import Subject
+    from dimo_core.teacher import Teacher
 
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
 
-SAME = ("protocol", "device", "batch_size", "intervals", "keep", "stream", "shard")
-"""Options that are attributes of ``Comparing`` as they are."""
+OF_TEACHER = ("sampler", "sampling_steps", "sampling", "guidance")
+"""Options that say how a teacher is sampled."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; the arguments are those after ``dimo compare``."""
-    options, rest = _parser().parse_known_args(list(argv))
+def compare(argv: Sequence[str]) -> int:
+    """``dimo compare``: samplers of a teacher and generators in one table, by one protocol."""
+    options, rest = _compare_parser().parse_known_args(list(argv))
     if options.merge:
         return _merge(options, rest, argv)
-    layers = teacher_layers(rest)
+    layers = teacher_layers(options.config, rest)
 
-    from dimo_core.config.distil import DEFAULTS
-    from dimo_core.config.draft import next_folder
-    from dimo_core.jobs.compare import compare
     from dimo_core.jobs.compared import TeacherRows
-    from dimo_core.jobs.locate import chosen_teacher, teacher_of_generators
+    from dimo_core.jobs.locate import chosen_teacher
 
     registry = Registry.discover()
-    teacher = chosen_teacher(layers, registry, None)
-    if teacher is None and options.generators:
-        teacher = teacher_of_generators(options.generators, registry)
-    teacher = teacher or chosen_teacher(layers, registry, DEFAULTS["teacher"])
-    assert teacher is not None
-    out = options.out or next_folder("compare", registry.name_of("teacher", type(teacher)) or "teacher")
+    teacher = chosen_teacher(layers, registry, options.generators)
     rows = TeacherRows(
-        samplers=tuple(options.samplers or ()),
-        steps=tuple(options.sampling_steps or ()),
-        samplings=tuple(options.samplings or ()),
+        samplers=tuple(options.samplers),
+        steps=tuple(options.sampling_steps),
+        samplings=tuple(options.samplings),
         guidance=options.guidance,
     )
-    wanted = comparing(
+    return _start(
+        teacher,
         options,
-        ["compare", *argv],
-        out=out,
+        registry,
+        ("compare", registry.name_of("teacher", type(teacher)) or "teacher"),
+        command=f"dimo {shlex.join(['compare', *argv])}",
         rows=None if options.generators_only else rows,
-        generators=tuple(dict.fromkeys(options.generators or ())),
+        generators=tuple(dict.fromkeys(options.generators)),
     )
-    compare(teacher, wanted, registry)
-    return 0
 
 
-def teacher_layers(rest: Sequence[str]) -> list[Layer]:
+def teacher_layers(configs: Sequence[str], rest: Sequence[str]) -> list[Layer]:
     """Options of the teacher, from the environment, files and the command line.
 
     Raises:
         UsageError: for what is no option of a teacher.
     """
-    given = read(rest, {})
-    if given.flags or given.resume:
-        wrong = [f"--{flag.replace('_', '-')}" for flag in sorted(given.flags)] or ["--resume"]
-        raise UsageError(f"{wrong[0]} is no option of this command; the same command with --out goes on.")
-    return [from_environment(os.environ, ("teacher",)), *map(from_file, given.config), given.layer]
+    given = words(rest, {})
+    for wrong in ("dry_run", "print_config", "print_schema", "resume"):
+        if wrong in given.data:
+            text = "is no option of this command; the same command with --out goes on."
+            raise UsageError(f"--{wrong.replace('_', '-')} {text}")
+    return [from_environment(os.environ, ("teacher",)), *map(from_file, configs), given]
 
 
-def comparing(options: argparse.Namespace, argv: Sequence[str], **what: Any) -> "Comparing":
-    """What the options that both commands have ask for.
+def _start(
+    teacher: "Teacher", options: argparse.Namespace, registry: Registry, place: tuple[str, str], **what: Any
+) -> int:
+    """Draw and judge what options ask for, and ``what`` of ``Comparing`` they lack."""
+    from dimo_core.config.folders import next_folder
+    from dimo_core.jobs.compare import Comparing, compare
 
-    Args:
-        options: Read by a parser with ``add_common``.
-        argv: The command as it was typed, after ``dimo``.
-        **what: Further attributes of ``Comparing``.
-    """
-    from dimo_core.jobs.compare import Comparing
-
-    given = {name: getattr(options, name) for name in SAME}
-    changes = {name: getattr(options, name) for name in CHANGES}
-    return Comparing(**given, **what, changes=changes, command=f"dimo {shlex.join(argv)}")
+    given, own = vars(options), [field.name for field in attrs.fields(Comparing)]
+    what = {name: value for name, value in given.items() if name in own} | what
+    what["changes"] = {name: given[name] for name in CHANGES}
+    compare(teacher, Comparing(**what | {"out": options.out or next_folder(*place)}), registry)
+    return 0
 
 
 def choice(text: str) -> Choice:
@@ -99,14 +93,12 @@ def choice(text: str) -> Choice:
         UsageError: for anything else.
     """
     try:
-        data = yaml.safe_load(text)
-        if isinstance(data, dict):
-            return Choice.from_dict(data)
+        found = Choice.from_dict(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError):
-        data = None
-    if not isinstance(data, str) or re.search(r"\s", data):
+        found = None
+    if found is None or re.search(r"\s", str(found.name)):
         raise UsageError(f"expected a name, or {{name: NAME, OPTION: VALUE}}, got {text!r}")
-    return Choice(data)
+    return found
 
 
 def guidance(text: str) -> Choice:
@@ -131,6 +123,7 @@ def add_common(to: Parser) -> None:
     option(to, "--intervals", "N", intervals, type=int, default=0)
     option(to, "--batch-size", "B", "samples drawn at a time, at most 500", type=positive)
     device(to)
+    configs(to)
     option(to, "--out", "FOLDER", "where results go; what is finished there is not done again")
     option(to, "--keep-samples", "FOLDER", "keep the samples themselves: pictures, or lines", dest="keep")
     option(to, "--stream", "", "write no finished batches; an interrupted row begins anew")
@@ -138,7 +131,7 @@ def add_common(to: Parser) -> None:
     option(to, "--shard", "I/N", shard, type=_shard)
 
 
-def _parser() -> Parser:
+def _compare_parser() -> Parser:
     parser = Parser(
         "dimo compare",
         "Draw and judge samples of a teacher, by sampler and number of steps, and of its one-step "
@@ -148,12 +141,12 @@ def _parser() -> Parser:
         "'{name: NAME, OPTION: VALUE}'.",
     )
     samplers, steps = "multi-step samplers (default: the teacher's plan's)", "step counts of each sampler"
-    option(parser, "--samplers", "NAME ...", samplers, type=choice)
-    option(parser, "--sampling-steps", "N ...", f"{steps} (default: the plan's)", type=positive)
-    option(parser, "--samplings", "NAME ...", "named samplings of the teacher, too")
+    option(parser, "--samplers", "NAME ...", samplers, type=choice, default=())
+    option(parser, "--sampling-steps", "N ...", f"{steps} (default: the plan's)", type=positive, default=())
+    option(parser, "--samplings", "NAME ...", "named samplings of the teacher, too", default=())
     scale = "guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)"
     option(parser, "--guidance", "S", scale, type=guidance)
-    option(parser, "--generators", "PATH ...", "folders of generators, or of runs")
+    option(parser, "--generators", "PATH ...", "folders of generators, or of runs", default=())
     option(parser, "--generators-only", "", "no rows of the teacher")
     option(parser, "--merge", "RESULTS ...", "draw nothing; put these results in one table")
     add_common(parser)
@@ -161,11 +154,11 @@ def _parser() -> Parser:
 
 
 def _merge(options: argparse.Namespace, rest: Sequence[str], argv: Sequence[str]) -> int:
-    from dimo_core.config.draft import next_folder
+    from dimo_core.config.folders import next_folder
     from dimo_core.jobs.compare import merge
 
-    alone = {"--merge", "--out"}
-    others = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    alone = {"--merge", "--out", "--log-level"}
+    others = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     if rest or not set(others) <= alone:
         wrong = ", ".join(sorted({*others} - alone)) or " ".join(rest)
         raise UsageError(
@@ -182,3 +175,72 @@ def _shard(text: str) -> "Shard":
     if not found:
         raise UsageError(f"--shard is written I/N, such as 1/3 for the first of three parts, got {text!r}")
     return Shard(index=int(found[1]), of=int(found[2]))
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """``dimo evaluate``: one row of the table, for a generator, a teacher, or pictures."""
+    options, rest = _evaluate_parser().parse_known_args(list(argv))
+    layers = teacher_layers(options.config, rest)
+
+    from dimo_core.jobs.compared import labels
+    from dimo_core.jobs.locate import find_subject
+
+    registry = Registry.discover()
+    subject = find_subject(options.path, layers, registry)
+    return _start(
+        subject.teacher,
+        options,
+        registry,
+        ("evaluate", labels([subject.url])[0]),
+        command=f"dimo {shlex.join(['evaluate', *argv])}",
+        rows=_rows(options, subject),
+        generators=(subject.url,) if subject.kind == "generator" else (),
+        images=subject.url if subject.kind == "images" else None,
+    )
+
+
+def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | None":
+    """The one row of a teacher: by default the plan's sampler in the most steps.
+
+    Raises:
+        UsageError: for options that have no meaning for the subject.
+    """
+    from dimo_core.jobs.compared import TeacherRows
+
+    given = [f"--{name.replace('_', '-')}" for name in OF_TEACHER if getattr(options, name) is not None]
+    if subject.kind != "teacher" and given:
+        raise UsageError(f"{given[0]} says how a teacher is sampled, and {options.path!r} is no teacher")
+    if subject.kind == "images" and options.temperatures:
+        raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
+    if subject.kind != "teacher":
+        return None
+    if options.sampling is not None:
+        if options.sampler is not None or options.sampling_steps is not None:
+            raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")
+        return TeacherRows(samplings=(options.sampling,), guidance=options.guidance)
+    plan = subject.teacher.evaluation() or ASSUMED
+    return TeacherRows(
+        samplers=() if options.sampler is None else (options.sampler,),
+        steps=(options.sampling_steps or max(plan.steps, default=max(ASSUMED.steps)),),
+        guidance=options.guidance,
+    )
+
+
+def _evaluate_parser() -> Parser:
+    parser = Parser(
+        "dimo evaluate",
+        "Draw and judge samples of one generator or teacher, or judge pictures: one row of the table of "
+        "`dimo compare`, with the same files.",
+        "A teacher by name, and several rows: `dimo compare`. For pictures, --teacher NAME says whose "
+        "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote "
+        "the pictures.",
+    )
+    path = "folder of a generator, a run, a teacher, or pictures (path or URL)"
+    parser.add_argument("path", metavar="PATH", help=path)
+    option(parser, "--sampler", "NAME", "of a teacher: multi-step sampler (default: the plan's)", type=choice)
+    steps = "of a teacher: steps (default: the plan's most)"
+    option(parser, "--sampling-steps", "N", steps, type=positive)
+    option(parser, "--sampling", "NAME", "of a teacher: a named sampling")
+    option(parser, "--guidance", "S", "of a teacher: a scale, 1 being none, or a plugin", type=guidance)
+    add_common(parser)
+    return parser

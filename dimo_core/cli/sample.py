@@ -2,14 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from dimo_core.cli.parsing import Parser, device, option, positive
+from dimo_core.cli.command import Command, Parser, device, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
-
-if TYPE_CHECKING:
-    from dimo_core.config.draft import Draft
 
 OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
@@ -45,9 +42,8 @@ def _generator(argv: Sequence[str]) -> int:
 
 
 def _teacher(argv: Sequence[str]) -> int:
-    from dimo_core.cli.command import Command, read
-    from dimo_core.config.draft import next_folder
-    from dimo_core.config.sample import SAMPLING
+    from dimo_core.config.folders import next_folder
+    from dimo_core.config.sample import SampleDraft
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
@@ -55,16 +51,12 @@ def _teacher(argv: Sequence[str]) -> int:
         prog="dimo sample --teacher NAME",
         about="Draw samples from a teacher in many steps: pictures or lines, and their tokens. A named "
         "sampling is a preset of steps, sampler and guidance; options that are given besides override it.",
-        builder=SAMPLING,
+        draft=SampleDraft,
         short={"temperature": ("sampler", "temperature")},
-        more=_more,
+        more=_drawing,
+        stray="{!r} and a teacher: give either PATH, for a generator, or --teacher NAME.",
     )
-    parser = Parser("dimo sample", "", add_help=False)
-    _drawing(parser)
-    options, rest = parser.parse_known_args(list(argv))
-    if (path := _positional(rest)) is not None:
-        raise UsageError(f"{path!r} and a teacher: give either PATH, for a generator, or --teacher NAME.")
-    job = command.job(read(rest, command.short), Registry.discover())
+    job, options = command.job(argv, Registry.discover())
     if job is None:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
@@ -74,15 +66,6 @@ def _teacher(argv: Sequence[str]) -> int:
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
     print(f"{wanted['count']} samples in {out} ({job.sampling.title}, {passes} each)")
     return 0
-
-
-def _more(parser: argparse.ArgumentParser, top: argparse._ArgumentGroup, draft: "Draft") -> None:
-    from dimo_core.sampler import listing
-
-    _drawing(top)
-    shown = parser.add_argument_group("samplings of the teacher")
-    for name, text in listing(draft.presets).items():
-        shown.add_argument(name, help=text.replace("%", "%%"))
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, Any]:
@@ -106,15 +89,6 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
         layout=options.layout or "plain",
     )
     return how | {"conditions": prompts, "count": len(prompts.files())}
-
-
-def _positional(rest: Sequence[str]) -> str | None:
-    """The first token that is neither an option nor the value of the one before it."""
-    for before, token in zip(["", *rest], rest, strict=False):
-        expects = before.startswith("--") and "=" not in before
-        if not token.startswith("-") and not expects:
-            return token
-    return None
 
 
 def _parser() -> Parser:

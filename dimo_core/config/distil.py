@@ -4,16 +4,16 @@ Precedence, option by option: command line (or Python arguments) > config files 
 plugin default. A source that names another plugin than the chosen one gives no options to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from attrs import validators as v
 
 from dimo_core.auxiliary import AuxiliaryOptions
-from dimo_core.config.builder import Builder
-from dimo_core.config.draft import Draft, Section, choose, complete, first_look, group, next_folder
-from dimo_core.config.layers import Context, Layer, from_mapping
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.folders import next_folder
+from dimo_core.config.layers import from_mapping, last
 from dimo_core.divergence import Divergence
 from dimo_core.errors import DimoError, UnknownNameError
 from dimo_core.generator import GeneratorOptions
@@ -23,7 +23,6 @@ from dimo_core.registry import Registry
 from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate, Train
 from dimo_core.sources import Conditions
-from dimo_core.suggestions import Recipe
 from dimo_core.teacher import Teacher
 from dimo_core.tracker import Tracker
 
@@ -100,9 +99,6 @@ DEFAULTS: Mapping[str, str] = {
 GROUPS: Mapping[str, type] = {"train": Train, "eval": Evaluate}
 """Options of the engine."""
 
-KEYS = ("preset", *DEFAULTS, *GROUPS, *(field.name for field in attrs.fields(Common)))
-"""Top-level keys of the configuration."""
-
 
 def resolve_job(
     overrides: Mapping[str, Any] | None = None, preset: str | None = None, registry: Registry | None = None
@@ -120,7 +116,7 @@ def resolve_job(
         UnknownNameError: for a plugin or preset that does not exist.
         PluginError: for a plugin that cannot be used.
     """
-    job: Job = DISTILLATION.resolve(
+    job: Job = DistilDraft.resolve(
         dict(overrides or {}) | ({"preset": preset} if preset is not None else {}), registry
     )
     return job
@@ -134,63 +130,63 @@ def job_from_config(config: Mapping[str, Any], registry: Registry | None = None)
         UnknownNameError: for a plugin that is no longer installed.
         PluginError: for a plugin that cannot be used.
     """
-    job: Job = DISTILLATION.job(
-        [from_mapping(config, "the stored configuration")], registry, suggestions=False
-    )
-    return job
+    layers = [from_mapping(config, "the stored configuration")]
+    return DistilDraft(layers=layers, registry=registry or Registry.discover(), suggestions=False).job()
 
 
-def _draft(layers: Sequence[Layer], context: Context) -> Draft:
-    chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
-    preset = next((layer.data["preset"] for layer in reversed(layers) if layer.data.get("preset")), None)
-    recipes: Mapping[str, Recipe] = {}
-    teacher = first_look(chosen, layers, context) if context.suggestions else None
-    if chosen is not None and teacher is not None:
-        base, preset, recipes = _suggestions(chosen, teacher, preset, context)
-        layers = [*base, *layers]
-    # Without the teacher's suggestions nobody knows which plugins the other options are meant for.
-    lost = context.suggestions and (teacher is None or bool(context.problems))
-    named = {kind for kind in DEFAULTS for layer in layers if layer.name(kind) or kind in layer.objects}
-    meant = [kind for kind in DEFAULTS if kind != "teacher" and (not lost or kind in named)]
-    kinds = [choose(kind, DEFAULTS[kind], layers, context) for kind in meant]
-    groups = [group(key, cls, layers, context) for key, cls in GROUPS.items()]
-    draft = complete([chosen, *kinds, *groups, Section(key="", cls=Common)], layers, context, KEYS)
-    return attrs.evolve(draft, preset=preset, presets=recipes)
+class DistilDraft(Draft):
+    """How ``dimo run`` makes its job."""
 
+    keys = ("preset", *DEFAULTS, *GROUPS, *(field.name for field in attrs.fields(Common)))
+    defaults = DEFAULTS
 
-def _job_of(draft: Draft) -> Job:
-    made = draft.make()
-    for name in made["eval"].samplings:
-        TeacherSampling.named(made["teacher"], name, draft.context.registry)
-    made["config"] = {"preset": draft.preset} | made["config"]
-    made["out"] = made["out"] or next_folder(*(draft.sections[key].name for key in ("teacher", "divergence")))
-    return Job(**made)
+    def outline(self) -> list[Section | None]:
+        """One plugin of each kind, the options of the engine, and those of the job."""
+        chosen, self.preset = self.choose("teacher"), last(self.layers, "preset")
+        teacher = self.first_look(chosen) if self.suggestions else None
+        if chosen is not None and teacher is not None:
+            self._suggest(chosen, teacher)
+        # Without the teacher's suggestions nobody knows which plugins the other options are meant for.
+        lost = self.suggestions and (teacher is None or bool(self.problems))
+        meant = [kind for kind in DEFAULTS if kind != "teacher" and not (lost and self._is_open(kind))]
+        groups = [Section(key=key, cls=cls) for key, cls in GROUPS.items()]
+        return [chosen, *map(self.choose, meant), *groups, Section(key="", cls=Common)]
 
+    def _is_open(self, kind: str) -> bool:
+        """Whether no layer says which plugin of a kind is meant."""
+        said = [layer.data.get(kind, {}) for layer in self.layers]
+        return all(isinstance(each, Mapping) and "name" not in each for each in said)
 
-def _suggestions(
-    section: Section, teacher: Teacher, preset: Any, context: Context
-) -> tuple[list[Layer], str | None, Mapping[str, Recipe]]:
-    """What the teacher suggests: sampler and conditions of its evaluation, and the preset's recipe."""
-    try:
-        recipes, plan = dict(teacher.recipes()), teacher.evaluation()
-    except DimoError as error:
-        context.report(error)
-        return [], None, {}
-    layers = []
-    defaults = {**DEFAULTS, "teacher": section.name}
-    if plan is not None:
-        suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
-        defaults |= {kind: choice.name for kind, choice in suggested.items()}
-        layers.append(from_mapping(suggested, f"the evaluation plan of {section.title}", defaults))
-    if preset is None:
-        preset = next(iter(recipes), None)
-    elif preset not in recipes:
-        context.report(UnknownNameError("preset", str(preset), recipes, f"(of {section.title})"))
-        return layers, None, recipes
-    if preset is not None:
-        layers.append(from_mapping(recipes[preset], f"preset {preset!r} of {section.title}", defaults))
-    return layers, preset, recipes
+    def _suggest(self, chosen: Section, teacher: Teacher) -> None:
+        """Add what the teacher suggests: sampler and conditions of its evaluation, and a recipe."""
+        try:
+            self.presets, plan = dict(teacher.recipes()), teacher.evaluation()
+        except DimoError as error:
+            self.preset = None
+            self.problems.append(error)
+            return
+        defaults, base = {**DEFAULTS, "teacher": chosen.name}, []
+        if plan is not None:
+            suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
+            defaults |= {kind: choice.name for kind, choice in suggested.items()}
+            base.append(from_mapping(suggested, f"the evaluation plan of {chosen.title}", defaults))
+        if self.preset is None:
+            self.preset = next(iter(self.presets), None)
+        if self.preset in self.presets:
+            recipe, origin = self.presets[self.preset], f"preset {self.preset!r} of {chosen.title}"
+            base.append(from_mapping(recipe, origin, defaults))
+        elif self.preset is not None:
+            hint = f"(of {chosen.title})"
+            self.problems.append(UnknownNameError("preset", str(self.preset), self.presets, hint))
+        self.layers = [*base, *self.layers]
 
-
-DISTILLATION = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
-"""How ``dimo run`` makes its job."""
+    def job(self) -> Job:
+        """The job, its run folder named."""
+        made = self.make()
+        for name in made["eval"].samplings:
+            TeacherSampling.named(made["teacher"], name, self.registry)
+        made["config"] = {"preset": self.preset} | made["config"]
+        made["out"] = made["out"] or next_folder(
+            *(self.sections[key].name for key in ("teacher", "divergence"))
+        )
+        return Job(**made)

@@ -1,7 +1,6 @@
 """Where option values come from: config files, the environment, the command line, Python, presets.
 
-Each source is a ``Layer`` of nested data; a later layer overrides an earlier one, option by option. A
-``Context`` collects what is wrong with any of them, so that one message can tell it all.
+Each source is a ``Layer`` of nested data; a later layer overrides an earlier one, option by option.
 """
 
 import os
@@ -13,10 +12,9 @@ import attrs
 import fsspec
 import yaml
 
-from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
+from dimo_core.errors import ConfigError, DimoError, PluginError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
-from dimo_core.registry import Registry
 from dimo_core.suggestions import Choice
 
 
@@ -26,23 +24,22 @@ class Layer:
 
     Attributes:
         origin: What it is, as people read it.
-        data: Nested values; the section of a plugin is a mapping that may hold ``name``.
-        objects: Finished options objects by section, from Python.
-        assumed: Of a plugin's suggestion: the plugins that sections without ``name`` are meant for, by kind.
+        data: Nested values; the section of a plugin is a mapping that may hold ``name``, or from Python a
+            finished plugin.
+        suggested: A plugin suggests it.
         spelling: Of text, still to be read by type: how each option was written.
         lenient: Unknown keys are no error.
     """
 
     origin: str
     data: Mapping[str, Any]
-    objects: Mapping[str, object] = attrs.field(factory=dict)
-    assumed: Mapping[str, str] = attrs.field(factory=dict)
+    suggested: bool = False
     spelling: Mapping[Path, str] = attrs.field(factory=dict)
     lenient: bool = False
 
     def fault(self, text: str) -> DimoError:
         """A mistake in it, which is the plugin's when that suggested it."""
-        return (PluginError if self.assumed else ConfigError)(text)
+        return (PluginError if self.suggested else ConfigError)(text)
 
     def where(self, path: Path) -> str:
         """An option of this layer, as its user wrote it."""
@@ -51,62 +48,15 @@ class Layer:
         return f"{'.'.join(path)} in {self.origin}"
 
     def name(self, kind: str) -> str | None:
-        """The plugin that this layer chooses or assumes for a kind."""
+        """The plugin that this layer chooses for a kind."""
         section = self.data.get(kind)
-        if section is None:
-            return None
-        chosen = section.get("name", self.assumed.get(kind))
-        return None if chosen is None else str(chosen)
+        name = section.get("name") if isinstance(section, Mapping) else None
+        return None if name is None else str(name)
 
 
-@attrs.define(kw_only=True)
-class Context:
-    """What choosing plugins, and finding and explaining mistakes, needs.
-
-    Attributes:
-        registry: Of the installed plugins.
-        suggestions: Whether the teacher's presets and evaluation plan count.
-        short: Short forms on the command line, for near matches.
-        problems: Mistakes, in order.
-        notes: What is worth a warning, in order.
-        known: Keys of every option of the chosen plugins, for near matches.
-    """
-
-    registry: Registry
-    suggestions: bool = True
-    short: Sequence[str] = ()
-    problems: list[DimoError] = attrs.field(factory=list)
-    notes: list[str] = attrs.field(factory=list)
-    known: Sequence[str] = ()
-
-    def report(self, problem: DimoError) -> None:
-        """Remember a mistake, once."""
-        if str(problem) not in map(str, self.problems):
-            self.problems.append(problem)
-
-    def note(self, text: str) -> None:
-        """Remember a warning, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def check(self) -> None:
-        """Raise what was found: a single mistake as it is, several as one error of several lines."""
-        if len(self.problems) == 1:
-            raise self.problems[0]
-        if self.problems:
-            plugin = any(isinstance(error, PluginError) for error in self.problems)
-            raise (PluginError if plugin else ConfigError)("\n".join(map(str, self.problems)))
-
-    def unknown(self, path: Path, layer: Layer, reason: str = "") -> None:
-        """Report a key that no option has; the reason says more than that."""
-        where, key = layer.where(path), ".".join(path)
-        if layer.lenient:
-            self.note(f"{where} is ignored: there is no option {key}")
-            return
-        candidates = [known for known in self.known if "." in known or "." not in key]
-        candidates += self.short if layer.spelling else ()
-        hint = nearest(key, candidates, "--{}" if layer.spelling else "{}")
-        self.report(layer.fault(f"{where}: {reason or 'unknown option.'}{hint}"))
+def last(layers: Sequence[Layer], key: str) -> Any:
+    """What the highest layer says of a key, before it is read by type; None when none says anything."""
+    return next((layer.data[key] for layer in reversed(layers) if layer.data.get(key)), None)
 
 
 def from_mapping(
@@ -123,26 +73,23 @@ def from_mapping(
         DimoError: when a section is no mapping; a ``PluginError`` of a suggestion.
     """
     sections: dict[str, Any] = {}
-    objects: dict[str, object] = {}
-    layer = Layer(origin=origin, data=sections, objects=objects, assumed=assumed)
+    layer = Layer(origin=origin, data=sections, suggested=bool(assumed))
     for key, value in ((str(key), value) for key, value in data.items()):
         if isinstance(value, Choice):
             value = value.as_dict()
         elif isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, Mapping):
-            sections[key] = {str(inner): item for inner, item in value.items()}
+            name = {"name": assumed[key]} if key in assumed else {}
+            value = name | {str(inner): item for inner, item in value.items()}
         elif key in KINDS and value is None:
-            sections[key] = {}
+            value = {}
         elif key in KINDS and isinstance(value, str):
-            sections[key] = {"name": value}
-        elif value is not None and not isinstance(value, bool | int | float | Sequence):
-            objects[key] = value
-        elif key in KINDS:
+            value = {"name": value}
+        elif key in KINDS and isinstance(value, bool | int | float | Sequence):
             expected = f"expected a name, or a mapping with 'name' and options, got {value!r}"
             raise layer.fault(f"{key} in {origin}: {expected}")
-        else:
-            sections[key] = value
+        sections[key] = value
     return layer
 
 
@@ -189,6 +136,19 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice in one mapping, where YAML silently keeps the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                twice = f"the key {key.value!r} is there twice"
+                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def from_file(url: str) -> Layer:
     """The layer of a YAML file.
 
@@ -201,8 +161,7 @@ def from_file(url: str) -> Layer:
     try:
         with fsspec.open(url, "rb") as file:
             text = file.read()
-        _refuse_repeats(yaml.compose(text, yaml.SafeLoader))
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -217,20 +176,3 @@ def from_file(url: str) -> Layer:
             f"config file {url!r} must hold a mapping such as 'teacher: maskgit', got {data!r:.60}"
         )
     return from_mapping(data, url)
-
-
-def _refuse_repeats(node: Any) -> None:
-    """Refuse a key given twice in one mapping, where YAML silently keeps the last.
-
-    Raises:
-        yaml.MarkedYAMLError: for the first one.
-    """
-    seen = set()
-    for item in node.value if isinstance(node, yaml.CollectionNode) else ():
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                twice = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
-            seen.add(key.value)
-        _refuse_repeats(value)

@@ -1,14 +1,14 @@
 """From names and options to the job of a pretraining; see ``dimo_core.config.distil`` for distillation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 
-from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS, Common
-from dimo_core.config.draft import Draft, Section, choose, complete, group, next_folder
-from dimo_core.config.layers import Context, Layer
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.folders import next_folder
 from dimo_core.errors import ConfigError
 from dimo_core.objective import ObjectiveOptions
 from dimo_core.settings import Train
@@ -52,34 +52,35 @@ class PretrainJob(Own):
     out: str
 
 
-KEYS = ("teacher", "model", "data", "objective", "train", *(field.name for field in attrs.fields(Own)))
-"""Top-level keys of the configuration; ``model`` holds the teacher class's ``pretraining_options``."""
+class PretrainDraft(Draft):
+    """How ``dimo pretrain`` makes its job; ``model`` holds the teacher class's ``pretraining_options``."""
 
+    keys = ("teacher", "model", "data", "objective", "train", *(field.name for field in attrs.fields(Own)))
+    defaults = MappingProxyType(
+        {"teacher": DEFAULTS["teacher"], "data": "digits", "objective": "masked-modelling"}
+    )
 
-def _draft(layers: Sequence[Layer], context: Context) -> Draft:
-    chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
-    sections: list[Section | None] = []
-    if chosen is not None:
-        sections.append(Section(key="teacher", name=chosen.name, cls=None))
-        options = getattr(chosen.cls, "pretraining_options", None)
-        if options is None:
-            context.report(ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher."))
-        else:
-            sections.append(group("model", options, layers, context))
-    for kind, default in (("data", "digits"), ("objective", "masked-modelling")):
-        sections.append(choose(kind, default, layers, context))
-    sections += [group("train", Train, layers, context), Section(key="", cls=Own)]
-    return complete(sections, layers, context, KEYS)
+    def outline(self) -> list[Section | None]:
+        """The name of the teacher, its model, data, objective, the engine's options and those of the job."""
+        chosen = self.choose("teacher")
+        first: list[Section | None] = []
+        if chosen is not None:
+            first.append(Section(key="teacher", name=chosen.name, cls=None))
+            options = getattr(chosen.cls, "pretraining_options", None)
+            if options is None:
+                self.problems.append(
+                    ConfigError(f"{chosen.title} cannot be pretrained. Choose another --teacher.")
+                )
+            else:
+                first.append(Section(key="model", cls=options))
+        train, own = Section(key="train", cls=Train), Section(key="", cls=Own)
+        return [*first, self.choose("data"), self.choose("objective"), train, own]
 
-
-def _job_of(draft: Draft) -> PretrainJob:
-    made = draft.make()
-    del made["teacher"]
-    name, data = (draft.sections[key].name for key in ("teacher", "data"))
-    made["teacher_class"] = draft.context.registry.load("teacher", name)
-    made["out"] = made["out"] or next_folder("pretrain", name, data)
-    return PretrainJob(**made)
-
-
-PRETRAINING = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
-"""How ``dimo pretrain`` makes its job, a ``PretrainJob``."""
+    def job(self) -> PretrainJob:
+        """The job, its run folder named."""
+        made = self.make()
+        del made["teacher"]
+        name, data = (self.sections[key].name for key in ("teacher", "data"))
+        made["teacher_class"] = self.registry.load("teacher", name)
+        made["out"] = made["out"] or next_folder("pretrain", name, data)
+        return PretrainJob(**made)

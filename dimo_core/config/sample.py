@@ -4,26 +4,19 @@ Precedence, option by option: command line (or Python arguments) > config files 
 named sampling > plugin default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from attrs import validators as v
 
-from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.config.draft import Draft, Section, choose, complete, first_look
-from dimo_core.config.layers import Context, Layer, from_mapping
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.layers import Layer, from_mapping, last
 from dimo_core.errors import DimoError
 from dimo_core.sampler import TeacherSampling, find
 from dimo_core.suggestions import ASSUMED, EvaluationPlan, Sampling
 from dimo_core.teacher import Teacher
-
-KINDS = ("teacher", "sampler", "guidance")
-"""Kinds of plugins that a sampling has."""
-
-KEYS = ("sampling", *KINDS, "steps")
-"""Top-level keys of the configuration."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,45 +47,42 @@ class SamplingJob:
     sampling: TeacherSampling
 
 
-def _draft(layers: Sequence[Layer], context: Context) -> Draft:
-    """Its presets are the teacher's samplings."""
-    chosen = choose("teacher", DEFAULTS["teacher"], layers, context)
-    wanted = next((layer.data["sampling"] for layer in reversed(layers) if layer.data.get("sampling")), None)
-    name, samplings = None, {}
-    if chosen is not None and (teacher := first_look(chosen, layers, context)) is not None:
-        try:
-            samplings = dict(teacher.samplings())
-            name = next(iter(samplings), None) if wanted is None else str(wanted)
-            layers = [_suggestion(chosen, teacher, samplings, name), *layers]
-        except DimoError as error:
-            context.report(error)
-    sections = [chosen, *(choose(kind, DEFAULTS[kind], layers, context) for kind in KINDS[1:])]
-    draft = complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
-    return attrs.evolve(draft, preset=name, presets=samplings)
+class SampleDraft(Draft):
+    """How ``dimo sample --teacher`` makes its job; its presets are the teacher's samplings."""
 
+    keys = ("sampling", "teacher", "sampler", "guidance", "steps")
+    defaults = DEFAULTS
 
-def _suggestion(
-    section: Section, teacher: Teacher, samplings: Mapping[str, Sampling], name: str | None
-) -> Layer:
-    """What the teacher suggests: the named sampling, or else its evaluation's way in the most steps."""
-    way: Sampling | EvaluationPlan = teacher.evaluation() or ASSUMED
-    origin = f"the evaluation plan of {section.title}"
-    if name is not None:
-        way, origin = find(samplings, name, section.title), f"sampling {name!r} of {section.title}"
-    steps = way.steps if isinstance(way, Sampling) else max(way.steps, default=Own().steps)
-    data = {"sampling": name, "steps": steps, "sampler": way.sampler, "guidance": way.guidance}
-    return from_mapping(data, origin, {**DEFAULTS, "teacher": section.name})
+    def outline(self) -> list[Section | None]:
+        """Teacher, sampler, guidance, and the options of the job."""
+        chosen, wanted = self.choose("teacher"), last(self.layers, "sampling")
+        teacher = self.first_look(chosen)
+        if chosen is not None and teacher is not None:
+            try:
+                self.presets = dict(teacher.samplings())
+                self.preset = next(iter(self.presets), None) if wanted is None else str(wanted)
+                self.layers = [self._suggestion(chosen, teacher), *self.layers]
+            except DimoError as error:
+                self.problems.append(error)
+        return [chosen, self.choose("sampler"), self.choose("guidance"), Section(key="", cls=Own)]
 
+    def _suggestion(self, chosen: Section, teacher: Teacher) -> Layer:
+        """What the teacher suggests: the named sampling, or else its evaluation's way in the most steps."""
+        way: Sampling | EvaluationPlan = teacher.evaluation() or ASSUMED
+        origin = f"the evaluation plan of {chosen.title}"
+        if self.preset is not None:
+            way = find(self.presets, self.preset, chosen.title)
+            origin = f"sampling {self.preset!r} of {chosen.title}"
+        steps = way.steps if isinstance(way, Sampling) else max(way.steps, default=Own().steps)
+        data = {"sampling": self.preset, "steps": steps, "sampler": way.sampler, "guidance": way.guidance}
+        return from_mapping(data, origin, {**DEFAULTS, "teacher": chosen.name})
 
-def _job_of(draft: Draft) -> SamplingJob:
-    made, name = draft.make(), draft.preset
-    sampling = TeacherSampling(**{key: made[key] for key in ("steps", "sampler", "guidance")})
-    if name is not None:
-        published = TeacherSampling.of(draft.presets[name], draft.context.registry)
-        sampling = attrs.evolve(sampling, name=name if sampling == published else f"{name}, changed")
-    config = {"sampling": name} | made["config"] | {"sampling": name}
-    return SamplingJob(config=config, teacher=made["teacher"], sampling=sampling)
-
-
-SAMPLING = Builder(keys=KEYS, draft=_draft, job_of=_job_of)
-"""How ``dimo sample --teacher`` makes its job, a ``SamplingJob``."""
+    def job(self) -> SamplingJob:
+        """The job; its sampling has the name that it began with, or tells that options were changed."""
+        made, name = self.make(), self.preset
+        sampling = TeacherSampling(**{key: made[key] for key in ("steps", "sampler", "guidance")})
+        if name is not None:
+            published = TeacherSampling.of(self.presets[name], self.registry)
+            sampling = attrs.evolve(sampling, name=name if sampling == published else f"{name}, changed")
+        config = {"sampling": name} | made["config"] | {"sampling": name}
+        return SamplingJob(config=config, teacher=made["teacher"], sampling=sampling)

@@ -23,6 +23,7 @@ from torch import Tensor
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder, as_json
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.options import changed
 from dimo_core.sources import Data, Examples, PictureStream
 from dimo_core.teacher import Teacher
 
@@ -242,8 +243,7 @@ def smallest(codes: int) -> torch.dtype:
 def _difference(old: Any, new: Any) -> str:
     """What differs, in a few words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        return "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed)
+        return "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in changed(old, new))
     if isinstance(old, list) and isinstance(new, list):
         place = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
         if place is None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from dimo_core.files.folder import Folder
@@ -20,10 +21,8 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
         return []
     lines = []
     for text in folder.read(NAME).decode().splitlines():
-        try:
+        with suppress(ValueError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
     return lines
 
 

@@ -1,19 +1,18 @@
 """A comparison: rows that are drawn and judged by one protocol, and can be interrupted and shared out."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import attrs
 
 from dimo_core.device import device_name
 from dimo_core.errors import DimoError, UsageError
-from dimo_core.evaluation.drawing import Method, Opened, Shard
+from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
 from dimo_core.evaluation.kept_samples import KeptSamples, claimed
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
-from dimo_core.evaluation.rows import Rows
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Row
 from dimo_core.files.folder import Folder, as_json
@@ -185,9 +184,9 @@ class Comparison(Rows):
         """The numbers of one method with one seed; none when this is a shard."""
         raw, row = self.raw(), self.store.row(request)
         if row is not None and self._complete(row) and (kept is None or kept.there(range(len(raw)))):
-            self._advance(method, len(raw), len(raw), found=True)
+            self._advance(method, len(raw), len(raw), True)
             return row
-        opened, told = method.open(), partial(self._advance, method)
+        opened = method.open()
         check_finite(method.name, opened.network)
         drawing = self.drawing(
             seed,
@@ -198,11 +197,14 @@ class Comparison(Rows):
             kept=kept,
             machine=self.machine,
         )
+        batches = []
+        for batch in drawing.batches(raw, opened, self.shard or Shard()):
+            size = len(batch.samples)
+            self._advance(method, size, batch.start + size, batch.found)
+            batches += [] if self.shard else [batch]
         if self.shard is not None:
-            for _ in drawing.batches(raw, opened, told, self.shard):
-                pass
             return {}
-        row = self.numbers(drawing, raw, opened, told)
+        row = self.numbers(batches, opened.network)
         row["shown"] = self._shown(opened, seed) if seed == self.protocol.seeds[0] else None
         self.store.keep_row(request, row, whole=not row["missing"])
         return row

@@ -1,4 +1,4 @@
-"""Drawing many samples in batches, repeatably."""
+"""Rows: many samples of one way of drawing, in batches and repeatably, and their numbers."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,22 +16,18 @@ from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.kept_samples import KeptSamples
+from dimo_core.evaluation.protocols import BLOCK
 from dimo_core.evaluation.store import Drawn, Store
-from dimo_core.evaluation.table import Kind
+from dimo_core.evaluation.table import Origin
 from dimo_core.generator import Generator
 from dimo_core.metric import Samples
 from dimo_core.sampler import Sampled, TeacherSampling, described
+from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
 
 SITES = 2**15
 """The most tokens that are drawn at a time, unless told: 64 samples of 512 tokens, 8 of 4096."""
-
-Draw = Callable[[Condition, Draws], Sampled]
-"""One batch of samples for encoded conditions."""
-
-Told = Callable[[int, int, bool], None]
-"""Receives the samples of a batch, those of the row up to its end, and whether it was there before."""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,11 +52,11 @@ class Opened:
     """What is ready to draw.
 
     Attributes:
-        draw: Draws a batch of tokens.
+        draw: Draws one batch of samples for encoded conditions.
         network: What it uses, on the device; in eval mode meanwhile, and in its old mode again afterwards.
     """
 
-    draw: Draw
+    draw: Callable[[Condition, Draws], Sampled]
     network: nn.Module
 
     @classmethod
@@ -78,31 +74,17 @@ class Opened:
         return cls(draw=draw, network=generator)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Method:
-    """One row of a comparison.
+@attrs.frozen(kw_only=True)
+class Method(Origin):
+    """A teacher or generator that draws a row.
 
     Attributes:
-        name: As people read it.
-        kind: ``teacher`` or ``generator``.
-        steps: Sampling steps.
         open: Reads the weights; rows of one teacher share its network.
         identity: What decides its samples, besides seed and conditions: plain data.
-        series: What rows of one curve share.
-        sampling: Name of the teacher's sampling; empty for none.
-        temperature: Sampling temperature of a generator, where it was chosen.
-        drawn: How it draws, for readers of the numbers: sampler and guidance, or a generator's options.
     """
 
-    name: str
-    kind: Kind
-    steps: int
     open: Callable[[], Opened]
     identity: Mapping[str, Any] = attrs.field(factory=dict)
-    series: str = ""
-    sampling: str = ""
-    temperature: float | None = None
-    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -142,26 +124,20 @@ class Drawing:
         """One sample for each raw condition, all in memory."""
         return Drawn.joined(list(self.batches(raw, opened)))
 
-    def batches(
-        self, raw: Sequence[Any], opened: Opened, told: Told | None = None, shard: Shard = Shard()
-    ) -> Iterator[Drawn]:
+    def batches(self, raw: Sequence[Any], opened: Opened, shard: Shard = Shard()) -> Iterator[Drawn]:
         """The same, batch by batch.
 
         Args:
             raw: The condition of each sample.
             opened: Draws them.
-            told: Hears of each batch; None for nobody.
             shard: Which batches; the others are left to other processes.
         """
         spans, first = self.spans(len(raw)), True
         for place in shard.among(len(spans)):
             span = spans[place]
             given = tuple(raw[span.start : span.stop])
-            batch = found = self._found(span, given)
-            if batch is None:
+            if (batch := self._found(span, given)) is None:
                 batch, first = self._seen(self._drawn(span, given, opened, first)), False
-            if told is not None:
-                told(len(span), span.stop, found is not None)
             yield batch
 
     def spans(self, count: int) -> list[range]:
@@ -236,6 +212,53 @@ class Drawing:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
+
+
+@attrs.define(kw_only=True, eq=False)
+class Rows:
+    """Draws samples and has them judged; every number repeats exactly.
+
+    Random numbers depend on the seed and the sample's position alone, so all rows share them, and an
+    evaluation on the way disturbs nothing.
+
+    Attributes:
+        teacher: Encodes conditions and decodes tokens; on ``device``.
+        conditions: Gives the conditions, evenly spread.
+        judge: Computes the numbers.
+        device: Where networks are and samples are drawn.
+        batch_size: Samples drawn at a time; it changes no sample.
+    """
+
+    teacher: Teacher
+    conditions: Conditions
+    judge: Judge
+    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    batch_size: int
+
+    def raw(self, count: int | None = None) -> list[Any]:
+        """The condition of each of so many samples, or of those of a row."""
+        return list(self.conditions.balanced(self.teacher.conditioning, count or self.judge.plan.samples))
+
+    def drawing(self, seed: int, phase: str = "evaluation", block: int = BLOCK, **kept: Any) -> Drawing:
+        """How samples are drawn; further arguments are those of ``Drawing``."""
+        own: dict[str, Any] = {"teacher": self.teacher, "device": self.device, "batch_size": self.batch_size}
+        return Drawing(**own, seed=seed, phase=phase, block=block, **kept)
+
+    def numbers(self, batches: Sequence[Drawn], network: nn.Module) -> dict[str, Any]:
+        """What the samples of a row cost, which a network drew, and what they are worth: plain data."""
+        drawn, machines = Drawn.joined(batches), dict.fromkeys(tuple(b.machine.items()) for b in batches)
+        return {
+            "passes": drawn.passes,
+            "seconds": drawn.seconds,
+            "decoding": drawn.decoding,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "machines": [dict(pairs) for pairs in machines],
+            **self.judged(drawn.samples),
+        }
+
+    def judged(self, samples: Samples) -> dict[str, Any]:
+        """The numbers of some samples, as plain data: metrics, and what is missing of them."""
+        return self.judge.judged(samples)
 
 
 def identity(teacher: Teacher) -> dict[str, Any]:

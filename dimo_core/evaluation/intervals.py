@@ -39,16 +39,14 @@ def half_sample_intervals(
         Low and high, for each number that is finite on all halves.
     """
     size = len(samples) // 2
-    found: dict[str, list[float]] = {}
-    for i in range(count):
-        rows = permutation(seed, i, len(samples), "interval")[:size]
-        for name, value in judge(samples.take(rows)).items():
-            found.setdefault(name, []).append(value)
+    rows = [permutation(seed, i, len(samples), "interval")[:size] for i in range(count)]
+    halves = [judge(samples.take(half)) for half in rows]
     edges = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     intervals = {}
-    for name, values in found.items():
-        if len(values) == count and all(map(math.isfinite, [*values, numbers.get(name, math.nan)])):
+    for name, middle in numbers.items():
+        values = [half.get(name, math.nan) for half in halves]
+        if all(map(math.isfinite, [*values, middle])):
             spread = torch.tensor(values, dtype=torch.float64)
-            low, high = (torch.quantile(spread, edges) - spread.mean() + numbers[name]).tolist()
+            low, high = (torch.quantile(spread, edges) - spread.mean() + middle).tolist()
             intervals[name] = (low, high)
     return intervals

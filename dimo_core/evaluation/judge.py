@@ -40,7 +40,7 @@ class Judge:
 
     teacher: Teacher
     plan: Measures
-    metrics: Mapping[str, Metric]
+    metrics: dict[str, Metric] = attrs.field(factory=dict)
     features: FeatureExtractor | None = None
     data: Data | None = None
     batch_size: int = 500
@@ -58,23 +58,20 @@ class Judge:
         judge = cls(
             teacher=teacher,
             plan=plan,
-            metrics={},
             features=built(registry, "features", plan.features) if plan.features else None,
             data=built(registry, "data", plan.data) if plan.data else None,
             batch_size=batch_size,
         )
-        metrics: dict[str, Metric] = {}
         for choice in plan.metrics:
             try:
                 metric = built(registry, "metric", choice)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
                 continue
-            if metrics.setdefault(choice.name, metric) is not metric:
+            if judge.metrics.setdefault(choice.name, metric) is not metric:
                 judge.note(
                     f"metric {choice.name!r} is named more than once: only the first is computed. {APART}"
                 )
-        judge.metrics = metrics
         return judge
 
     @cached_property

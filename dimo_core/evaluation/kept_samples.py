@@ -12,6 +12,9 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.images import image_jpeg, image_png
 from dimo_core.teacher import Teacher
 
+LINES = "{:05d}.txt"
+"""The file of a batch of lines, by its first sample."""
+
 OF_SEED = re.compile(r"seed-(-?\d+)(\.json)?")
 """Folder and record of a seed, within the folder of its row."""
 
@@ -34,12 +37,12 @@ class KeptSamples:
         """Whether these samples are kept."""
         if "decode" in self.teacher.capabilities:
             return all(self.folder.exists(self.name(i)) for i in span)
-        return self.folder.exists(_lines(span.start))
+        return self.folder.exists(LINES.format(span.start))
 
     def keep(self, batch: Drawn) -> None:
         """Write a batch."""
         if batch.images is None:
-            self.folder.write(_lines(batch.start), lines_of(batch, self.teacher), durable=False)
+            self.folder.write(LINES.format(batch.start), lines_of(batch, self.teacher), durable=False)
             return
         for i, image in enumerate(batch.images, batch.start):
             name = self.name(i)
@@ -93,7 +96,3 @@ def lines_of(batch: Drawn, teacher: Teacher) -> bytes:
     c = teacher.encode_conditions(list(batch.samples.conditions))
     preview = teacher.preview(batch.tokens, c)
     return "".join(f"{line}\n" for line in preview.lines or ()).encode()
-
-
-def _lines(start: int) -> str:
-    return f"{start:05d}.txt"

@@ -11,6 +11,7 @@ from attrs import validators as v
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
+from dimo_core.options import changed, flat
 from dimo_core.suggestions import Choice, EvaluationPlan, Measures, choices, several
 
 BLOCK = 500
@@ -108,21 +109,13 @@ class Protocol(Measures):
                 "data, split and features."
             )
         try:
-            before = cls(**{"metrics": Choice("?"), **values})
-            made = attrs.evolve(before, **changed)
+            made = cls(**{"metrics": Choice("?"), **values, **changed})
+            told = values if made.name not in NAMED else {**base, **NAMED[made.name], "name": made.name}
+            plain = cls(**{"metrics": Choice("?"), **told})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"protocol {name!r}: {error}") from error
-        same = all(getattr(before, key) == getattr(made, key) for key in changed)
-        same = same and not _claims(before, base)
+        same = digest(made.as_dict()) == digest(plain.as_dict())
         return made if same or made.name.endswith(CHANGED) else attrs.evolve(made, name=made.name + CHANGED)
-
-
-def _claims(protocol: Protocol, base: Mapping[str, Any]) -> bool:
-    """Whether it has the name of one of ``NAMED`` without being that, on top of the fields of a plan."""
-    if protocol.name not in NAMED:
-        return False
-    values = {"metrics": Choice("?"), **base, **NAMED[protocol.name], "name": protocol.name}
-    return digest(Protocol(**values).as_dict()) != digest(protocol.as_dict())  # lists and tuples are the same
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -138,9 +131,8 @@ def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         now: Facts, as plain data.
         before: Others.
     """
-    new, old = dict(flat(now)), dict(flat(before))
-    changed = [name for name in {*new, *old} if new.get(name) != old.get(name)]
-    return all(name.partition(".")[0] in HASHES and old.get(name) is None for name in changed)
+    found = changed(before, now)
+    return all(name.partition(".")[0] in HASHES and old is None for name, old, _ in found)
 
 
 def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -149,7 +141,7 @@ def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
     Args:
         protocols: The facts of each.
     """
-    every = [dict(flat(facts)) for facts in protocols]
+    every = [flat(facts) for facts in protocols]
     names = dict.fromkeys(name for facts in every for name in facts if name != "name")
     found = []
     for name in names:
@@ -157,17 +149,6 @@ def differences(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
         if len(set(values)) > 1:
             found.append(f"{name} ({' | '.join(dict.fromkeys(values))})")
     return found
-
-
-def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Nested values by dotted name."""
-    if isinstance(value, Mapping) and value:
-        return [
-            pair
-            for key, inner in value.items()
-            for pair in flat(inner, f"{name}.{key}" if name else str(key))
-        ]
-    return [(name, value)]
 
 
 def _of_name(name: str) -> Mapping[str, Any]:

@@ -38,6 +38,7 @@ class Drawn:
         seconds: Time to draw the tokens, decoding not counted.
         decoding: Time to decode the images.
         machine: Where these were measured.
+        found: Whether they were there before.
     """
 
     start: int
@@ -46,6 +47,7 @@ class Drawn:
     seconds: float = 0.0
     decoding: float = 0.0
     machine: Mapping[str, str] = attrs.field(factory=dict)
+    found: bool = False
 
     @property
     def tokens(self) -> Tokens:
@@ -183,7 +185,7 @@ class Store:
         seen = [name for name in tensors if name.startswith(OBSERVED)]
         observed = {name.removeprefix(OBSERVED): tensors.pop(name) for name in seen}
         samples = Samples(conditions=conditions, observed=observed, **tensors)
-        return Drawn(start=start, samples=samples, **{name: found[name] for name in FACTS})
+        return Drawn(start=start, samples=samples, found=True, **{name: found[name] for name in FACTS})
 
     def keep(self, request: Mapping[str, Any], batch: Drawn) -> None:
         """Write a batch without its pictures, unless nothing is to be written."""

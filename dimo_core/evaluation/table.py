@@ -1,5 +1,6 @@
 """The table at the end of a run: what each way of sampling costs, and what its samples are worth."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -11,9 +12,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dimo_core.evaluation.numbers import aligned, fine_decimals, shortened
+from dimo_core.suggestions import several
 
 RATES = ("samples/s", "images/s")
-"""Columns that a terminal does without: others say the same."""
+FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
+"""What a terminal shows: whether spreads and intervals, and which columns it does without."""
 
 ENOUGH = 4
 """So many metrics are shown rather than spreads, intervals and parameters, where there is no room for all."""
@@ -22,27 +25,21 @@ Kind = Literal["teacher", "generator", "images", "real"]
 Better = Literal["larger", "smaller"]
 
 
+def _pairs(edges: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    return {name: (low, high) for name, (low, high) in edges.items()}
+
+
 @attrs.frozen(kw_only=True)
-class Row:
-    """One way of sampling.
+class Origin:
+    """Who made the samples of a row, and how.
 
     Attributes:
         name: As people read it, such as ``teacher, 16 steps``.
         kind: Who made the samples; ``images`` are files, ``real`` another part of the real data, the floor.
         steps: Sampling steps; 0 for real data.
         sampling: Name of the teacher's sampling; empty where the row is one of its step counts.
-        passes: Forward passes a sample took, the guidance's second pass counted.
-        samples: How many samples were judged.
-        seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
-        metrics: The numbers by name; means, where there are several seeds.
         series: What rows of one curve share, such as the sampler; empty where nobody compares samplers.
         temperature: Sampling temperature of a generator, where several are compared.
-        parameters: Of the network; 0 where nobody counted.
-        decoding: Time to decode all the images.
-        seeds: Seeds that the numbers are means over; ``samples`` were drawn for each.
-        spread: Standard deviation over seeds, by metric.
-        intervals: 95 % intervals over resamples, by metric.
-        protocol: Digest of the protocol, where rows come from several files.
         drawn: How the samples were drawn: sampler and guidance, or a generator's sampling options.
     """
 
@@ -50,19 +47,38 @@ class Row:
     kind: Kind
     steps: int = 0
     sampling: str = ""
+    series: str = ""
+    temperature: float | None = None
+    drawn: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Row(Origin):
+    """Samples of one origin: what they cost, and what they are worth.
+
+    Attributes:
+        passes: Forward passes a sample took, the guidance's second pass counted.
+        samples: How many samples were judged.
+        seconds: Time to draw the tokens of all of them; decoding and judging are not counted.
+        metrics: The numbers by name; means, where there are several seeds.
+        parameters: Of the network; 0 where nobody counted.
+        decoding: Time to decode all the images.
+        seeds: Seeds that the numbers are means over; ``samples`` were drawn for each.
+        spread: Standard deviation over seeds, by metric.
+        intervals: 95 % intervals over resamples, by metric.
+        protocol: Digest of the protocol, where rows come from several files.
+    """
+
     passes: int = 0
     samples: int
     seconds: float = 0.0
     metrics: Mapping[str, float]
-    series: str = ""
-    temperature: float | None = None
     parameters: int = 0
     decoding: float = 0.0
     seeds: int = 1
     spread: Mapping[str, float] = attrs.field(factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = attrs.field(factory=dict, converter=_pairs)
     protocol: str = ""
-    drawn: Mapping[str, Any] = attrs.field(factory=dict)
 
     @property
     def rate(self) -> float:
@@ -103,10 +119,10 @@ class Table:
     """
 
     rows: tuple[Row, ...]
-    shown: tuple[str, ...] = ()
+    shown: tuple[str, ...] = attrs.field(default=(), converter=several)
     better: Mapping[str, Better] = attrs.field(factory=dict)
     protocol: Mapping[str, Any] = attrs.field(factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = attrs.field(default=(), converter=several)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -190,13 +206,10 @@ class Table:
 
         def row(values: Mapping[str, Any]) -> Row:
             metrics = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
-            intervals = {k: (low, high) for k, (low, high) in values.get("intervals", {}).items()}
-            return Row(**{**values, "metrics": metrics, "intervals": intervals})
+            return Row(**{**values, "metrics": metrics})
 
-        texts = {name: tuple(data[name]) for name in ("shown", "notes")}
-        return cls(
-            rows=tuple(map(row, data["rows"])), better=data["better"], protocol=data["protocol"], **texts
-        )
+        own = {field.name: data[field.name] for field in attrs.fields(cls)}
+        return cls(**{**own, "rows": tuple(map(row, data["rows"]))})
 
     def rich(self, width: int | None = None) -> RichTable:
         """The table for a terminal: the shown metrics as far as they fit, best values bold, notes below.
@@ -219,17 +232,14 @@ class Table:
 
     def _fitting(self, width: int) -> tuple[list[str], list[Column]]:
         """Which metrics fit into a terminal, and its columns; intervals and parameters go first."""
-        for full, left_out in ((True, RATES), (False, RATES), (False, (*RATES, "parameters"))):
-            chosen = [name for name in self.metrics if name in self.shown] or list(self.metrics)
-            enough = min(ENOUGH, len(chosen))
-            while True:
-                columns = [c for c in self.columns(chosen, full=full) if c.title not in left_out]
-                if len(chosen) <= 1 or _width(columns) <= width:
-                    break
-                chosen.pop()
-            if len(chosen) >= enough and _width(columns) <= width:
+        shown = [name for name in self.metrics if name in self.shown] or list(self.metrics)
+        enough = min(ENOUGH, len(shown))
+        forms = [(n, full, out) for full, out in FORMS for n in range(len(shown), enough - 1, -1)]
+        for count, full, left_out in [*forms, *((n, *FORMS[-1]) for n in range(enough - 1, 0, -1))]:
+            columns = [c for c in self.columns(shown[:count], full=full) if c.title not in left_out]
+            if _width(columns) <= width:
                 break
-        return chosen, columns
+        return shown[:count], columns
 
     def markdown(self) -> str:
         """The table for a README or a model card; best values are bold."""
@@ -254,8 +264,4 @@ def _width(columns: Sequence[Column]) -> int:
 
 def finite(value: Any) -> Any:
     """Plain data in which numbers that are not finite are null, for JSON."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -9,11 +9,9 @@ as whole, and its copies expire.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,32 +164,3 @@ class _Shown(Callback):  # type: ignore[misc]
 
     def call(self, *_: Any, **__: Any) -> None:
         self.bar.update(self.task, total=self.size, completed=self.value)
-
-
-SETTLED = 2.0
-"""A file is remembered when its last change is at least so many seconds ago."""
-
-
-def remembered_sha256(path: Path) -> str:
-    """The SHA-256 of a file of this machine, in hex."""
-    path = path.resolve()
-    memory, name = Folder(cache_folder() / "digests"), hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    facts = _facts(path)
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # nothing is remembered, or nonsense
-        kept = json.loads(memory.read(f"{name}.json"))
-        if kept["facts"] == facts:
-            return str(kept["sha256"])
-    digest = file_sha256(path)
-    if facts == _facts(path) and time.time() - max(facts[-2:]) / 1e9 >= SETTLED:
-        data = {"path": str(path), "facts": facts, "sha256": digest}
-        try:
-            memory.write(f"{name}.json", json.dumps(data).encode(), durable=False)
-        except StorageError as error:  # a cache that cannot be written does no harm
-            logger.debug("the digest of {} is not kept: {}", path, error)
-    return digest
-
-
-def _facts(path: Path) -> list[int]:
-    """Device, inode, size, and times of change of content and of inode."""
-    s = path.stat()
-    return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]

@@ -4,32 +4,23 @@ Formats are told by content, never by name:
 
 * safetensors (its README describes the format);
 * ``torch.save`` in the zip container, torch 1.6 and later: ``.pth``, ``.pt``, ``.bin``, ``.ckpt``;
-* ``torch.save`` in the container before that.
+* ``torch.save`` in the container before that: five pickles, then storages.
 
-``torch.load`` reads these two, with a pickle machine that can run nothing (:mod:`dimo_core.files.inert`):
-classes that are not plain containers or tensors become :class:`~dimo_core.files.inert.Inert` objects, so
-that a Lightning checkpoint needs no Lightning, and a hostile file does nothing. What else ``torch.load``
-might do with a file that is not what it seems is kept from happening:
-
-* It would run a TorchScript archive. One is refused before, by the very list of records that ``torch.load``
-  looks at; so is an archive with any record that ``torch.save`` does not write.
-* It would unpack a tar file that has a file number; it is given a memory map, which has none.
-* It would take ``.safetensors`` for what the name says; of such a file it is given no name.
-* A compressed record may be huge once it is read, and many records may be the same bytes; both are refused.
-
-Tensors of a zip container are mapped into memory: their bytes are read when they are used. The variable
-``TORCH_FORCE_WEIGHTS_ONLY_LOAD`` forbids every pickle machine but torch's own, and with it these formats.
+Their pickles are read by a machine that can run nothing (:mod:`dimo_core.files.inert`): all but plain data
+become :class:`~dimo_core.files.inert.Inert` objects, so that a Lightning checkpoint needs no Lightning, and a
+hostile file does nothing. Tensors are made of those afterwards, of the weights only, as checked views of the
+file, which is mapped into memory: bytes are read when they are used.
 """
 
 import mmap
-import re
-import reprlib
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from struct import unpack_from
 from typing import Any
 
 import attrs
@@ -40,15 +31,12 @@ from torch import Tensor
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.files.folder import Folder
-from dimo_core.files.inert import Inert, Reading, Storage
+from dimo_core.files.inert import KNOWN, Inert, Machine, Storage, built
 from dimo_core.files.weights import read_tensors
 
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of the containers; the second is a pickle of the number 0x1950a86a20f9469cfc6c."""
-
-RECORDS = re.compile(r"(data\.pkl|byteorder|version|data/.*|\..*)?")
-"""Names in a zip container of ``torch.save``."""
 
 RESAVE = "Where it can be loaded: torch.save(model.state_dict(), 'weights.pth')."
 
@@ -73,17 +61,16 @@ class ForeignFile:
     Attributes:
         source: Path or URL it was read from.
         path: The file, or its local copy.
-        tree: Its content: dicts, lists, numbers, text; tensors; objects of other classes as
-            :class:`~dimo_core.files.inert.Inert`.
         inert: Dotted names of the classes and functions that it asked for and did not get.
-        storages: What its tensors look at, by key; none for safetensors.
+        tree: Its content: plain data, and :class:`~dimo_core.files.inert.Inert` objects for all else.
+        storages: What the tensors described in the tree look at, by key.
     """
 
     source: str
     path: Path
-    tree: Any
-    inert: tuple[str, ...]
-    storages: Mapping[str, Storage] = attrs.field(repr=False)
+    inert: tuple[str, ...] = ()
+    tree: Any = attrs.field(default=None, repr=False)
+    storages: Mapping[str, Storage] = attrs.field(factory=dict, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -96,7 +83,7 @@ class ForeignFile:
         Raises:
             CheckpointError: as ``state_dict``.
         """
-        return {name: tuple(tensor.shape) for name, tensor in self._named().items()}
+        return {name: tuple(tensor.shape) for name, tensor in self._named.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights in it, by name.
@@ -109,24 +96,23 @@ class ForeignFile:
         Raises:
             CheckpointError: there is none, something in it is no tensor, or the file is damaged.
         """
-        return dict(self._checked)
+        used = {tensor.untyped_storage().data_ptr() for tensor in self._named.values()}
+        for key, storage in self.storages.items():
+            if storage.crc and storage.flat.data_ptr() in used:
+                if storage.crc != zlib.crc32(storage.flat.numpy().data):
+                    raise CheckpointError(f"{self.path} is damaged: the checksum of storage {key!r} differs.")
+                storage.crc = 0  # what is written to it from now on is no damage
+        return dict(self._named)
 
     @cached_property
-    def _checked(self) -> dict[str, Tensor]:
-        named = self._named()
-        used = {tensor.untyped_storage().data_ptr() for tensor in named.values()}
-        for key, storage in self.storages.items():
-            known = storage.crc and storage.flat.data_ptr() in used
-            if known and storage.crc != zlib.crc32(storage.flat.numpy().data):
-                raise CheckpointError(f"{self.path} is damaged: the checksum of storage {key!r} differs.")
-        return named
-
     def _named(self) -> dict[str, Tensor]:
-        place, found = "", _entries(self.tree)
-        for _ in range(4):  # a hostile tree may contain itself
-            if (inner := next((key for key in WRAPPERS if _entries(found.get(key))), None)) is None:
-                break
-            place, found = f"{place}.{inner}".lstrip("."), _entries(found[inner])
+        with _explained(self.path):
+            place, found = "", _entries(self.tree)
+            for _ in range(4):  # a hostile tree may contain itself
+                if (inner := next((key for key in WRAPPERS if _entries(found.get(key))), None)) is None:
+                    break
+                place, found = f"{place}.{inner}".lstrip("."), _entries(found[inner])
+            found = {key: built(value) for key, value in found.items()}
         named = {key: value for key, value in found.items() if isinstance(value, Tensor)}
         others = [f"{_name(key)} ({_kind(value)})" for key, value in found.items() if key not in named]
         if not named:
@@ -153,96 +139,128 @@ def read_foreign(url: str) -> ForeignFile:
     Raises:
         CheckpointError: it cannot be fetched, is damaged, or of a format that is not read.
     """
-    path, order = local_copy(url), str(sys.byteorder)
-    reading = Reading(path.stat().st_size)
+    path = local_copy(url)
     with path.open("rb") as file:
         head = file.read(32)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= path.stat().st_size:
+        return ForeignFile(url, path, tree=read_tensors(Folder(path.parent), path.name, cached=True))
+    if not head.startswith((ZIP, LEGACY)):
+        kind = next((text for start, text in STRANGERS.items() if head.lstrip().startswith(start)), "")
+        raise CheckpointError(
+            f"{url} is neither safetensors nor a file of torch.save. "
+            + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")
+        )
+    with _explained(path), path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        machine, tree = (_read_zip if head.startswith(ZIP) else _read_legacy)(path, content)
+    if inert := [name for name in machine.asked if name not in KNOWN]:
+        logger.info("{}: its classes and functions were not loaded: {}", url, _listed(inert))
+    return ForeignFile(url, path, tuple(inert), tree, machine.storages)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Whatever goes wrong becomes one line: the file decides what that is."""
     try:
-        if head.startswith(ZIP):
-            tree, order = _read_zip(path, reading)
-        elif head.startswith(LEGACY):
-            tree, order = _read_legacy(path, reading)
-        elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= reading.size:
-            tree = read_tensors(Folder(path.parent), path.name, cached=True)
-        else:
-            kind = next((text for start, text in STRANGERS.items() if head.lstrip().startswith(start)), "")
-            raise CheckpointError(
-                f"{url} is neither safetensors nor a file of torch.save. "
-                + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")
-            )
+        yield
     except CheckpointError:
         raise
-    except Exception as error:  # of any kind: the file decides what goes wrong
+    except Exception as error:
         told = str(error).partition("\n")[0][:300]
         raise CheckpointError(
             f"{path} is damaged, or no file of torch.save: {type(error).__name__}: {told}. "
             "Nothing of it was executed."
         ) from error
-    if order != sys.byteorder:
-        raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
-    if reading.inert:
-        logger.info("{}: its classes and functions were not loaded: {}", url, _listed([*reading.inert]))
-    return ForeignFile(url, path, tree, inert=tuple(reading.inert), storages=reading.storages)
 
 
-def _read_zip(path: Path, reading: Reading) -> tuple[Any, str]:
-    """The content, and the order of bytes."""
+def _read_zip(path: Path, content: mmap.mmap) -> tuple[Machine, Any]:
     with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-    reading.records.update({record.filename.partition("/")[2]: record for record in records})
-    if "data.pkl" not in reading.records:
+        records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
+    if {"code", "constants.pkl"} & {name.partition("/")[0] for name in records}:
+        raise CheckpointError(
+            f"{path} is a TorchScript archive: a program, not weights. "
+            "Where you trust it: torch.save(torch.jit.load(path).state_dict(), 'weights.pth')."
+        )
+    if "data.pkl" not in records:
         raise CheckpointError(
             f"{path} is a zip archive, but not one of torch.save: it has no data.pkl. {RESAVE}"
         )
-    reader = torch._C.PyTorchFileReader(str(path))
-    names = [*reading.records, *reader.get_all_records()]
-    if strange := next((name for name in names if not RECORDS.fullmatch(name)), ""):
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, or another with {strange[:99]!r}: a program, not weights. "
-            "Where you trust it: torch.save(torch.jit.load(path).state_dict(), 'weights.pth')."
-        )
-    if bad := [record for record in records if record.compress_type or record.flag_bits & 1]:
+    if bad := [record for record in records.values() if record.compress_type or record.flag_bits & 1]:
         raise ValueError(f"{bad[0].filename!r} is compressed or encrypted")
-    if sum(record.file_size for record in records) > reading.size:
+    if sum(record.file_size for record in records.values()) > len(content):
         raise ValueError("its records overlap")
-    mapped = path.suffix != ".safetensors"  # a path of that name torch would take for what it says
-    with path.open("rb") as file:
-        tree = reading.load(path if mapped else file, mapped)
-    return tree, reader.get_record("byteorder").decode() if "byteorder" in names else sys.byteorder
+
+    def start(record: zipfile.ZipInfo) -> int:
+        name, extra = unpack_from("<HH", content, record.header_offset + 26)
+        return record.header_offset + 30 + int(name) + int(extra)
+
+    if order := records.get("byteorder"):
+        _check_order(path, content[start(order) : start(order) + order.file_size].decode())
+    content.seek(start(records["data.pkl"]))
+    machine = Machine(content)
+    tree = machine.load()
+    for key, storage in machine.storages.items():
+        record = records[f"data/{key}"]
+        _find(storage, key, content, start(record), record.file_size)
+        storage.crc = record.CRC if record.file_size == storage.flat.nbytes else 0
+    return machine, tree
 
 
-def _read_legacy(path: Path, reading: Reading) -> tuple[Any, str]:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        reading.load(content, mapped=False)
-    _, _, machine, tree, keys = reading.pickles
-    if missing := reading.storages.keys() - set(keys):
+def _read_legacy(path: Path, content: mmap.mmap) -> tuple[Machine, Any]:
+    """Five pickles, one after another, and the storages that the last one names, each after its length."""
+    machines = [Machine(content) for _ in range(5)]
+    _, _, written, tree, keys = [machine.load() for machine in machines]
+    _check_order(path, "little" if written["little_endian"] else "big")
+    storages = machines[3].storages
+    for key in keys:
+        size = int.from_bytes(content.read(8), "little") * storages[key].dtype.itemsize
+        _find(storages[key], key, content, content.tell(), size)
+        content.seek(size, 1)
+    if missing := storages.keys() - set(keys):
         raise ValueError(f"it has no storage {min(missing)!r}")
-    return tree, "little" if machine["little_endian"] else "big"
+    return machines[3], tree
+
+
+def _find(storage: Storage, key: str, content: mmap.mmap, start: int, size: int) -> None:
+    """Let a storage look at its bytes, of which the file has ``size``."""
+    nbytes = storage.count * storage.dtype.itemsize
+    if nbytes > min(size, len(content) - start):
+        raise ValueError(f"storage {key!r} has {size} bytes, {nbytes} were promised")
+    if nbytes:
+        flat = torch.frombuffer(content, dtype=torch.uint8, count=nbytes, offset=start)
+        storage.flat = flat.clone() if flat.data_ptr() % 16 else flat
+
+
+def _check_order(path: Path, order: str) -> None:
+    if order != sys.byteorder:
+        raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
 
 
 def _entries(node: Any) -> Mapping[Any, Any]:
     """Those of a dictionary, also of a class that was not loaded; none of anything else."""
-    node = node.entries if isinstance(node, Inert) else node
+    if isinstance(node, Inert):  # Python 2 gave an OrderedDict its pairs
+        given = node.arguments[:1] if node.path == "collections.OrderedDict" else ()
+        return dict(*given) | node.entries
     return node if isinstance(node, Mapping) else {}
 
 
 def _name(key: Any) -> str:
     """A key, shortened: it may be anything."""
-    try:
-        return repr(key)[:200] if isinstance(key, str) else reprlib.repr(key)
-    except ValueError:  # of an integer of thousands of digits
-        return f"a {type(key).__name__}"
+    short = isinstance(key, int) and key.bit_length() <= 64
+    return repr(key)[:200] if short or isinstance(key, str) else f"a {_kind(key)}"
 
 
 def _kind(value: Any) -> str:
-    return f"an object of {value.path}" if isinstance(value, Inert) else type(value).__name__
+    if isinstance(value, Inert):
+        return KNOWN.get(value.path, f"an object of {value.path}")
+    return type(value).__name__
 
 
 def _description(tree: Any) -> str:
-    if not isinstance(tree, Mapping):
-        what = f"is {_kind(tree)}, pickled whole" if isinstance(tree, Inert) else f"holds a {_kind(tree)}"
-        return f"It {what}. {RESAVE}"
-    keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in tree.items()])
+    if not isinstance(tree, Mapping) and not _entries(tree):
+        strange = isinstance(tree, Inert) and tree.path not in KNOWN
+        return f"It {f'is {_kind(tree)}, pickled whole' if strange else f'holds a {_kind(tree)}'}. {RESAVE}"
+    keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in _entries(tree).items()])
     return f"Top-level keys: {keys or 'none'}. Looked for tensors there and under {', '.join(WRAPPERS)}."
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimo_core.errors import CheckpointError, ConfigError
+from dimo_core.errors import CheckpointError, ConfigError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
@@ -84,7 +84,7 @@ def load_generator(
     device: torch.device | str = "cpu",
     *,
     registry: Registry | None = None,
-    options: Mapping[str, Any] | None = None,
+    temperature: float | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[Teacher, Generator]:
     """The teacher (for decoding) and the generator of a folder, in eval mode.
@@ -93,14 +93,19 @@ def load_generator(
         path: The folder, a path or fsspec URL.
         device: Where the generator goes.
         registry: The plugins; discovered when None.
-        options: Generator options that differ from the saved ones, such as ``temperature``.
+        temperature: Divides the logits when sampling; None for the saved one.
         teacher: Used in place of the one that the folder names, so that it is in memory once.
 
     Raises:
         CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was
             trained with.
         UnknownNameError: when a plugin that it names is not installed.
+        UsageError: for a temperature that is not above 0, or where the generator has none.
     """
+    if temperature is not None and not temperature > 0:
+        raise UsageError(
+            f"temperature must be above 0, got {temperature}. Small values take the likeliest code."
+        )
     folder, registry = Folder(path), registry or Registry.discover()
     card = read_card(folder)
     if teacher is None:
@@ -114,8 +119,11 @@ def load_generator(
             f"the teacher that {folder.path(CARD)} names is not the one this generator was trained with: the "
             f"SHA-256 of {', '.join(wrong)} is another. {MOVED}"
         )
-    generator = of_card(registry, "generator", {**card["generator"], **(options or {})}, folder)
+    changed = {} if temperature is None else {"temperature": temperature}
+    generator = of_card(registry, "generator", {**card["generator"], **changed}, folder)
     module: Generator = generator.build(teacher, skeleton=True)
+    if not changed.items() <= dict(module.sampling()).items():
+        raise UsageError(f"the generator of {path!r} has no sampling temperature. Leave --temperature out.")
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))
     return teacher, module.to(device).eval().requires_grad_(False)
 
@@ -164,16 +172,6 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
         path, digest = folder.path(WEIGHTS), read_card(folder)["sha256"][WEIGHTS]
         tensors = read_tensors(folder, WEIGHTS, digest)
     assign(backbone, tensors, path)
-
-
-def check_weights(path: str) -> None:
-    """Find the file or folder of a generator's weights; nothing is read.
-
-    Raises:
-        CheckpointError: when there is none.
-    """
-    if not Folder(path).exists():
-        raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
 
 
 def of_card(registry: Registry, kind: str, section: Mapping[str, Any], folder: Folder) -> Any:

@@ -23,7 +23,6 @@ from dimo_core.jobs.distil import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
-from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
 
 FEW = 10
@@ -83,12 +82,12 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     """
     registry = registry or Registry.discover()
     _check(options)
-    device, plan, folder = find_device(options.device), teacher.evaluation(), Folder(options.out)
-    protocol = Protocol.resolve(plan, options.protocol, options.changes)
+    device, folder = find_device(options.device), Folder(options.out)
+    protocol = Protocol.resolve(teacher.evaluation(), options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
     used = teacher.on(device)
-    methods = _methods(teacher, used, options, plan, protocol, device, registry)
+    methods = _methods(teacher, used, options, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
     judge = Judge.resolve(used, protocol, registry, batch_size=size)
     judge.require()
@@ -146,7 +145,6 @@ def _methods(
     teacher: Teacher,
     used: Teacher,
     options: Comparing,
-    plan: EvaluationPlan | None,
     protocol: Protocol,
     device: torch.device,
     registry: Registry,
@@ -157,7 +155,7 @@ def _methods(
     teacher.check()
     facts, found = identity(teacher), []
     if options.rows is not None:
-        found += teacher_methods(used, options.rows.ways(teacher, plan, registry), device, facts)
+        found += teacher_methods(used, options.rows.ways(teacher, registry), device, facts)
     found += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
     told = [(method.name, method.identity) for method in found]
     return [method for i, method in enumerate(found) if told[i] not in told[:i]]

@@ -1,7 +1,7 @@
 """What a comparison compares: the teacher by sampler and number of steps, and one-step generators."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampler, TeacherSampling
-from dimo_core.suggestions import ASSUMED, Choice, EvaluationPlan
+from dimo_core.suggestions import ASSUMED, Choice
 from dimo_core.teacher import Teacher
 
 
@@ -35,15 +35,13 @@ class TeacherRows:
     samplings: tuple[str, ...] = ()
     guidance: Choice | None = None
 
-    def ways(
-        self, teacher: Teacher, plan: EvaluationPlan | None, registry: Registry
-    ) -> list[tuple[str, TeacherSampling]]:
+    def ways(self, teacher: Teacher, registry: Registry) -> list[tuple[str, TeacherSampling]]:
         """Each row with the name of its series; a sampler of the plan's name has the plan's options too.
 
         Raises:
             UsageError: for an unknown sampler, guidance or sampling, or wrong options of one.
         """
-        plan = plan or ASSUMED
+        plan = teacher.evaluation() or ASSUMED
         own, counts = plan.sampler, self.steps or plan.steps
         guidance: Guidance = built(registry, "guidance", self.guidance or plan.guidance)
         found = []
@@ -120,6 +118,10 @@ def generator_methods(
     folders = [generator_folder(path) for path in paths]
     found = []
     provenance = dict(teacher.provenance()) if folders else {}
+
+    def opened(**which: Any) -> Opened:
+        return Opened.generator(load_generator(device=device, registry=registry, teacher=teacher, **which)[1])
+
     for folder, label in zip(folders, labels([folder.url for folder in folders]), strict=True):
         card = read_card(folder)
         if wrong := strangers(card, provenance):
@@ -139,7 +141,7 @@ def generator_methods(
                     series=label,
                     steps=1,
                     identity={**own, **options},
-                    open=_opener(folder.url, teacher, device, registry, options),
+                    open=partial(opened, path=folder.url, temperature=temperature),
                     temperature=temperature,
                     drawn={**card["generator"], **options},
                 )
@@ -157,24 +159,6 @@ def labels(urls: Sequence[str]) -> list[str]:
     while depth < max(map(len, parts), default=0) and len({tuple(p[-depth:]) for p in parts}) < len(parts):
         depth += 1
     return ["/".join(part[-depth:]) for part in parts]
-
-
-def _opener(
-    url: str,
-    teacher: Teacher,
-    device: torch.device,
-    registry: Registry,
-    options: Mapping[str, Any],
-) -> Callable[[], Opened]:
-    def opened() -> Opened:
-        _, generator = load_generator(url, device, registry=registry, options=options, teacher=teacher)
-        if options and not options.items() <= dict(generator.sampling()).items():
-            raise UsageError(
-                f"{type(generator).__name__} in {url!r} has no sampling temperature. Leave --temperature out."
-            )
-        return Opened.generator(generator)
-
-    return opened
 
 
 def _series(choice: Choice) -> str:

@@ -1,23 +1,20 @@
 """``dimo convert``: foreign weights into the folders that dimo writes, without training anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from loguru import logger
 
-from dimo_core.config.builder import Builder
 from dimo_core.config.distil import DEFAULTS
-from dimo_core.config.draft import Draft, Section, choose, complete, first_look, next_folder
-from dimo_core.config.layers import Context, Layer, from_mapping
+from dimo_core.config.draft import Draft, Section
+from dimo_core.config.folders import next_folder
+from dimo_core.config.layers import from_mapping
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import GeneratorOptions
 from dimo_core.teacher import Teacher
-
-KEYS = ("teacher", "generator", "out")
-"""Top-level keys of a conversion."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,32 +75,36 @@ def convert(job: Conversion) -> Folder:
     return folder
 
 
-def _draft(layers: Sequence[Layer], context: Context) -> Draft:
-    """A generator is converted when a layer speaks of one.
+class ConvertDraft(Draft):
+    """How ``dimo convert`` makes its job.
 
-    Its x_init, which no weights file holds, is that of the teacher's first preset unless told.
+    A generator is converted when files or the command line speak of one. Its x_init, which no weights file
+    holds, is that of the teacher's first preset unless told.
     """
-    kinds = ["teacher", *(["generator"] if any("generator" in layer.data for layer in layers) else [])]
-    sections = [choose(kind, DEFAULTS[kind], layers, context) for kind in kinds]
-    chosen = sections[0]
-    teacher = first_look(chosen, layers, context) if "generator" in kinds else None
-    if chosen is not None and teacher is not None:
-        recipe = next(iter(teacher.recipes().values()), {})
-        origin = f"the first preset of {chosen.title}"
-        layers = [from_mapping({"generator": recipe.get("generator", {})}, origin, DEFAULTS), *layers]
-    return complete([*sections, Section(key="", cls=Own)], layers, context, KEYS)
 
+    keys = ("teacher", "generator", "out")
+    defaults = DEFAULTS
 
-def _job_of(draft: Draft) -> Conversion:
-    made = draft.make()
-    if not any(path[0] in DEFAULTS for path in draft.given):
-        raise UsageError(
-            "nothing to convert: name the files, such as --teacher.checkpoint FILE. `dimo convert --help` "
-            "lists the options."
-        )
-    names = [section.name for section in draft.sections.values() if section.name]
-    return Conversion(**made | {"out": made["out"] or next_folder("converted", *names)})
+    def outline(self) -> list[Section | None]:
+        """The teacher, the generator if one is converted, and the folder."""
+        chosen, own = self.choose("teacher"), Section(key="", cls=Own)
+        if not any("generator" in layer.data for layer in self.layers if not layer.lenient):
+            return [chosen, own]
+        generator, teacher = self.choose("generator"), self.first_look(chosen)
+        if chosen is not None and teacher is not None:
+            recipe = next(iter(teacher.recipes().values()), {})
+            origin = f"the first preset of {chosen.title}"
+            suggested = from_mapping({"generator": recipe.get("generator", {})}, origin, DEFAULTS)
+            self.layers = [suggested, *self.layers]
+        return [chosen, generator, own]
 
-
-CONVERSION = Builder(keys=("teacher", "out"), draft=_draft, job_of=_job_of)
-"""How ``dimo convert`` makes its job."""
+    def job(self) -> Conversion:
+        """The job, its folder named."""
+        made = self.make()
+        if not any(path[0] in DEFAULTS for path in self.given):
+            raise UsageError(
+                "nothing to convert: name the files, such as --teacher.checkpoint FILE. `dimo convert "
+                "--help` lists the options."
+            )
+        names = [section.name for section in self.sections.values() if section.name]
+        return Conversion(**made | {"out": made["out"] or next_folder("converted", *names)})

@@ -11,8 +11,8 @@ import torch
 from loguru import logger
 
 from dimo_core.conditions import Conditioning
-from dimo_core.config.builder import check_unchanged
 from dimo_core.config.distil import Job, resolve_job
+from dimo_core.config.folders import check_unchanged
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine.alarms import alarm

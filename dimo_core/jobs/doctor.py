@@ -11,25 +11,12 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
-from typing import TypedDict
+from typing import Any
 
 from dimo_core.libraries import installed
 from dimo_core.registry import OWN
 
 _TIMEOUT = 300
-
-
-class Examination(TypedDict):
-    """All that ``dimo doctor`` shows.
-
-    The state of a library is ``ok``, ``not installed``, or the error of its import.
-    """
-
-    versions: dict[str, str | None]
-    extras: dict[str, list[str]]
-    devices: list[str]
-    libraries: list[dict[str, str]]
-    advice: list[str]
 
 
 _LIBRARIES = {
@@ -51,10 +38,14 @@ _LIBRARIES = {
 """Libraries whose import is tried: what for, and what to do when it fails. torchvision need not be there."""
 
 
-def examine() -> Examination:
-    """Look at versions, devices, libraries and plugins; a few seconds. Never raises for what it finds."""
+def examine() -> dict[str, Any]:
+    """All that ``dimo doctor`` shows, in a few seconds; it never raises for what it finds.
+
+    The state of a library is ``ok``, ``not installed``, or the error of its import.
+    """
     states = {name: _state(name) for name in _LIBRARIES}
-    devices, complaint = _devices()
+    code = "from dimo_core.device import available_devices as found; import json; print(json.dumps(found()))"
+    devices, complaint = _answer("-c", code)
     fine = {name for name, state in states.items() if state.startswith("ok")}
     fine |= {"torchvision"} if states["torchvision"] == "not installed" else set()
     advice = [advice for name, (_, advice) in _LIBRARIES.items() if name not in fine]
@@ -63,14 +54,14 @@ def examine() -> Examination:
     needs = _requirements()
     system = {"python": platform.python_version(), "system": platform.platform()}
     base = [OWN, *(name for name, extra in needs if not extra), "torchvision"]
-    return Examination(
+    return dict(
         versions={**system, **{name: installed(name) for name in base}},
         extras={
             extra: [name for name, of in needs if of == extra and not installed(name)]
             for _, extra in needs
             if extra
         },
-        devices=devices,
+        devices=devices or [],
         libraries=[{"name": n, "state": states[n], "purpose": what} for n, (what, _) in _LIBRARIES.items()],
         advice=advice + _plugin_advice(),
     )
@@ -82,13 +73,8 @@ def _requirements() -> list[tuple[str, str]]:
         lines = requires(OWN) or []
     except PackageNotFoundError:
         return []
-    found = []
-    for line in lines:
-        name = re.match(r"[\w.-]+", line)
-        extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)['\"]", line)
-        if name and name[0] != OWN:
-            found.append((name[0], extra[1] if extra else ""))
-    return found
+    found = re.findall(r"^([\w.-]+)(?:.*extra\s*==\s*['\"]([\w.-]+)['\"])?", "\n".join(lines), re.MULTILINE)
+    return [(name, extra) for name, extra in found if name != OWN]
 
 
 def _state(module: str) -> str:
@@ -98,28 +84,25 @@ def _state(module: str) -> str:
     return state
 
 
-def _devices() -> tuple[list[str], str]:
-    """Devices and, when there are none, why."""
-    code = "from dimo_core.device import available_devices as found; import json; print(json.dumps(found()))"
-    text, failure = _python("-c", code)
-    try:
-        return ([], failure) if failure else (list(json.loads(text)), "")
-    except ValueError:
-        return [], f"unreadable answer {text!r}"
-
-
 def _plugin_advice() -> list[str]:
     """One line for each plugin that cannot be used."""
-    text, failure = _python("-m", "dimo_core", "plugins", "--check", "--json")
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return [f"plugins could not be examined: {failure or 'no answer'}"]
+    found, failure = _answer("-m", "dimo_core", "plugins", "--check", "--json")
+    if found is None:
+        return [f"plugins could not be examined: {failure}"]
     lines = [row["error"] for row in found["plugins"] if row["state"] != "ok"]
     lines += [
         f"plugin {b['entry_point']!r} of {b['dist']} {b['version']}: {b['error']}" for b in found["broken"]
     ]
     return list(dict.fromkeys(lines))
+
+
+def _answer(*arguments: str) -> tuple[Any, str]:
+    """What another interpreter prints as JSON, and why it failed; None for what is no JSON."""
+    text, failure = _python(*arguments)
+    try:
+        return json.loads(text), failure
+    except ValueError:
+        return None, failure or f"unreadable answer {text!r}"
 
 
 def _python(*arguments: str) -> tuple[str, str]:

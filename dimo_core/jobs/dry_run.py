@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -47,14 +48,13 @@ class LiveTensors(TorchDispatchMode):
         key, size = id(storage), storage.nbytes()
         if key in self._seen:
             return
-
-        def gone(_: object) -> None:
-            del self._seen[key]
-            self.alive -= size
-
-        self._seen[key] = weakref.ref(storage, gone)
+        self._seen[key] = weakref.ref(storage, partial(self._gone, key, size))
         self.alive += size
         self.peak = max(self.peak, self.alive)
+
+    def _gone(self, key: int, size: int, _: object) -> None:
+        del self._seen[key]
+        self.alive -= size
 
     def ignore(self, module: nn.Module) -> None:
         """Do not count the tensors of a module that is there already."""

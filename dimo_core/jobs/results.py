@@ -1,5 +1,6 @@
 """What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,20 +16,18 @@ from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.evaluation.comparison import size_notes
-from dimo_core.evaluation.drawing import Method, Opened
+from dimo_core.evaluation.drawing import Method, Opened, Rows
 from dimo_core.evaluation.judge import Judge
-from dimo_core.evaluation.rows import Rows
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
 from dimo_core.registry import Registry, built
-from dimo_core.report.comparison_table import row_of
+from dimo_core.report.comparison_table import REAL, row_of
 from dimo_core.report.page import Report, sheets_over_time, write_report
-from dimo_core.report.plots import plots
-from dimo_core.report.quality_plots import quality_plots
-from dimo_core.report.sheets import FixedSamples, Sheet
-from dimo_core.sampler import Sampler, TeacherSampling, described
+from dimo_core.report.plots import plots, quality_plots
+from dimo_core.report.sheets import FixedSamples
+from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
@@ -39,13 +38,11 @@ class RunRows(Rows):
     """The rows of a run: the teacher in several ways, the generator in one step, and real data.
 
     Attributes:
-        ways: How the teacher is sampled, row by row.
-        sampled: The same as plain data, or the sampler and guidance of step counts.
+        ways: How the teacher is sampled, row by row: by named samplings, or in several numbers of steps.
         seed: Seed of the draws.
     """
 
     ways: tuple[TeacherSampling, ...]
-    sampled: Mapping[str, Any]
     seed: int = 0
 
     @classmethod
@@ -76,22 +73,18 @@ class RunRows(Rows):
         sampler = sampler or built(registry, "sampler", plan.sampler)
         guidance = built(registry, "guidance", plan.guidance)
         counts = plan.steps if settings.steps is None else settings.steps
-        ways = [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
-        sampled: dict[str, Any] = {"sampler": described(sampler), "guidance": described(guidance)}
-        if settings.samplings:
-            names = dict.fromkeys(settings.samplings)
-            ways = [TeacherSampling.named(teacher, name, registry) for name in names]
-            sampled = {"samplings": [way.as_dict() for way in ways]}
+        ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
+        ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
         plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
         judge = Judge.resolve(teacher, plan, registry, batch_size=size)
         own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
-        return cls(**own, ways=tuple(ways), sampled=sampled, **more)
+        return cls(**own, ways=tuple(ways), **more)
 
     def row(self, method: Method, samples: int | None = None) -> Row:
         """Draw and judge a row, of so many samples where that is told."""
-        drawing, raw = self.drawing(self.seed, onlooker=self.judge), self.raw(samples)
-        found = {**self.numbers(drawing, raw, method.open()), "parameters": 0, "decoding": 0.0}
-        return row_of(method, [found])
+        drawing, opened = self.drawing(self.seed, onlooker=self.judge), method.open()
+        found = self.numbers(list(drawing.batches(self.raw(samples), opened)), opened.network)
+        return row_of(method, [{**found, "parameters": 0, "decoding": 0.0}])
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
         """The teacher in each of its ``ways``, the generator at one step, and the real floor.
@@ -109,8 +102,9 @@ class RunRows(Rows):
         ]
         rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
         if (floor := self.judge.floor) is not None:
-            rows.append(Row(name="real data", kind="real", samples=len(floor), metrics=self.judge(floor)))
-        plan = self.judge.plan
+            rows.append(row_of(REAL, [self.judge.judged(floor)]))
+        plan, every = self.judge.plan, [way.as_dict() for way in self.ways]
+        sampled = {name: each[name] for each in every[:1] for name in ("sampler", "guidance")}
         return Table(
             rows=tuple(rows),
             shown=plan.shown,
@@ -121,7 +115,7 @@ class RunRows(Rows):
                 "batch_size": self.batch_size,
                 "device": str(self.device),
                 **self.judge.protocol(),
-                **self.sampled,
+                **({"samplings": every} if any(way.name for way in self.ways) else sampled),
                 **({} if generator is None else {"generator": dict(generator.sampling())}),
             },
             notes=(*size_notes(self.judge.width, rows, "--eval.samples"), *self.judge.notes),
@@ -197,14 +191,9 @@ class Results:
     def _best_before(self, step: int) -> float:
         """The best score of evaluations before ``step``, from metrics.jsonl: nothing to save or resume."""
         assert self.rows is not None
-        scores = [
-            self.rows.judge.score(
-                {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
-            )
-            for line in read_metrics(self.folder)
-            if line["step"] < step and any(k.startswith("eval/") for k in line)
-        ]
-        return min(scores, default=float("inf"))
+        lines = [line for line in read_metrics(self.folder) if line["step"] < step]
+        judged = ({k.removeprefix("eval/"): v for k, v in line.items() if "eval/" in k} for line in lines)
+        return min(map(self.rows.judge.score, judged), default=math.inf)
 
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
@@ -220,27 +209,12 @@ class Results:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
-        path = write_report(self.folder, self._report(table, pictures, curves))
-        logger.info("report: {}", path)
-        return table
-
-    def best_way(self, table: Table) -> TeacherSampling | None:
-        """How the teacher's row with the best score was sampled; None for a table without its rows."""
-        assert self.rows is not None
-        rows = [row for row in table.rows if row.kind == "teacher"]
-        scores = [self.rows.judge.score(row.metrics) for row in rows]
-        pairs = zip(scores, self.rows.ways, strict=True)
-        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
-
-    def _report(
-        self, table: Table | None, pictures: Mapping[str, Sheet], curves: Mapping[str, bytes]
-    ) -> Report:
-        config = self.job.config
-        teacher, divergence = config["teacher"]["name"], config["divergence"]["name"]
-        return Report(
-            title=f"{teacher}, one step",
-            lead=f"A one-step generator distilled from the teacher {teacher} with the divergence "
-            f"{divergence}: {self.engine.step} steps of {self.job.train.batch_size} samples.",
+        config, train = self.job.config, self.job.train
+        name = config["teacher"]["name"]
+        report = Report(
+            title=f"{name}, one step",
+            lead=f"A one-step generator distilled from the teacher {name} with the divergence "
+            f"{config['divergence']['name']}: {self.engine.step} steps of {train.batch_size} samples.",
             facts={
                 "command": f"dimo run --config {self.folder.path('config.yaml')}",
                 "device": str(self.device),
@@ -251,3 +225,13 @@ class Results:
             plots=curves,
             config=config,
         )
+        logger.info("report: {}", write_report(self.folder, report))
+        return table
+
+    def best_way(self, table: Table) -> TeacherSampling | None:
+        """How the teacher's row with the best score was sampled; None for a table without its rows."""
+        assert self.rows is not None
+        rows = [row for row in table.rows if row.kind == "teacher"]
+        scores = [self.rows.judge.score(row.metrics) for row in rows]
+        pairs = zip(scores, self.rows.ways, strict=True)
+        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]

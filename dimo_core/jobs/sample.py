@@ -5,14 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from dimo_core.device import find_device
-from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
 from dimo_core.evaluation.store import Drawn
-from dimo_core.files.folder import Folder
-from dimo_core.files.generator_folder import CARD, load_generator
+from dimo_core.files.generator_folder import CARD, generator_folder, load_generator
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
-from dimo_core.generator import Generator
 from dimo_core.jobs.sample_files import SampleFiles, Wanted, open_folder
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
@@ -63,19 +60,17 @@ def sample_folder(
             impossible.
         CheckpointError: when ``path`` holds no whole generator.
     """
-    source = Folder(path)
-    if not source.exists(CARD) and source.exists("generator", CARD):
-        source = source.sub("generator")
-    folder, where = open_folder(out or _beside(source)), find_device(device)
-    teacher, generator = _load(source.url, where, temperature)
+    source = generator_folder(path)
+    parent, slash, _ = source.url.rpartition("/")
+    folder, where = open_folder(out or f"{parent}{slash}drawn"), find_device(device)
+    teacher, generator = load_generator(source.url, where, temperature=temperature)
     teacher = teacher.on(where)
     wanted = Wanted.of(teacher.conditioning, conditions, count)
-    card = sha256(source.read(CARD)) if source.exists(CARD) else source.url
     files = SampleFiles(
         folder=folder,
         drawing=_drawing(teacher, seed, where, batch_size),
         wanted=wanted,
-        model={"generator": card, "sampling": dict(generator.sampling())},
+        model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
         facts={"seed": seed},
     )
     for _ in files.draw(Opened.generator(generator)):
@@ -153,21 +148,3 @@ def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int)
         batch_size=max(1, min(batch_size, BLOCK, SITES // teacher.tokens.length)),
         block=BLOCK,
     )
-
-
-def _load(path: str, device: torch.device, temperature: float | None) -> tuple[Teacher, Generator]:
-    if temperature is None:
-        return load_generator(path, device)
-    if not temperature > 0:
-        raise UsageError(
-            f"temperature must be above 0, got {temperature}. Small values take the likeliest code."
-        )
-    teacher, generator = load_generator(path, device, options={"temperature": temperature})
-    if generator.sampling().get("temperature") != temperature:
-        raise UsageError(f"{type(generator).__name__} has no sampling temperature. Leave --temperature out.")
-    return teacher, generator
-
-
-def _beside(generator: Folder) -> str:
-    parent, slash, _ = generator.url.rpartition("/")
-    return f"{parent}{slash}drawn"

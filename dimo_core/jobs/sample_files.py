@@ -140,17 +140,13 @@ class SampleFiles:
         if known := sum(len(span) for span in self._spans if span.start in starts):
             logger.info("{} of {} samples are there already", known, count)
 
-        def told(_: int, end: int, found: bool) -> None:
-            nonlocal done
-            done = end
-            if not found:
-                logger.log("INFO" if done < count else "DEBUG", "{} of {} samples", done, count)
-
         try:
-            for batch in drawing.batches(self.wanted.raw, opened, told):
+            for batch in drawing.batches(self.wanted.raw, opened):
+                done = batch.start + len(batch.samples)
+                if not batch.found:
+                    logger.log("INFO" if done < count else "DEBUG", "{} of {} samples", done, count)
                 samples = attrs.evolve(batch.samples, images=None)
-                seconds = 0.0 if batch.start in starts else batch.seconds
-                yield attrs.evolve(batch, samples=samples, seconds=seconds)
+                yield attrs.evolve(batch, samples=samples, seconds=0.0 if batch.found else batch.seconds)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {done} of {count} samples. The same command with --out {self.folder.url} "

@@ -12,6 +12,8 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
+from dimo_core.errors import CheckpointError
+from dimo_core.files.folder import Folder
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.method import process
 from dimo_core.method.logits import chunks
@@ -57,12 +59,12 @@ class OneStep(GeneratorOptions):
         """
         backbone = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
         if self.init:
-            from dimo_core.files.generator_folder import check_weights, load_weights
+            from dimo_core.files.generator_folder import load_weights
 
-            if skeleton:
-                check_weights(self.init)
-            else:
+            if not skeleton:
                 load_weights(self.init, backbone, teacher)
+            elif not Folder(self.init).exists():
+                raise CheckpointError(f"no generator at {self.init!r}: there is no such file or folder")
         return OneStepGenerator(self, teacher.tokens, backbone)
 
 

@@ -14,11 +14,12 @@ from dimo_core.evaluation.protocols import differences
 from dimo_core.evaluation.table import Row, Table, finite
 from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, write_report
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
+FIXED = ("name", "kind", "series", "steps", "passes", "temperature", "samples", "seeds", "parameters")
 
 
 @attrs.frozen(kw_only=True)
@@ -77,23 +78,24 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
 
 def csv_text(table: Table) -> str:
     """A line for each row, numbers in full: for spreadsheets and scripts."""
+    lines = [_line(row, table.metrics) for row in table.rows]
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    fixed = ("name", "kind", "series", "steps", "passes", "temperature", "samples", "seeds", "parameters")
-    head = [*fixed, "seconds_an_image", "images_a_second", "protocol"]
-    for metric in table.metrics:
-        head += [metric, f"{metric}_std", f"{metric}_low", f"{metric}_high"]
-    writer.writerow(head)
-    for row in table.rows:
-        sampled = row.kind in ("teacher", "generator") and row.each > 0
-        line: list[Any] = [getattr(row, name) for name in fixed]
-        line += [row.each, 1 / row.each] if sampled else ["", ""]
-        line.append(row.protocol)
-        for metric in table.metrics:
-            low, high = row.intervals.get(metric, ("", ""))
-            line += [row.metrics.get(metric, ""), row.spread.get(metric, ""), low, high]
-        writer.writerow(["" if value is None else value for value in line])
+    writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return file.getvalue()
+
+
+def _line(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
+    sampled = row.kind in ("teacher", "generator") and row.each > 0
+    line = {name: getattr(row, name) for name in FIXED}
+    line["seconds_an_image"] = row.each if sampled else None
+    line["images_a_second"] = 1 / row.each if sampled else None
+    line["protocol"] = row.protocol
+    for name in metrics:
+        line[name], line[f"{name}_std"] = row.metrics.get(name), row.spread.get(name)
+        line[f"{name}_low"], line[f"{name}_high"] = row.intervals.get(name, (None, None))
+    return line
 
 
 def read_result(path: str) -> Comparable:
@@ -138,19 +140,13 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
     Args:
         results: By the name that rows of one name are told apart by.
     """
-    protocols: dict[str, Mapping[str, Any]] = {}
-    notes: list[str] = []
+    every = list(results.values())
+    protocols = {digest: facts for result in every for digest, facts in result.protocols.items()}
+    notes = dict.fromkeys(note for result in every for note in result.table.notes)
     kept: list[tuple[str, Row]] = []
-    better: dict[str, Any] = {}
-    shown: dict[str, None] = {}
-    for label, result in results.items():
-        protocols |= dict(result.protocols)
-        better |= dict(result.table.better)
-        shown |= dict.fromkeys(result.table.shown)
-        notes += [note for note in result.table.notes if note not in notes]
-        for row in result.table.rows:
-            if attrs.evolve(row, protocol="") not in [attrs.evolve(r, protocol="") for _, r in kept]:
-                kept.append((label, row))
+    for label, row in ((label, row) for label, result in results.items() for row in result.table.rows):
+        if attrs.evolve(row, protocol="") not in [attrs.evolve(r, protocol="") for _, r in kept]:
+            kept.append((label, row))
     names = [row.name for _, row in kept]
     rows = [
         attrs.evolve(row, name=f"{row.name} ({label})") if names.count(row.name) > 1 else row
@@ -160,19 +156,19 @@ def merged(results: Mapping[str, Comparable]) -> Comparable:
     return Comparable(
         table=Table(
             rows=tuple(rows),
-            shown=tuple(shown),
-            better=better,
+            shown=tuple(dict.fromkeys(name for result in every for name in result.table.shown)),
+            better={name: way for result in every for name, way in result.table.better.items()},
             protocol={key: dict(value) for key, value in protocols.items()},
             notes=(
-                *warnings(protocols, [result.machine for result in results.values()]),
+                *warnings(protocols, [result.machine for result in every]),
                 *_drawn_otherwise([row for _, row in kept]),
                 *([COUNTS_DIFFER] if differ and COUNTS_DIFFER not in notes else []),
                 *notes,
             ),
         ),
         protocols=protocols,
-        machine=next(iter(results.values())).machine if len(results) == 1 else {},
-        cells=[cell for result in results.values() for cell in result.cells],
+        machine=every[0].machine if len(every) == 1 else {},
+        cells=[cell for result in every for cell in result.cells],
         pictures={label: p for label, result in results.items() for p in result.pictures.values()},
     )
 

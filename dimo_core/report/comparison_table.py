@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import attrs
 import torch
 
 from dimo_core.evaluation.comparison import Comparison, size_notes
 from dimo_core.evaluation.drawing import Method
 from dimo_core.evaluation.protocols import digest
 from dimo_core.evaluation.reference import picture_batches
-from dimo_core.evaluation.table import Kind, Row, Table
+from dimo_core.evaluation.table import Origin, Row, Table
 from dimo_core.metric import joined_samples
 from dimo_core.report.comparison_files import Comparable, warnings
 from dimo_core.report.sheets import Sheet, below
+
+REAL = Origin(name="real data", kind="real")
+"""Another part of the real data, judged like samples."""
 
 Cells = Sequence[Sequence[Mapping[str, Any]]]
 """The numbers of each method and seed."""
@@ -38,10 +42,10 @@ def result_of(
     every: list[Mapping[str, Any]] = list(chain(*cells))
     if images is not None:
         found = _images(comparison, images)
-        rows.append(_only(found, images, of, "images"))
+        rows.append(row_of(Origin(name=images, kind="images"), [found], of))
         every.append(found)
     if (floor := comparison.floor()) is not None:
-        rows.append(_only(floor, "real data", of, "real"))
+        rows.append(row_of(REAL, [floor], of))
     widest = max((each["width"] for each in every), default=0)
     judge = comparison.judge
     table = Table(
@@ -74,30 +78,25 @@ def result_of(
     )
 
 
-def row_of(method: Method, found: Sequence[Mapping[str, Any]], of: str = "") -> Row:
+def row_of(origin: Origin, found: Sequence[Mapping[str, Any]], of: str = "") -> Row:
     """A row of the means over seeds.
 
     Args:
-        method: What drew the samples.
-        found: Their numbers, seed by seed.
+        origin: Where the samples come from.
+        found: Their numbers, seed by seed; without costs where nobody drew them.
         of: Digest of the protocol.
     """
     names = dict.fromkeys(name for each in found for name in each["metrics"])
     values = {name: [float(each["metrics"].get(name, torch.nan)) for each in found] for name in names}
     first = found[0]
     return Row(
-        name=method.name,
-        kind=method.kind,
-        steps=method.steps,
-        sampling=method.sampling,
-        series=method.series,
-        temperature=method.temperature,
-        passes=max(each["passes"] for each in found),
+        **{field.name: getattr(origin, field.name) for field in attrs.fields(Origin)},
+        passes=max(each.get("passes", 0) for each in found),
         samples=first["samples"],
         seeds=len(found),
-        seconds=sum(each["seconds"] for each in found),
-        decoding=sum(each["decoding"] for each in found),
-        parameters=first["parameters"],
+        seconds=sum(each.get("seconds", 0.0) for each in found),
+        decoding=sum(each.get("decoding", 0.0) for each in found),
+        parameters=first.get("parameters", 0),
         metrics={name: statistics.fmean(each) for name, each in values.items()},
         spread={
             name: statistics.stdev(each)
@@ -106,7 +105,6 @@ def row_of(method: Method, found: Sequence[Mapping[str, Any]], of: str = "") -> 
         },
         intervals=_pooled(found),
         protocol=of,
-        drawn=method.drawn,
     )
 
 
@@ -119,21 +117,9 @@ def _unsure(every: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"no intervals: half of {least['samples']} samples are too few for {least['width']} features"]
 
 
-def _only(found: Mapping[str, Any], name: str, of: str, kind: Kind) -> Row:
-    """A row that nobody drew."""
-    return Row(
-        name=name,
-        kind=kind,
-        samples=found["samples"],
-        metrics=found["metrics"],
-        intervals=_edges(found),
-        protocol=of,
-    )
-
-
 def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
     """Intervals of the mean over seeds: they shrink with the root of their number."""
-    every = [_edges(each) for each in found]
+    every = [each.get("intervals", {}) for each in found]
     intervals = {}
     for name in every[0]:
         if all(name in edges for edges in every):
@@ -143,10 +129,6 @@ def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]
             above = statistics.fmean(edges[name][1] - v for v, edges in zip(values, every, strict=True))
             intervals[name] = (mean - below / root, mean + above / root)
     return intervals
-
-
-def _edges(found: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {name: (low, high) for name, (low, high) in found.get("intervals", {}).items()}
 
 
 def _images(comparison: Comparison, url: str) -> dict[str, Any]:

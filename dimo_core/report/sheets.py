@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import attrs
 import matplotlib
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -54,10 +56,8 @@ def sheet(preview: Preview, names: Sequence[str] = (), columns: int | None = Non
         names: Condition of each sample as people read it; a row of one condition is labelled with it.
         columns: Samples a row; about a square when None.
     """
-    if preview.images is None:
-        return _text({"": preview}, names)
-    columns = columns or math.isqrt(len(preview.images) - 1) + 1
-    return Sheet(png(grid(preview.images, columns=columns, rows=_row_names(names, columns))), ".png")
+    square = 1 if preview.images is None else math.isqrt(len(preview.images) - 1) + 1
+    return beside({"": preview}, names, columns or square)
 
 
 def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) -> Sheet:
@@ -75,12 +75,7 @@ def beside(panels: Mapping[str, Preview], names: Sequence[str], columns: int) ->
         grid(x, columns=columns, rows=_row_names(names, columns), title=title, labels=not i)
         for i, (title, x) in enumerate(images.items())
     ]
-    paper = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), PAPER)
-    left = 0
-    for block in blocks:
-        paper.paste(block, (left, 0))
-        left += block.width
-    return Sheet(png(paper), ".png")
+    return Sheet(png(Image.fromarray(np.hstack([np.asarray(block) for block in blocks]))), ".png")
 
 
 def below(previews: Mapping[str, Preview], names: Sequence[str]) -> Sheet:
@@ -146,21 +141,15 @@ def _row_names(names: Sequence[str], columns: int) -> list[str]:
 def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:
     """Where each row begins; where some rows share a name, there is more space between names."""
     more = 2 * GAP if len(set(rows)) < len(rows) else 0
-    tops = [0]
-    for i in range(1, count):
-        new = i < len(rows) and rows[i] != rows[i - 1]
-        tops.append(tops[-1] + height + GAP + more * new)
-    return tops
+    new = [i < len(rows) and rows[i] != rows[i - 1] for i in range(1, count)]
+    return list(accumulate((height + GAP + more * each for each in new), initial=0))
 
 
 def _fitted(text: str, width: int) -> str:
     """The text, or as much of its beginning as fits."""
-    font, kept = _font(), text[:width]
-    if kept == text and font.getlength(text) <= width:
-        return text
-    while kept and font.getlength(f"{kept}…") > width:
-        kept = kept[:-1]
-    return f"{kept}…"
+    cut = text[: width + 1]  # no letter is narrower than a pixel
+    shorter = (f"{cut[:n]}…" for n in reversed(range(len(cut))))
+    return next((each for each in (cut, *shorter) if _font().getlength(each) <= width), "…")
 
 
 @lru_cache(maxsize=1)
@@ -199,27 +188,19 @@ class FixedSamples:
     raw: tuple[Any, ...]
     columns: int
     seed: int
-    device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    device: torch.device
 
     @classmethod
     def of(
-        cls,
-        teacher: Teacher,
-        conditions: Conditions,
-        *,
-        seed: int,
-        device: torch.device,
-        rows: int | None = None,
-        columns: int | None = None,
+        cls, teacher: Teacher, conditions: Conditions, *, seed: int, device: torch.device
     ) -> "FixedSamples":
-        """Choose ``rows`` conditions, evenly spread, equal ones together; 8 x 8, or fewer of many tokens."""
+        """Rows of evenly spread conditions, equal ones together; 8 x 8 samples, or fewer of many tokens."""
         side = next((n for n in (8, 6, 4) if n * n * teacher.tokens.length <= SITES), 3)
-        rows, columns = rows or side, columns or side
-        chosen = conditions.balanced(teacher.conditioning, rows)
+        chosen = conditions.balanced(teacher.conditioning, side)
         order = [repr(raw) for raw in chosen]
         chosen = sorted(chosen, key=lambda raw: order.index(repr(raw)))
-        raw = tuple(raw for raw in chosen for _ in range(columns))
-        return cls(teacher=teacher, raw=raw, columns=columns, seed=seed, device=device)
+        raw = tuple(raw for raw in chosen for _ in range(side))
+        return cls(teacher=teacher, raw=raw, columns=side, seed=seed, device=device)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, StorageError
-from dimo_core.files.cache import is_there, local_copy, remembered_sha256
+from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import read_tensors
+from dimo_meissonic.digests import remembered_sha256
 
 FORMAT = "dimo-meissonic/1"
 CARD = "teacher.yaml"

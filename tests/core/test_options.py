@@ -173,7 +173,7 @@ def test_another_type_is_refused_in_words(hint, value, text, reason):
     assert reason == str(caught.value)
 
 
-def test_a_whole_class_is_converted_at_once_and_each_mistake_is_told():
+def test_a_whole_class_is_converted_and_each_mistake_is_told():
     given = {
         ("x", "rate"): "1e-3",
         ("x", "inner", "size"): "big",
@@ -188,12 +188,17 @@ def test_a_whole_class_is_converted_at_once_and_each_mistake_is_told():
     } == wrong
 
 
-def test_a_class_makes_one_parser(monkeypatch):
+def test_a_type_makes_one_parser(monkeypatch):
+    @attrs.frozen(kw_only=True)
+    class Twice:
+        first: Literal["a", "read by this test only"] = "a"
+        second: Literal["a", "read by this test only"] = "a"
+
     made = []
     parser = options.ArgumentParser
     monkeypatch.setattr(options, "ArgumentParser", lambda **how: made.append(how) or parser(**how))
-    for value in ("1", "2", "three"):
-        convert(Derived, {("rate",): value, ("hidden",): "4"}, text=True)
+    for value in ("a", "wrong"):
+        convert(Twice, {("first",): value, ("second",): "a"}, text=True)
     assert 1 == len(made)
 
 

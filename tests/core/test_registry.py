@@ -7,7 +7,7 @@ import pytest
 from dimo_core import hookspecs
 from dimo_core.errors import PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
-from dimo_core.registry import Broken, Offer, Registry
+from dimo_core.registry import Offer, Registry, Source
 
 TOYS = Path(__file__).parents[1] / "data" / "toy_site"
 
@@ -208,7 +208,7 @@ def test_a_registry_can_be_made_by_hand_for_tests():
     offer = Offer(
         kind="guidance", name="x", target="dimo_core.guidance:Ramp", dist="d", version="1", entry_point="e"
     )
-    broken = Broken(entry_point="b", dist="d", version="1", error="no")
+    broken = Source(entry_point="b", dist="d", version="1", error="no")
     registry = Registry(found=(offer,), broken=(broken,))
     assert Ramp is registry.load("guidance", "x")
     assert "d 1 (entry point 'b')" == registry.broken[0].origin

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dimo_core.cli import main
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.files.folder import Folder
 
@@ -81,7 +82,6 @@ def test_sigterm_saves_the_state_and_exits_with_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (["--teacher", "maskgti"], "Did you mean 'maskgit'?"),
         (["--divergence", "fkl", "--beta", "0.2"], "beta"),
         (["--steps", "many"], "expected int"),
         (["--generator.r_init", "1.5"], "r_init"),
@@ -89,10 +89,20 @@ def test_sigterm_saves_the_state_and_exits_with_130(tmp_path: Path) -> None:
         (["--teacher.checkpoint", "nowhere"], "no teacher in 'nowhere'"),
     ],
 )
-def test_wrong_input_is_answered_in_one_line(wrong: list[str], expected: str, tmp_path: Path) -> None:
-    done = dimo("run", *wrong, *([] if "--resume" in wrong else ["--out", str(tmp_path / "run")]))
-    assert done.returncode in (1, 2)
-    assert expected in done.stderr
+def test_wrong_input_is_answered_in_one_line(
+    wrong: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", *wrong, *([] if "--resume" in wrong else ["--out", str(tmp_path / "run")])]
+    assert main(arguments) in (1, 2)
+    assert expected in (errors := capsys.readouterr().err)
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_answers_wrong_input_in_one_line_too(tmp_path: Path) -> None:
+    done = dimo("run", "--teacher", "maskgti", "--out", str(tmp_path / "run"))
+    assert 2 == done.returncode
+    assert "Did you mean 'maskgit'?" in done.stderr
     assert 1 == len(done.stderr.strip().splitlines()), done.stderr
     assert not (tmp_path / "run").exists()
 

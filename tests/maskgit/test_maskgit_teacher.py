@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import dimo_maskgit
-from dimo_core.cli.dispatch import main as dimo
-from dimo_core.config.pretrain import PRETRAINING
+from dimo_core.cli import main as dimo
+from dimo_core.config.pretrain import PretrainDraft
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder
@@ -146,7 +146,7 @@ def test_a_given_tokenizer_is_taken_over(tmp_path: Path) -> None:
 
 
 def pretraining(out: Path, steps: int) -> Any:
-    return PRETRAINING.resolve(
+    return PretrainDraft.resolve(
         {
             "teacher": "maskgit",
             "model": {"width": 16, "depth": 1, "heads": 2, "mlp": 32, "codes": 16},

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dimo_core.cli.dispatch import main as dimo
+from dimo_core.cli import main as dimo
 from dimo_core.config.distil import resolve_job
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder

@@ -10,7 +10,7 @@ import attrs
 import pytest
 import torch
 
-from dimo_core.cli.dispatch import main as command
+from dimo_core.cli import main as command
 from dimo_core.guidance import Constant, Guidance, Ramp
 from dimo_core.jobs.results import RunRows
 from dimo_core.jobs.sample import sample_teacher

@@ -536,8 +536,13 @@ def test_a_missing_diffusers_is_named_with_the_extra(monkeypatch: pytest.MonkeyP
 
 
 BROKEN = (
-    "raise RuntimeError('operator torchvision::nms does not exist')",
-    "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+    *(
+        pytest.param(known, marks=pytest.mark.slow)
+        for known in (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+        )
+    ),
     "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
 )
 USER = """

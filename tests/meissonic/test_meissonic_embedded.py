@@ -11,7 +11,7 @@ import yaml
 
 from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import resolve_job
-from dimo_core.config.pretrain import PRETRAINING
+from dimo_core.config.pretrain import PretrainDraft
 from dimo_core.draws import Draws
 from dimo_core.method.one_step import OneStep
 from dimo_core.teacher import to_uint8
@@ -51,7 +51,7 @@ def test_the_network_has_at_most_four_million_parameters(teacher: Meissonic) -> 
 
 def test_the_recipe_in_the_package_is_that_of_the_card(card: dict[str, Any]) -> None:
     recipe = yaml.safe_load((FOLDER.parent / "embedded.yaml").read_text())
-    config = dict(PRETRAINING.resolve({**recipe, "out": "unused"}).config)
+    config = dict(PretrainDraft.resolve({**recipe, "out": "unused"}).config)
     for section in ("teacher", "model", "data", "objective", "train", "seed"):
         assert card["pretraining"][section] == config[section], section
 

@@ -287,13 +287,13 @@ ARGUMENTS: dict[str, Any] = {
 
 def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) -> Path:
     """Pretrain; with ``stop_at`` stopped after so many steps, and resumed."""
-    from dimo_core.config.pretrain import PRETRAINING
+    from dimo_core.config.pretrain import PretrainDraft
     from dimo_core.engine.loop import Engine
     from dimo_core.jobs import pretrain
 
     monkeypatch.setattr(pretrain, "RunRows", Mock())  # a table of what was trained four steps
     monkeypatch.setattr(pretrain, "write_table", Mock())
-    job = PRETRAINING.resolve({**ARGUMENTS, "out": str(out)})
+    job = PretrainDraft.resolve({**ARGUMENTS, "out": str(out)})
     if stop_at:
         whole = Engine.take_step
 

@@ -11,7 +11,7 @@ import yaml
 from loguru import logger
 from safetensors.torch import load_file, save_file
 
-from dimo_core.cli.dispatch import main as dimo
+from dimo_core.cli import main as dimo
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files import cache
 from dimo_core.files.cache import file_sha256

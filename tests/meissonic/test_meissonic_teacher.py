@@ -484,7 +484,12 @@ print(json.dumps([late, bool(images.isfinite().all()), here]))
 
 
 @pytest.mark.parametrize(
-    ("first", "torchvision"), [("text", "broken"), ("images", "broken"), ("network", "absent")]
+    ("first", "torchvision"),
+    [
+        pytest.param("text", "broken", marks=pytest.mark.slow),
+        ("images", "broken"),
+        pytest.param("network", "absent", marks=pytest.mark.slow),
+    ],
 )
 def test_it_works_late_and_without_a_torchvision_that_loads(
     published: Path, tmp_path: Path, first: str, torchvision: str

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dimo_core.config.pretrain import PRETRAINING
+from dimo_core.config.pretrain import PretrainDraft
 from dimo_core.data.feeds import CachedFeed
 from dimo_core.data.token_cache import TokenCache
 from dimo_core.errors import MissingLibraryError, UsageError
@@ -350,7 +350,7 @@ def test_a_held_out_part_has_shards_of_its_own(three: Path) -> None:
 
 
 def job(out: Path, data: dict[str, Any], steps: int = 4, **options: Any) -> Any:
-    return PRETRAINING.resolve(
+    return PretrainDraft.resolve(
         {
             "teacher": "maskgit",
             "model": {"width": 16, "depth": 1, "heads": 2, "mlp": 32, "codes": 16},
@@ -438,7 +438,7 @@ def test_a_second_run_uses_the_tokens_of_the_first(three: Path, tmp_path: Path) 
 def test_a_token_cache_is_refused_for_data_in_memory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--tokens is for data that are streamed"):
         pretrain(
-            PRETRAINING.resolve(
+            PretrainDraft.resolve(
                 {"data": {"name": "digits"}, "tokens": "here", "out": str(tmp_path / "x"), "device": "cpu"}
             )
         )

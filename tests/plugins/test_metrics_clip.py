@@ -343,8 +343,13 @@ def test_samples_without_images_or_prompts_are_refused(judged: Samples) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "raise RuntimeError('operator torchvision::nms does not exist')",
-        "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+        *(
+            pytest.param(known, marks=pytest.mark.slow)
+            for known in (
+                "raise RuntimeError('operator torchvision::nms does not exist')",
+                "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
+            )
+        ),
         "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
     ],
 )

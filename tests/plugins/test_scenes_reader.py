@@ -261,6 +261,7 @@ def test_training_repeats_exactly_and_leaves_the_global_random_state_alone() -> 
     assert not torch.equal(first.stem.weight, other.stem.weight)
 
 
+@pytest.mark.slow
 def test_the_card_quotes_the_scores_of_the_shipped_weights() -> None:
     card = files("dimo_scenes").joinpath("READER.md").read_text()
     for split in SPLITS:

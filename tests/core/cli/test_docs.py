@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dimo_core.cli import COMMANDS
 from dimo_core.cli.command import SHORT
-from dimo_core.cli.dispatch import COMMANDS
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.hookspecs import INTERFACES
 from dimo_core.registry import Registry

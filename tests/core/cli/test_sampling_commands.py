@@ -1,35 +1,23 @@
 """``dimo sample --teacher``: presets, precedence, files, and what wrong names are answered with."""
 
 import json
-import os
 from pathlib import Path
 
 import attrs
 import pytest
 import yaml
-from loguru import logger
 
 from dimo_core.cli import main
 from dimo_core.config.distil import resolve_job
-from dimo_core.config.sample import SAMPLING
+from dimo_core.config.sample import SampleDraft
 from dimo_core.errors import ConfigError, UnknownNameError, UsageError
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 
-TOYS = Path(__file__).parents[2] / "data" / "toy_site"
 TOY = ["sample", "--teacher", "toy"]
 
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch, tmp_path):
-    for variable in [name for name in os.environ if name.startswith("DIMO_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.syspath_prepend(str(TOYS))
-    monkeypatch.chdir(tmp_path)
-    yield
-    logger.remove()
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture
@@ -121,7 +109,7 @@ def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_says():
     registry = Registry.discover({})
     toy = registry.load("teacher", "toy")
     nameless = type("Nameless", (toy,), {"samplings": lambda self: {}})(depth=3)
-    job = SAMPLING.resolve({"teacher": nameless}, registry)
+    job = SampleDraft.resolve({"teacher": nameless}, registry)
     assert ("", 16, 3, Constant()) == (
         job.sampling.name,
         job.sampling.steps,
@@ -131,7 +119,7 @@ def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_says():
 
 
 def test_a_teacher_without_any_suggestion_takes_the_defaults():
-    job = SAMPLING.resolve({"teacher": "careless", "sampler": "stepper"})
+    job = SampleDraft.resolve({"teacher": "careless", "sampler": "stepper"})
     assert (16, Constant(), None) == (job.sampling.steps, job.sampling.guidance, job.config["sampling"])
 
 
@@ -149,7 +137,7 @@ def test_an_unknown_sampling_is_answered_with_all_of_them_and_their_sources(caps
 
 def test_a_sampling_of_a_teacher_that_names_none_says_so():
     with pytest.raises(UsageError, match="teacher 'careless' names no samplings"):
-        SAMPLING.resolve({"teacher": "careless", "sampling": "slow"})
+        SampleDraft.resolve({"teacher": "careless", "sampling": "slow"})
 
 
 @pytest.mark.parametrize(
@@ -244,7 +232,7 @@ def test_rows_of_no_step_are_refused_before_the_run():
 
 
 def test_a_title_names_sampling_and_steps():
-    job = SAMPLING.resolve({"teacher": "toy", "sampling": "quick-1"})
+    job = SampleDraft.resolve({"teacher": "toy", "sampling": "quick-1"})
     assert "teacher, quick-1 (1 step)" == job.sampling.title
     nameless = TeacherSampling(steps=2, sampler=job.sampling.sampler, guidance=Constant())
     assert "teacher, 2 steps" == nameless.title

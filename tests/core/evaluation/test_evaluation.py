@@ -195,11 +195,12 @@ def test_the_size_of_the_real_row_is_not_held_against_the_others(evaluator, toy)
     assert not any(note.startswith("Rows differ in n") for note in table.notes)
 
 
-def test_each_batch_is_told(evaluator, toy):
-    rows, heard = evaluator(), []
-    opened = Opened.generator(toy.Generator())
-    list(rows.drawing(0).batches(rows.raw(20), opened, lambda *news: heard.append(news)))
-    assert [(8, 8, False), (8, 16, False), (4, 20, False)] == heard
+def test_batches_come_in_order_and_say_that_they_were_drawn_just_now(evaluator, toy):
+    rows, opened = evaluator(), Opened.generator(toy.Generator())
+    batches = rows.drawing(0).batches(rows.raw(20), opened)
+    assert [(0, 8, False), (8, 8, False), (16, 4, False)] == [
+        (batch.start, len(batch.samples), batch.found) for batch in batches
+    ]
 
 
 def test_the_batch_size_changes_no_sample(evaluator, toy):

@@ -11,7 +11,7 @@ from dimo_core.errors import UnknownNameError
 from dimo_core.evaluation.table import Table
 from dimo_core.jobs.results import Results, RunRows
 from dimo_core.report.page import Report
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import quality_plots
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import Sampling
 

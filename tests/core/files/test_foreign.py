@@ -388,7 +388,7 @@ def data_pkl(path: str) -> bytes:
     [
         ({"byteorder": b"big"}, "other byte order"),
         ({"data.pkl": None}, "not one of torch.save"),
-        ({"constants.pkl": b""}, "is a TorchScript archive, or another with 'constants.pkl': a program"),
+        ({"constants.pkl": b""}, "is a TorchScript archive: a program"),
         ({"code/x.py": b"", "CONSTANTS.pkl": b""}, "TorchScript"),
         ({"data/0": None}, "is damaged"),
         ({"data/0": b"x" * 7}, "storage '0' has 7 bytes, 8 were promised"),
@@ -429,7 +429,7 @@ def test_records_that_overlap_are_refused(path: str) -> None:
 def test_a_tensor_conjugated_lazily_is_refused(path: str) -> None:
     save({"a": torch.ones(1, dtype=torch.complex64).conj()}, path)
     with pytest.raises(CheckpointError, match=r"resolve_conj"):
-        read_foreign(path)
+        read_foreign(path).state_dict()
 
 
 def test_kinds_of_tensors_that_are_not_read_are_named(path: str) -> None:

@@ -5,14 +5,12 @@ import copyreg
 import io
 import math
 import pickle
-import pickletools
-import re
+import resource
 import shlex
 import struct
 import sys
 import tarfile
 import tempfile
-import types
 import warnings
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
@@ -25,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dimo_core.errors import CheckpointError
+from dimo_core.files import inert
 from dimo_core.files.foreign import LEGACY, ForeignFile, read_foreign
-from dimo_core.files.inert import KNOWN, NESTING, PLAIN, Inert
+from dimo_core.files.inert import Inert
 
 CONTAINERS = ("zip", "legacy")
 
@@ -49,6 +48,11 @@ def contained(data: bytes, container: str, storage: bytes = bytes(16)) -> bytes:
     return buffer.getvalue()
 
 
+def weight(data: bytes, container: str = "zip") -> torch.Tensor:
+    """The tensor that a pickle describes, as the only one of a state dict."""
+    return opened(b"}" + text("a") + data.removesuffix(b".") + b"s.", container).state_dict()["a"]
+
+
 def opened(data: bytes, container: str = "zip") -> ForeignFile:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.pth")
@@ -58,7 +62,7 @@ def opened(data: bytes, container: str = "zip") -> ForeignFile:
 
 def refused(data: bytes, container: str = "zip") -> str:
     with pytest.raises(CheckpointError) as caught:
-        opened(data, container)
+        opened(data, container).state_dict()
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 600
@@ -191,11 +195,11 @@ def test_a_storage_is_no_longer_than_the_file(container: str, count: int, fits: 
     if container == "legacy" and count == 5:
         count = 500
     pid = ("storage", torch.FloatStorage, "0", "cuda:3", count, *PIDS[container])
-    data = b"\x80\x02" + tensor(referring(pid)[2:-1]) + b"."
+    data = tensor(referring(pid)[2:-1])
     if fits:
-        assert torch.equal(torch.zeros(4), opened(data, container).tree)
+        assert torch.equal(torch.zeros(4), weight(data, container))
     else:
-        assert f"{4 * count} were promised" in refused(data, container)
+        assert f"{4 * count} were promised" in refused(data + b".", container)
 
 
 @each_container
@@ -228,17 +232,9 @@ REBUILD, FROM_TYPE, SIZE = (
     b"ctorch._tensor\n_rebuild_from_type_v2\n",
     b"ctorch\nSize\n",
 )
-OWN = {
-    *("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID", "APPEND", "APPENDS", "ADDITEMS", "SETITEM"),
-    *("SETITEMS", "FROZENSET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-}
-"""Instructions that the machine does in its own way."""
-
 REFUSED = {
     "an instruction that is not allowed": [
-        code.code.encode("latin-1") + b"\0" * 9 + b"."
-        for code in pickletools.opcodes
-        if code.name not in OWN | set(PLAIN.split())
+        getattr(pickle, name) + b"\0" * 9 + b"." for name in inert.REFUSED
     ],
     "a reference to something that is no storage": [
         referring(("storage", Call(torch.device, "cpu"), "0", "cpu", 1)),
@@ -250,42 +246,58 @@ REFUSED = {
         referring(("module", Call(eval, "1"), "x.py", "class X: pass")),
         *(referring(pid) for pid in (("storage",), "storage", None)),
     ],
-    "elements of a": [STORAGE + b"Na.", FLOATS + b"Na.", FLOATS + b"(Ne.", FLOATS + b"(K\x01\x90."],
-    "entries of a": [FLOATS + b"K\x00K\x00s.", b"]K\x00K\x00s."],
-    "a call of a": [
-        *(STORAGE + b")R.", FLOATS + b")R.", FLOATS + b")\x81.", text("text") + b"N\x85R."),
-        *(b"ctorch.storage\nUntypedStorage\n)R.", b"ctorch.storage\nUntypedStorage\n)}\x92."),
-        *(b"ctorch\nfloat32\n)R.", b"ctorch\nFloatStorage\n)R."),
-        FROM_TYPE + b"(ctorch\nfloat32\nN)NtR.",
-    ],
-    "a size of something else than numbers": [SIZE + FLOATS + b"\x85R.", b"}" + SIZE + b"])a\x85RNs."],
-    "arguments that are no tuple": [
-        SIZE + b"]R.",
-        b"}" + FROM_TYPE + b"(ctorch._utils\n_rebuild_parameter\nN])aNtRNs.",
-    ],
-    "a tensor without storage": [REBUILD + b"(NK\x00))NNtR.", REBUILD + b"(" + FLOATS + b"K\x00))NNtR."],
-    "a tensor of torch.float32": [
-        REBUILD + b"(" + STORAGE + view + b"NNtR."
-        for view in (
-            b"N))",
-            b"K\x00G" + bytes(8) + b"\x85)",
-            b"K\x00K\1K\1\x86K\1\x85",
-            b"K\0" + b"(" + b"K\1" * 65 + b"t2",
-        )
-    ],
-    "tuples nested without end": [
-        b"}" + b")" + b"\x85" * 1_000_000 + b"Ns.",
-        b"})" + b"2\x86" * 60 + b"Ns.",
-        b"})" + b"q\x00h\x00\x86" * 60 + b"Ns.",
-    ],
-    "RecursionError": [FROM_TYPE + b"q\x000)q\x010" + b"(h\x00Nh\x01Ntq\x010" * 3000 + b"h\x00h\x01R."],
-    "more content than the file has bytes": [
-        text("x" * 9999) + b"q\x000c_codecs\nencode\nq\x010" + b"h\x01h\x00X\6\0\0\0latin1\x86R" * 99,
-        b"(" + b"N" * 9000 + b"lq\x000cbuiltins\nset\nq\x010" + b"h\x01h\x00\x85R" * 999 + b".",
-    ],
+    "AttributeError: 'Storage' object has no attribute": [STORAGE + b"Na.", STORAGE + b"(Ne."],
+    "TypeError: 'Storage' object does not support item assignment": [STORAGE + b"NNs."],
+    "a call of a Storage": [STORAGE + b")R.", STORAGE + b")\x81.", STORAGE + b")}\x92."],
+    "a call of a str": [text("text") + b"N\x85R."],
+    "arguments that are no tuple": [SIZE + b"]R.", REBUILD + b"NR.", REBUILD + b"N\x81."],
+    "IndexError": [b"]K\x00K\x00s."],
     "EOFError": [b"B\xff\xff\xff\xff.", b"\x8e" + b"\xff" * 7 + b"\x0fN.", b"\x8b\xff\xff\xff\x7fN."],
 }
 """What is refused, by what is said of it."""
+
+NO_WEIGHTS = {
+    "a tensor without storage": [
+        *(REBUILD + b"(NK\x00))NNtR", REBUILD + b"(" + FLOATS + b"K\x00))NNtR", REBUILD + b")R"),
+        FROM_TYPE + b"(" + REBUILD + b"N])aNtR",
+        FROM_TYPE + b"q\x000)q\x010" + b"(h\x00Nh\x01Ntq\x010" * 3000 + b"h\x00h\x01R",
+    ],
+    "offset, shape or stride": [
+        REBUILD + b"(" + STORAGE + view + b"NNtR"
+        for view in (
+            *(b"N))", b"K\x00G" + bytes(8) + b"\x85)", b"K\0(" + b"K\1" * 65 + b"t2"),
+            *(b"K\x00" + SIZE + b")\x85\x85R)", b"K\0]" + b"\x85" * 200_000 + b")"),
+        )
+    ],
+    "RuntimeError": [REBUILD + b"(" + STORAGE + b"K\x00K\1K\1\x86K\1\x85NNtR"],
+    "holds no weights": [FROM_TYPE + b"(ctorch\nfloat32\nN)NtR"],
+}
+"""What is refused as a tensor of a state dict, by what is said of it."""
+
+
+@pytest.mark.parametrize("message", NO_WEIGHTS)
+def test_what_describes_no_tensor_is_refused(message: str) -> None:
+    for data in NO_WEIGHTS[message]:
+        with pytest.raises(CheckpointError) as caught:
+            weight(data)
+        assert message in str(caught.value), data[:100]
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+def test_a_small_file_takes_little_memory_and_time() -> None:
+    for data in (
+        *(b"}" + b")" + b"\x85" * 200_000 + b"Ns.", b"})" + b"2\x86" * 60 + b"Ns."),
+        *(b"})" + b"q\x00h\x00\x86" * 60 + b"Ns.", b"}(" + b"2\x91" * 60 + b"Ns."),
+        b"(" + b"N" * 9000 + b"tq\x000cbuiltins\nset\nq\x010" + b"h\x01h\x00R" * 20_000 + b".",
+        b"(" + b"N" * 9000 + b"tq\x00" + b"Nbh\x00" * 20_000 + b".",
+        *(b"Nr\xff\xff\xff\xff.", b"\x95" + b"\xff" * 7 + b"\x0fN."),  # a far place in the memo, a long frame
+        b"]" * 20_000 + b"a" * 19_999 + b".",
+    ):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with contextlib.suppress(CheckpointError):
+            opened(data).state_dict()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
 
 
 @pytest.mark.parametrize("message", REFUSED)
@@ -294,9 +306,6 @@ def test_what_a_pickle_must_not_is_refused(message: str) -> None:
         assert message in refused(data), data[:100]
         if b"Q" not in data:
             assert message in refused(data, "legacy"), data[:100]
-    assert {"PERSID", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "BYTEARRAY8"}.isdisjoint(
-        OWN | set(PLAIN.split())
-    )
 
 
 def test_kinds_of_tensors_that_are_not_read_do_no_harm_beside_the_weights(tmp_path: Path) -> None:
@@ -313,44 +322,36 @@ def test_kinds_of_tensors_that_are_not_read_do_no_harm_beside_the_weights(tmp_pa
         assert {"torch._utils._rebuild_qtensor", "torch.per_tensor_affine"} < set(file.inert)
 
 
-@pytest.mark.parametrize("name", ["collections.OrderedDict", "builtins.set", "collections.Counter"])
-def test_a_tensor_is_not_gone_through(name: str) -> None:
-    module, _, attribute = name.rpartition(".")
-    assert not opened(f"c{module}\n{attribute}\n".encode() + FLOATS + b"\x85R.").tree
+def test_a_tensor_is_not_gone_through() -> None:
+    ordered = b"ccollections\nOrderedDict\n"
+    with pytest.raises(CheckpointError, match="is damaged"):
+        opened(ordered + FLOATS + b"\x85R.").state_dict()
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["ctorch._utils\n_rebuild_tensor_v2\n", "ctorch\nFloatStorage\n", "ctorch\nSize\n", "ctorch\nfloat32\n"],
-)
-@pytest.mark.parametrize(
-    "state", [b"}" + text("__defaults__") + b"Ns", b"N}" + text("__defaults__") + b")s\x86"]
-)
-def test_what_a_pickle_is_given_cannot_be_altered_by_it(target: str, state: bytes) -> None:
-    before = [(dict(vars(f)), f.__defaults__) for f in KNOWN.values() if isinstance(f, types.FunctionType)]
-    opened(target.encode() + state + b"b.")
-    after = [(dict(vars(f)), f.__defaults__) for f in KNOWN.values() if isinstance(f, types.FunctionType)]
-    assert before == after
-    assert before
-    assert torch.uint8 is KNOWN["torch.storage.UntypedStorage"].dtype
-    assert {"dimo_core.files.inert"} == {known.__module__ for known in KNOWN.values() if callable(known)}
+@pytest.mark.parametrize("state", [b"}" + text("__class__") + b"Ns", b"N}" + text("path") + b")s\x86"])
+def test_a_pickle_sets_no_attributes(state: bytes) -> None:
+    for made in (b"ctorch\nSize\n", b"ctorch\nSize\n)R", STORAGE, FLOATS):
+        plain, built = (opened(made + more + b".").tree for more in (b"", state + b"b"))
+        assert repr(plain) == repr(built)
 
 
 def test_plain_data_comes_back_as_it_was() -> None:
-    data = {
-        "numbers": [1, -(2**70), 1.5, True, None],
-        "text": ("ü", b"\x00\xff"),
-        "sets": [{1, 2}],
-        "dicts": [OrderedDict(a=1), Counter("aab"), defaultdict(list, x=1)],
-        "dtype": torch.bfloat16,
-        "size": torch.Size([2, 3]),
-    }
+    data = {"numbers": [1, -(2**70), 1.5, True, None], "text": ("ü", "\ud800"), "dict": {"a": {2: 1}}}
+    others = [
+        {1},
+        b"\xff",
+        OrderedDict(a=1),
+        Counter("aab"),
+        defaultdict(list, x=1),
+        torch.half,
+        torch.Size([2]),
+    ]
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        file = opened(pickle.dumps(data, protocol))
-        assert data == file.tree
+        file = opened(pickle.dumps([data, others], protocol))
+        assert data == file.tree[0]
         assert file.inert == ("builtins.list",)  # what the defaultdict is made with
-    python_2 = b"ccollections\nOrderedDict\n]](X\1\0\0\0aK\1ea\x85R."
-    assert {"a": 1} == opened(python_2).tree
+    python_2 = b"ccollections\nOrderedDict\n](](" + text("a") + FLOATS + b"ee\x85R."
+    assert ["a"] == list(opened(python_2).state_dict())
 
 
 class Attributes(dict[str, int]):
@@ -367,29 +368,20 @@ class Row(list[int]):
 
 
 def test_an_unknown_object_keeps_its_name_and_its_entries() -> None:
-    things = [Attributes(a=1), Thing(), Row([1, 2]), Call(Thing.mro, "x"), 2j, slice(1), frozenset([1])]
+    things = [Attributes(a=1), Thing(), Row([1, 2]), Call(Thing.mro, "x"), 2j, slice(1)]
     tree = opened(pickle.dumps(things, 4)).tree
     assert all(isinstance(item, Inert) for item in tree)
     names = [f"{__name__}.{name}" for name in ("Attributes", "Thing", "Row")]
     assert names == [item.path for item in tree[:3]]
     assert tree[0].entries == {"a": 1}
     assert repr(tree[1]) == f"Inert(path='{__name__}.Thing')"
-    assert ["builtins.complex", "builtins.slice", "builtins.frozenset"] == [item.path for item in tree[-3:]]
+    assert ["builtins.complex", "builtins.slice"] == [item.path for item in tree[-2:]]
 
 
 def test_a_name_that_is_not_printable_is_escaped_and_a_long_one_cut() -> None:
     strange = b"\x80\x04" + text("a\x1b[2J") + text("b\nc") + b"\x93."
     assert opened(strange).inert == (r"'a\x1b[2J.b\nc'",)
     assert [300] == [len(name) for name in opened(b"cx\n" + b"y" * 100_000 + b"\n.").inert]
-
-
-def test_nesting_that_does_no_harm_is_read() -> None:
-    flat = tuple((i, i) for i in range(NESTING - 1))
-    assert flat == opened(pickle.dumps(flat)).tree
-    assert isinstance(opened(b"]" * 20_000 + b"a" * 19_999 + b".").tree, list)
-    assert opened(b"Nr\xff\xff\xff\xff.").tree is None  # a far place in the memo takes no memory
-    assert opened(b"\x95" + b"\xff" * 7 + b"\x0fN.").tree is None  # nor does a long frame
-    assert "nested without end" in refused(pickle.dumps((*flat, (1, 1))))
 
 
 @pytest.mark.parametrize(
@@ -423,12 +415,13 @@ def test_a_view_never_leaves_its_storage(data: st.DataObject) -> None:
     shape, stride = (tuple(data.draw(INTEGERS) for _ in range(dimensions)) for _ in range(2))
     view = (data.draw(INTEGERS), shape, stride, False, None)
     items = b"".join(pickle.dumps(item, 2).removeprefix(b"\x80\x02").removesuffix(b".") for item in view)
-    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + items + b"tR."
+    call = REBUILD + b"(" + STORAGE + items + b"tR"
     last = view[0] + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if any(not 0 <= n < 2**63 for n in (view[0], *shape, *stride)) or not (0 in shape or last < 4):
-        assert "a tensor of torch.float32, shape" in refused(call)
+        with pytest.raises(CheckpointError, match=r"offset, shape or stride|RuntimeError"):
+            weight(call)
     elif math.prod(n for n in shape if n) < 2**40:
-        assert shape == tuple(opened(call).tree.shape)
+        assert shape == tuple(weight(call).shape)
 
 
 class TestContainers:
@@ -468,16 +461,6 @@ class TestContainers:
             warnings.simplefilter("ignore")
             torch.load(path, weights_only=False)
         assert 1 == len(tried)  # it would have been
-        everything = zipfile.ZipFile.infolist
-        monkeypatch.setattr(
-            zipfile.ZipFile,
-            "infolist",
-            lambda archive: [r for r in everything(archive) if not r.compress_type],
-        )
-        monkeypatch.setattr("dimo_core.files.foreign.RECORDS", re.compile(r"(?!constants.pkl).*"))
-        with pytest.raises(CheckpointError, match=r"or another with 'constants.pkl'"):
-            read_foreign(str(path))
-        assert 1 == len(tried)
 
     def test_an_encrypted_archive_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"
@@ -490,10 +473,12 @@ class TestContainers:
 
     def test_a_storage_that_is_not_aligned_is_copied(self) -> None:
         for padding in range(8):
-            tree = opened(b"0".join([b"N"] * padding + [text("p" * padding), FLOATS]) + b".").tree
-            assert 0 == tree.data_ptr() % 16
-            assert torch.equal(torch.zeros(4), tree)
+            found = weight(b"0".join([b"N"] * padding + [text("p" * padding), FLOATS]))
+            assert 0 == found.data_ptr() % 16
+            assert torch.equal(torch.zeros(4), found)
 
-    def test_the_variable_that_forbids_other_machines_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torch_load_has_no_part_in_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "load", None)
         monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-        assert "explicit pickle_module is specified" in refused(b"N.")
+        for container in CONTAINERS:
+            assert torch.equal(torch.zeros(4), weight(tensor(STORAGE), container))

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from PIL import Image
 
-from dimo_core.cli.dispatch import main
+from dimo_core.cli import main
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.prompts import PromptSet, read_prompts

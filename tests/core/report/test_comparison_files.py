@@ -21,7 +21,7 @@ from dimo_core.files.images import picture_files, png
 from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.report.comparison_table import row_of as rows_of
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))

@@ -2,6 +2,7 @@
 
 import io
 
+import attrs
 import pytest
 import torch
 from PIL import Image
@@ -13,16 +14,17 @@ from dimo_core.sampler import TeacherSampling
 
 @pytest.fixture
 def fixed(toy):
-    def make(teacher=None, **options):
-        return FixedSamples.of(
-            teacher or toy.Teacher(), toy.Conditions(), seed=3, device=torch.device("cpu"), **options
-        )
+    def make(teacher=None, **changes):
+        device = torch.device("cpu")
+        made = FixedSamples.of(teacher or toy.Teacher(), toy.Conditions(), seed=3, device=device)
+        return attrs.evolve(made, **changes)
 
     return make
 
 
 def test_equal_conditions_stand_together_and_fill_rows(fixed):
-    assert ("even",) * 4 + ("odd",) * 4 == fixed(rows=4, columns=2).names
+    assert ("even",) * 32 + ("odd",) * 32 == fixed().names
+    assert 8 == fixed().columns
 
 
 def test_the_same_generator_gives_the_same_preview_every_time(fixed, toy):
@@ -39,17 +41,17 @@ def test_networks_get_their_modes_back(fixed, toy):
 
 
 def test_teacher_and_generator_stand_side_by_side(fixed, toy):
-    picture = fixed(rows=2, columns=3).side_by_side(
+    picture = fixed(raw=(0, 0, 0, 1, 1, 1), columns=3).side_by_side(
         toy.Generator(), toy.Backbone(), TeacherSampling(steps=4, sampler=toy.Sampler(), guidance=Constant())
     )
-    single = fixed(rows=2, columns=3).of_generator(toy.Generator())
+    single = fixed(raw=(0, 0, 0, 1, 1, 1), columns=3).of_generator(toy.Generator())
     sizes = [Image.open(io.BytesIO(p.data)).width for p in (picture, single)]
     assert sizes[0] > 2.5 * sizes[1] - 100
     assert ".png" == picture.suffix
 
 
 def test_tokens_are_shown_as_text(fixed, toy):
-    picture = fixed(toy.TokensTeacher(), rows=2, columns=1).side_by_side(
+    picture = fixed(toy.TokensTeacher(), raw=(0, 1), columns=1).side_by_side(
         toy.Generator(), toy.Backbone(), TeacherSampling(steps=4, sampler=toy.Sampler(), guidance=Constant())
     )
     text = picture.data.decode()

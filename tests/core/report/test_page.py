@@ -9,8 +9,7 @@ import torch
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, sheets_over_time, write_report
-from dimo_core.report.plots import plots
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import plots, quality_plots
 from dimo_core.report.sheets import Sheet, sheet
 from dimo_core.teacher import Preview
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.report.plots import _series, _smooth, plots, spread, spread_of
-from dimo_core.report.quality_plots import quality_plots
+from dimo_core.report.plots import _series, _smooth, plots, quality_plots, spread, spread_of
 
 
 def opened(data):

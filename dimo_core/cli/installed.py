@@ -1,4 +1,4 @@
-"""``dimo plugins``: what is installed, from which package, and what failed and why."""
+"""``dimo plugins`` and ``dimo doctor``: what is installed, from where, and what is missing or failed."""
 
 import json
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from typing import Any
 
 import attrs
 
-from dimo_core.cli.parsing import Parser
+from dimo_core.cli.command import Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Offer, Registry
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; the arguments are those after ``dimo plugins``."""
+def plugins(argv: Sequence[str]) -> int:
+    """``dimo plugins``: what is installed, from which package, and what failed and why."""
     parser = Parser(
         "dimo plugins",
         "List installed plugins. Only what registers them is imported, unless --check is given.",
@@ -23,9 +23,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--check", action="store_true", help="import every plugin, and say which cannot be used"
-    )
+    parser.add_argument("--check", action="store_true", help="import all, and say which cannot be used")
     options = parser.parse_args(argv)
     registry = Registry.discover()
     rows = [describe(registry, offer, check=options.check) for offer in registry.offers(options.kind)]
@@ -66,3 +64,32 @@ def _table(rows: Sequence[dict[str, Any]], registry: Registry) -> str:
     lines += [f"BROKEN    {source.origin}: {source.error}" for source in registry.broken]
     lines += [f"DISABLED  {source.origin}" for source in registry.disabled]
     return "\n".join(lines)
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """``dimo doctor``: versions, devices, and what is missing for which command."""
+    from dimo_core.jobs.doctor import examine
+
+    parser = Parser("dimo doctor", "Show versions and devices, and what is missing for which command.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    found = examine()
+    print(json.dumps(found, indent=1) if options.json else _examined(found))
+    return 0
+
+
+def _examined(found: dict[str, Any]) -> str:
+    width = max(map(len, found["versions"]))
+    extras = {
+        name: f"missing {', '.join(lost)}" if lost else "complete" for name, lost in found["extras"].items()
+    }
+    sections = {
+        "Versions": [f"{name:<{width}}  {v or 'not installed'}" for name, v in found["versions"].items()],
+        "Extras": [f"dimo[{name}]: {state}" for name, state in extras.items()],
+        "Devices": [", ".join(found["devices"]) or "none found"],
+        "Libraries, imported as a trial": [
+            f"{lib['name']}: {lib['state']} ({lib['purpose']})" for lib in found["libraries"]
+        ],
+        "Advice": [f"- {text}" for text in found["advice"] or ["nothing is missing"]],
+    }
+    return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items())

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dimo_core.files import cache as file_cache
-from dimo_core.files.cache import file_sha256, remembered_sha256
+from dimo_core.files.cache import file_sha256
+from dimo_meissonic import digests
+from dimo_meissonic.digests import remembered_sha256
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(file_cache, "SETTLED", -60.0)  # everything counts as at rest
+    monkeypatch.setattr(digests, "SETTLED", -60.0)  # everything counts as at rest
     return tmp_path / "cache" / "digests"
 
 
@@ -27,7 +28,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr(file_cache, "file_sha256", spy)
+    monkeypatch.setattr(digests, "file_sha256", spy)
     return names
 
 
@@ -72,7 +73,7 @@ def test_files_of_one_content_and_name_in_two_places_do_not_meet(tmp_path: Path,
 def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     tmp_path: Path, cache: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_cache, "SETTLED", 3600.0)
+    monkeypatch.setattr(digests, "SETTLED", 3600.0)
     path = tmp_path / "w"
     path.write_bytes(b"weights")
     os.utime(path, (0, 0))  # its content pretends to be old; its inode cannot

@@ -1,0 +1,102 @@
+"""What ``--help`` and ``--print_schema`` say of a command whose options belong to plugins."""
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+import yaml
+
+from dimo_core.config.draft import Draft
+from dimo_core.errors import UnknownNameError
+from dimo_core.options import Option, Path, first_line, plain, schema, type_name
+from dimo_core.sampler import listing
+
+_PRESET = "recipe of the teacher"
+
+_PRECEDENCE = """\
+Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
+DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
+files, the environment and the preset of this command line. Everything is checked before anything starts."""
+
+
+def schema_of(draft: Draft) -> dict[str, Any]:
+    """A JSON schema of configuration files for the chosen plugins, with the defaults that the help shows.
+
+    Raises:
+        DimoError: for all mistakes at once.
+    """
+    draft.check()
+    preset = Option(path=("preset",), type=str | None, default=draft.preset, doc=_PRESET)
+    options = [preset] if "preset" in draft.keys else []
+    named = {key: section.name for key, section in draft.sections.items() if section.name}
+    options += [Option(path=(key, "name"), type=str, default=name, doc="") for key, name in named.items()]
+    for section in draft.sections.values():
+        options += [attrs.evolve(option, default=draft.value(option)) for option in section.options()]
+    found = schema(options)
+    for key, name in named.items():
+        names = {"enum": draft.registry.names(key), "default": name}
+        found["properties"][key]["properties"]["name"] = names
+        found["properties"][key] = {"anyOf": [names, found["properties"][key]]}
+    return found
+
+
+def help_text(
+    parser: argparse.ArgumentParser, top: argparse._ActionsContainer, draft: Draft, short: Mapping[str, Path]
+) -> str:
+    """The help text for the chosen plugins.
+
+    Args:
+        parser: Of the command's other options; those of the plugins are added.
+        top: Where it shows general options.
+        draft: Of the command's job.
+        short: Short forms that the command has.
+
+    Raises:
+        UnknownNameError: when the command line names a plugin or a sampling that does not exist.
+    """
+    problems = draft.problems
+    for problem in problems:
+        if isinstance(problem, UnknownNameError):
+            raise problem
+    wrong = ["Wrong in this command line:", *dict.fromkeys(map(str, problems))] if problems else []
+    width = max(60, min(shutil.get_terminal_size().columns, 110))
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=width)
+    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
+    parser.description = textwrap.fill(parser.description or "", width)
+    parser.epilog = "\n\n".join(textwrap.fill(text, width) for text in [_PRECEDENCE, *wrong])
+    if "preset" in draft.keys:
+        _add(top, ["--preset"], "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
+    if "sampling" in draft.keys:
+        shown = parser.add_argument_group("samplings of the teacher")
+        for name, text in listing(draft.presets).items():
+            shown.add_argument(name, help=text.replace("%", "%%"))
+    for key, section in draft.sections.items():
+        title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
+        to = parser.add_argument_group(title.rstrip(".")) if key else top
+        if section.name:
+            _add(to, [f"--{key}"], "NAME", _names(draft.registry.names(key), section.name))
+        for each in section.options():
+            forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == each.path]
+            value = draft.value(each)
+            default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
+            text = f"{each.doc} ({type_name(each.type)}, {default})".lstrip()
+            _add(to, [f"--{each.key}", *forms], each.path[-1].upper(), text)
+    return parser.format_help()
+
+
+def _add(to: argparse._ActionsContainer, names: Sequence[str], value: str, text: str) -> None:
+    to.add_argument(*names, metavar=value, help=text.replace("%", "%%"))
+
+
+def _names(names: Collection[str], default: str | None) -> str:
+    return f"{' | '.join(names)} (default: {default})" if names else "(there is none)"
+
+
+def _text(value: Any) -> str:
+    """A value as it would be typed."""
+    typed = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
+    return str(typed).removesuffix("...\n").strip()

@@ -1,0 +1,68 @@
+"""The folder of a job: the next free one, or that of a run which goes on, of which little may change."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from dimo_core.config.draft import Draft
+from dimo_core.config.layers import Layer, from_file
+from dimo_core.errors import ConfigError
+from dimo_core.files.folder import Folder
+from dimo_core.options import changed
+from dimo_core.registry import Registry
+
+
+def next_folder(*parts: str) -> str:
+    """The next free folder below ``runs``: ``runs/maskgit-jeffrey-1``, then ``-2``."""
+    stem = "-".join(re.sub(r"[^\w.]+", "_", part.rpartition(":")[2]) for part in parts)
+    found = (re.fullmatch(re.escape(stem) + r"-(\d+)", name) for name in Folder("runs").names())
+    return f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}"
+
+
+def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: Registry) -> Any:
+    """The job of a run folder.
+
+    Args:
+        kind: Makes jobs of this kind.
+        folder: The run folder.
+        layers: Options given besides; they may repeat what is stored, change ``device``, and raise
+            ``train.steps``.
+        registry: The installed plugins.
+
+    Raises:
+        ConfigError: when there is no run, or an option contradicts it.
+    """
+    if not Folder(folder).exists("config.yaml"):
+        raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
+    stored = from_file(Folder(folder).path("config.yaml"))
+    before, after = (
+        kind(layers=given, registry=registry, suggestions=False).job()
+        for given in ([stored], [stored, *layers])
+    )
+    check_unchanged(before.config, after.config, folder)
+    return attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
+
+
+def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder: str) -> None:
+    """Refuse to continue a run with other options.
+
+    Args:
+        before: The configuration that the run was started with.
+        after: The one that it is to be continued with.
+        folder: The run folder.
+
+    Raises:
+        ConfigError: for all differences but another device and more steps.
+    """
+    problems = [
+        f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: only "
+        "--device may change, and --steps may grow."
+        for key, old, new in changed(before, after)
+        if key != "device"
+        and not (key == "train.steps" and new > old)
+        and not (key == "out" and str(new).rstrip("/") == folder.rstrip("/"))
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
