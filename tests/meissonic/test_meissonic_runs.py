@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from dimo_core.cli import main as dimo
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.files import cache
 from dimo_core.files.cache import file_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator
@@ -21,6 +20,7 @@ from dimo_core.jobs.distil import RunResult, distill
 from dimo_core.method.one_step import OneStep
 from dimo_core.testing import check_teacher
 from dimo_divergences import Jeffrey
+from dimo_meissonic import digests
 from dimo_meissonic.teacher import Meissonic
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -250,14 +250,14 @@ def test_sampling_reads_the_weights_of_a_published_folder_for_their_digests_once
 ) -> None:
     """A generator's card holds digests of all parts, also of those that a sample does not need."""
     monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SETTLED", -60.0)
+    monkeypatch.setattr(digests, "SETTLED", -60.0)
     hashed: list[Path] = []
 
     def spy(path: Path) -> str:
         hashed.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(cache, "file_sha256", spy)
+    monkeypatch.setattr(digests, "file_sha256", spy)
     checkpoint = Path(shutil.copytree(options["checkpoint"], tmp_path / "teacher"))
     run(tmp_path / "run", {**options, "checkpoint": str(checkpoint)}, prompts, "fast")
     assert 3 == len(hashed)

@@ -271,18 +271,11 @@ def test_rows_say_how_they_were_drawn_and_a_merge_says_where_they_were_drawn_oth
     assert "'maskgit, 1 step' were drawn otherwise; they differ in guidance.scale (2.0 | 3.0)" in told
 
 
+FID = ["--metrics", "{name: fidelity, numbers: [fid]}", "--device", "cpu"]
+
+
 def test_intervals_are_of_the_mean_over_seeds():
-    command = [
-        "compare",
-        "--sampling-steps",
-        "1",
-        "--metrics",
-        "fidelity",
-        "--samples",
-        "80",
-        "--intervals",
-        "10",
-    ]
+    command = ["compare", "--sampling-steps", "1", *FID, "--samples", "80", "--intervals", "10"]
     assert main([*command, "--seeds", "0", "1", "--out", "two"]) == 0
     row, cells = results("two")["rows"][0], results("two")["cells"]
     low, high = row["intervals"]["fid"]
@@ -292,7 +285,18 @@ def test_intervals_are_of_the_mean_over_seeds():
 
 
 def test_why_there_are_no_intervals_is_said_again_when_nothing_is_computed():
-    command = ["compare", "--sampling-steps", "1", *FEW, "--intervals", "10", "--out", "out"]
+    command = [
+        "compare",
+        "--sampling-steps",
+        "1",
+        *FID,
+        "--samples",
+        "24",
+        "--intervals",
+        "10",
+        "--out",
+        "out",
+    ]
     for _ in range(2):
         assert main(command) == 0
         notes = results("out")["notes"]
