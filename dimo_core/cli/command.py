@@ -199,7 +199,7 @@ class Command:
             job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
-            draft = self.draft(layers=layers, registry=registry, short=[*self.short])
+            draft = self.draft(layers=layers, registry=registry, short=self.short)
             if options.help or options.print_schema:
                 from dimo_core.cli.help import help_text, schema_of
 

@@ -67,7 +67,7 @@ class Draft:
         layers: From the lowest to the highest precedence; suggestions of the teacher come before.
         registry: The installed plugins.
         suggestions: Whether the teacher's presets and evaluation plan count.
-        short: Short forms on the command line, for near matches.
+        short: Short forms on the command line, and what they stand for.
         sections: By key, in the order of the configuration; one that could not be loaded is missing.
         given: Typed values by path.
         problems: Mistakes, in order.
@@ -81,7 +81,7 @@ class Draft:
     layers: Sequence[Layer]
     registry: Registry
     suggestions: bool = True
-    short: Sequence[str] = ()
+    short: Mapping[str, Path] = attrs.field(factory=dict)
     sections: dict[str, Section] = attrs.field(init=False, factory=dict)
     given: Given = attrs.field(init=False, factory=dict)
     problems: list[DimoError] = attrs.field(init=False, factory=list)
@@ -251,6 +251,8 @@ class Draft:
         known = [name for name in (*self.keys, *options) if "." in name or "." not in key]
         spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")
         hint = nearest(key, [*known, *spelled], form)
+        if not layer.spelling and key in self.short:
+            hint = f" Did you mean {'.'.join(self.short[key])!r}?"
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
         self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 

@@ -4,6 +4,7 @@ Each source is a ``Layer`` of nested data; a later layer overrides an earlier on
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -74,7 +75,7 @@ def from_mapping(
     """
     sections: dict[str, Any] = {}
     layer = Layer(origin=origin, data=sections, suggested=bool(assumed))
-    for key, value in ((str(key), value) for key, value in data.items()):
+    for key, value in _nested(data, layer).items():
         if isinstance(value, Choice):
             value = value.as_dict()
         elif isinstance(value, os.PathLike):
@@ -91,6 +92,22 @@ def from_mapping(
             raise layer.fault(f"{key} in {origin}: {expected}")
         sections[key] = value
     return layer
+
+
+def _nested(data: Mapping[Any, Any], layer: Layer) -> dict[str, Any]:
+    """``train.steps: 5`` as ``train: {steps: 5}``."""
+    nested: dict[str, Any] = {str(key): value for key, value in data.items() if "." not in str(key)}
+    for key, value in ((str(key), value) for key, value in data.items() if "." in str(key)):
+        *above, last = key.split(".")
+        inner = nested
+        for name in above:
+            outer = inner.get(name, {})
+            outer = {"name": outer} if isinstance(outer, str) and inner is nested else outer
+            inner[name] = inner = dict(outer) if isinstance(outer, Mapping) else {last: None}
+        if last in inner:
+            raise layer.fault(f"{key} in {layer.origin} is given a value twice")
+        inner[last] = value
+    return nested
 
 
 def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str) -> Layer:
@@ -137,7 +154,14 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice in one mapping, where YAML silently keeps the last."""
+    """Refuses what YAML silently takes for something else: a key given twice, and numbers of other bases."""
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        number = super().construct_yaml_int(node)
+        if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):
+            text = f"{node.value} would be read as {number}: write {number}, or quotes where it is text"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+        return number
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -147,6 +171,9 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def from_file(url: str) -> Layer:

@@ -221,6 +221,10 @@ def test_numbers_in_scientific_notation_are_numbers(registry, tmp_path):
         ("teacher: [{a: 1, a: 2}]", "line 1, column 18: the key 'a' is there twice"),
         ("teacher: &me [*me]", "teacher in .*expected a name"),
         ("teacher: 3", "teacher in .*expected a name"),
+        ("seed: 017", "line 1, column 7: 017 would be read as 15: write 15, or quotes"),
+        ("seed: 1:30", "1:30 would be read as 90"),
+        ("train: {steps: 1}\ntrain.steps: 2", r"train\.steps in .* is given a value twice"),
+        ("seed: 3\nseed.a: 2", r"seed\.a in .* is given a value twice"),
         ("teacher: !!python/object/apply:os.system [echo]", "no valid YAML"),
     ],
 )
@@ -231,6 +235,24 @@ def test_a_file_that_cannot_be_used_says_where(tmp_path, text, reason):
         from_file(str(path))
     assert "run.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dotted_key_of_a_file_is_a_nested_one(registry, tmp_path):
+    plain = "train.steps: 5\ntrain: {batch_size: 4}\nteacher: toy\nteacher.widths: [1]\n"
+    job = drafted(registry, tmp_path, file=f"{plain}objective.generator.lr: 0.25").job()
+    assert (5, 4, [1], 0.25) == (
+        job.train.steps,
+        job.train.batch_size,
+        [*job.teacher.widths],
+        job.objective.generator.lr,
+    )
+
+
+def test_a_short_form_in_a_file_is_told_what_it_stands_for(registry, tmp_path):
+    given = layers(tmp_path, file="steps: 5")
+    draft = DistilDraft(layers=given, registry=registry, short={"steps": ("train", "steps")})
+    (line,) = (str(problem) for problem in draft.problems)
+    assert line.endswith("unknown option. Did you mean 'train.steps'?")
 
 
 def test_a_missing_file_is_named():
@@ -257,7 +279,14 @@ def test_a_missing_file_is_named():
         ({"seed": "x"}, "seed in the arguments: expected int, got 'x'"),
         ({"seed": None}, "seed in the arguments: expected int, got null"),
         ({"seed": -1}, "seed in the arguments: must be >= 0: -1"),
-        ({"teacher": {"name": "toy", "widths": [1, "b"]}}, "expected list of int, got [1, 'b']"),
+        (
+            {"teacher": {"name": "toy", "widths": [1, "b"]}},
+            "expected list of int, got [1, 'b']; entry 2 is \"b\"",
+        ),
+        (
+            {"teacher": {"name": "toy", "widths": [1, None]}},
+            "got [1, None]; entry 2 is null: text that YAML takes for something else needs quotes",
+        ),
         ({"teacher": {"name": "toy", "names": {"a": "b"}}}, "teacher.names in the arguments: expected dict"),
         (
             {"teacher": {"name": "toy", "shape": {"corners": 1}}},
