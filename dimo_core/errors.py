@@ -18,6 +18,7 @@ Every message says what is wrong, what was given, what is allowed, and what to d
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -25,6 +26,15 @@ def nearest(name: str, known: Iterable[str], form: str = "{!r}") -> str:
     """ " Did you mean 'x'?" where one of the known names is near; nothing otherwise."""
     close = difflib.get_close_matches(name, [*known], n=1)
     return "".join(f" Did you mean {form.format(match)}?" for match in close)
+
+
+def reason(error: Exception) -> str:
+    """Why something was not done; of an error that is none of dimo's own, also its kind and its place."""
+    if isinstance(error, DimoError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" (raised by {p.name} in {p.filename}, line {p.lineno})" for p in place)
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())
 
 
 class DimoError(Exception):

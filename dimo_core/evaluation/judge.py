@@ -10,7 +10,7 @@ import attrs
 import torch
 from loguru import logger
 
-from dimo_core.errors import DimoError, UsageError
+from dimo_core.errors import DimoError, UsageError, reason
 from dimo_core.evaluation.observations import observation
 from dimo_core.evaluation.protocols import APART
 from dimo_core.evaluation.reference import real_batches
@@ -123,17 +123,17 @@ class Judge:
                 missing.append(name)
                 continue
             try:
-                found = metric.compute(samples, self.reference, self.teacher)
-            except DimoError as error:
-                self.note(f"metric {name!r} is missing: {error}")
+                found = dict(metric.compute(samples, self.reference, self.teacher))
+                found = {key: float(value) for key, value in found.items()}
+            except Exception as error:  # a metric costs its own numbers, and no others
+                self.note(f"metric {name!r} is missing: {reason(error)}")
                 missing.append(name)
                 continue
             if twice := ", ".join(sorted(numbers.keys() & found.keys())):
                 self.note(f"metric {name!r} gives {twice} as one before it does: the first is kept. {APART}")
                 missing.append(name)
             numbers |= {key: value for key, value in found.items() if key not in numbers}
-        metrics = {name: float(value) for name, value in numbers.items()}
-        return {"samples": len(samples), "metrics": metrics, "missing": missing}
+        return {"samples": len(samples), "metrics": numbers, "missing": missing}
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""
@@ -227,7 +227,7 @@ class Judge:
             with torch.no_grad():
                 batches = torch.split(samples.images, self.batch_size)
                 pairs = [self.features.extract(images) for images in batches]
-        except DimoError as error:
+        except Exception as error:
             self._without_features(error)
             return samples
         features = torch.cat([features.cpu() for features, _ in pairs])
@@ -248,8 +248,8 @@ class Judge:
         for name in sorted(self._unseen(samples) - self.blind):
             try:
                 seen |= observation(name, self.metrics[name], samples, self.teacher)
-            except DimoError as error:
-                self.note(f"metric {name!r} is missing: {error}")
+            except Exception as error:
+                self.note(f"metric {name!r} is missing: {reason(error)}")
                 self.blind |= set() if isinstance(error, UsageError) else {name}
         return attrs.evolve(samples, observed=seen)
 
@@ -263,11 +263,11 @@ class Judge:
             and not (unknown and "conditions" in metric.needs)
         }
 
-    def _without_features(self, error: DimoError) -> None:
+    def _without_features(self, error: Exception) -> None:
         """Go on without features: of these samples, or of all where the extractor cannot be used."""
         if isinstance(error, UsageError):
             text = "some features are missing"
             self.note(f"{text}: {error}", unless=text)  # each batch of them would say its own shape
             return
-        self.note(f"no features: {error}")
+        self.note(f"no features: {reason(error)}")
         self.features = None

@@ -25,6 +25,7 @@ from dimo_core.generator import Generator
 from dimo_core.jobs.results import Results
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
+from dimo_core.tracker import Spared
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""
@@ -88,7 +89,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     registry = registry or Registry.discover()
     job.teacher.check()
     folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
-    job = attrs.evolve(job, teacher=job.teacher.on(device))
+    job = attrs.evolve(job, teacher=job.teacher.on(device), tracker=Spared(job.tracker))
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"

@@ -15,6 +15,7 @@ from dimo_core.config.distil import Job
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.errors import Interrupted, reason
 from dimo_core.evaluation.comparison import size_notes
 from dimo_core.evaluation.drawing import Method, Opened, Rows
 from dimo_core.evaluation.judge import Judge
@@ -100,7 +101,14 @@ class RunRows(Rows):
             )
             for way in self.ways
         ]
-        rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
+        rows = []
+        for each in (*methods, *([] if generator is None else [one_step(generator)])):
+            try:
+                rows.append(self.row(each))
+            except Interrupted:
+                raise
+            except Exception as error:  # of a sampler, say: it costs its row, and neither table nor report
+                self.judge.note(f"the row {each.name!r} is missing: {reason(error)}")
         if (floor := self.judge.floor) is not None:
             rows.append(row_of(REAL, [self.judge.judged(floor)]))
         plan, every = self.judge.plan, [way.as_dict() for way in self.ways]
@@ -231,7 +239,6 @@ class Results:
     def best_way(self, table: Table) -> TeacherSampling | None:
         """How the teacher's row with the best score was sampled; None for a table without its rows."""
         assert self.rows is not None
-        rows = [row for row in table.rows if row.kind == "teacher"]
-        scores = [self.rows.judge.score(row.metrics) for row in rows]
-        pairs = zip(scores, self.rows.ways, strict=True)
-        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
+        scores = {row.name: self.rows.judge.score(row.metrics) for row in table.rows if row.kind == "teacher"}
+        drawn = [way for way in self.rows.ways if way.title in scores]
+        return min(drawn, key=lambda way: scores[way.title], default=None)
