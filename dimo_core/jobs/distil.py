@@ -22,6 +22,7 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
+from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
@@ -32,6 +33,9 @@ CONFIG = "config.yaml"
 
 CONDITIONS = "conditions.json"
 """What the stream of conditions had found when the run was started, if it keeps a record."""
+
+LOOKED_AT = 2
+"""Conditions for which teacher and generator are looked at before the first step."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -96,8 +100,10 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         )
     stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
     objective = job.objective.build(job.ingredients())
-    generator = objective.parts()["generator"].module
+    parts = {name: part.module.to(device) for name, part in objective.parts().items()}
+    network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
+    look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
     folder.write_yaml(CONFIG, dict(job.config))
     if (record := stream.record()) is not None:
         folder.write_json(CONDITIONS, record)
@@ -106,8 +112,8 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
-        look = partial(Results, job, engine, generator, objective.frozen()["teacher"], registry)
-        results = look() if job.eval.enabled or job.train.sample_every else None
+        judging = partial(Results, job, engine, generator, network, registry)
+        results = judging() if job.eval.enabled or job.train.sample_every else None
         _announce(job, device)
         actions = []
         if results is not None:
@@ -126,7 +132,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         with engine.states["generator"].averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
-            table = (results or look()).finish()
+            table = (results or judging()).finish()
             averaged = {name: t.clone() for name, t in generator.state_dict().items()}
         job.tracker.finish()
         generator.load_state_dict(averaged)
