@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 from loguru import logger
+from torch import nn
 
 from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import Job, resolve_job
@@ -24,6 +25,7 @@ from dimo_core.files.generator_folder import save_generator
 from dimo_core.generator import Generator
 from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
+from dimo_core.objective import Objective
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
 from dimo_core.tracker import Spared
@@ -99,11 +101,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
         )
     stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
-    objective = job.objective.build(job.ingredients())
-    parts = {name: part.module.to(device) for name, part in objective.parts().items()}
-    network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
-    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
-    look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
+    objective, network, generator = _built(job, stream, device)
     folder.write_yaml(CONFIG, dict(job.config))
     if (record := stream.record()) is not None:
         folder.write_json(CONDITIONS, record)
@@ -137,6 +135,16 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         job.tracker.finish()
         generator.load_state_dict(averaged)
         return RunResult(folder=folder, generator=generator.eval(), table=table)
+
+
+def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Objective, nn.Module, Generator]:
+    """The objective on its device, the teacher's network and the generator in it, looked at."""
+    objective = job.objective.build(job.ingredients())
+    parts = {name: part.module.to(device) for name, part in objective.parts().items()}
+    network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
+    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
+    look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
+    return objective, network, generator
 
 
 def _announce(job: Job, device: torch.device) -> None:
