@@ -97,6 +97,18 @@ def _unexpected(prog: str, error: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
         traceback.print_exception(error, file=file)
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"{prog}: error: unexpected {text}", file=sys.stderr)
+    print(f"{prog}: error: unexpected {text}{_whose(error)}", file=sys.stderr)
     print(f"{prog}: the traceback is in {file.name}; DIMO_TRACEBACK=1 prints it", file=sys.stderr)
     return 1
+
+
+def _whose(error: Exception) -> str:
+    """The innermost function of an installed plugin of others that an error came through."""
+    from dimo_core.registry import OWN, Registry
+
+    offers = [offer for offer in Registry.discover({}).offers() if offer.dist != OWN]
+    owners = {offer.target.partition(":")[0].partition(".")[0]: offer for offer in offers}
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        if (owner := owners.get(str(frame.f_globals.get("__name__")).partition(".")[0])) is not None:
+            return f" (in {frame.f_code.co_qualname} of the plugin {owner.dist} {owner.version})"
+    return ""

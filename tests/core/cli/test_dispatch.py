@@ -218,6 +218,13 @@ def test_a_bug_is_short_on_the_screen_and_whole_in_a_file(monkeypatch, capsys, t
     assert "Traceback" in log.read_text()
 
 
+def test_a_bug_of_a_plugin_is_told_by_its_function_and_distribution(capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert 1 == main([*TOY, "--device", "cpu", "--out", str(tmp_path / "out")])
+    first = next(line for line in lines_of(capsys.readouterr().err) if "unexpected" in line)
+    assert first.endswith("(in Coin.open of the plugin dimo-toy 1.0)")
+
+
 def test_a_bug_shows_its_traceback_on_request(monkeypatch, capsys):
     monkeypatch.setenv("DIMO_TRACEBACK", "1")
     fail_with(monkeypatch, ZeroDivisionError("by zero"))
