@@ -255,9 +255,23 @@ def _checked(offer: Offer, found: object) -> type:
         wrong = "is no attrs class. Decorate it with @attrs.frozen(kw_only=True)."
     elif inspect.isabstract(found):
         wrong = f"does not define {', '.join(sorted(found.__abstractmethods__))}."
+    elif untyped := [field.name for field in attrs.fields(found) if field.init and field.type is None]:
+        wrong = f"has an option {untyped[0]!r} without an annotation, so nothing can read it. Annotate it."
+    elif not _is_frozen(found):
+        wrong = "can be changed after it was checked. Decorate it with @attrs.frozen(kw_only=True)."
     else:
         return found
     raise PluginError(f"{offer.kind} {offer.name!r} of {offer.origin}: {offer.target} {wrong}")
+
+
+def _is_frozen(cls: type) -> bool:
+    try:
+        cls.__new__(cls).anything = None
+    except attrs.exceptions.FrozenInstanceError:
+        return True
+    except AttributeError:  # of a class with slots
+        return False
+    return False
 
 
 def built(registry: Registry, kind: str, choice: Choice) -> Any:
