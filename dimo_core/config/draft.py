@@ -5,7 +5,7 @@ of sections in the same way; a subclass of ``Draft`` says which there are, and w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 from loguru import logger
@@ -13,8 +13,10 @@ from loguru import logger
 from dimo_core.config.layers import Layer, from_mapping
 from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
 from dimo_core.hookspecs import INTERFACES
+from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
 from dimo_core.registry import Registry
+from dimo_core.texts import is_masked, masked
 
 if TYPE_CHECKING:
     from dimo_core.teacher import Teacher
@@ -103,7 +105,7 @@ class Draft:
     def resolve(cls, arguments: Mapping[str, Any], registry: Registry | None = None) -> Any:
         """The job of Python arguments: the shape of a config file, and plugins may be finished objects."""
         layers = [from_mapping(arguments, "the arguments")]
-        return cls(layers=layers, registry=registry or Registry.discover()).job()
+        return cls(layers=layers, registry=registry or Registry.discover()).whole().job()
 
     def outline(self) -> list[Section | None]:
         """The sections of the job; None for one that could not be loaded. May add suggestions to layers."""
@@ -119,12 +121,22 @@ class Draft:
         """
         raise NotImplementedError
 
+    def whole(self) -> Self:
+        """Itself, where a value of which a file has the rest only is a mistake: secrets are not stored."""
+        for path, (value, layer) in self.given.items():
+            if is_masked(value):
+                lost = "its user name, password or signature was left out when it was stored"
+                again = f"Give it again, whole: --{'.'.join(path)}"
+                self.problems.append(layer.fault(f"{layer.where(path)} is {value!r}: {lost}. {again}"))
+        return self
+
     def check(self) -> None:
         """Raise what was found: a single mistake as it is, several as one error of several lines."""
-        texts = dict.fromkeys(map(str, self.problems))  # one file may be given twice
+        texts = [*dict.fromkeys(map(str, self.problems))]  # one file may be given twice
         if len(texts) > 1:
             plugin = any(isinstance(error, PluginError) for error in self.problems)
-            raise (PluginError if plugin else ConfigError)("\n".join(texts))
+            more = [f"and {n:,} mistakes more"] if (n := len(texts) - MISTAKES) > 0 else []
+            raise (PluginError if plugin else ConfigError)("\n".join([*texts[:MISTAKES], *more]))
         if self.problems:
             raise self.problems[0]
 
@@ -182,6 +194,8 @@ class Draft:
     def make(self) -> dict[str, Any]:
         """The fields of a job: objects and values by key, and the resolved ``config`` as plain data.
 
+        The latter has no secrets: it is stored and shown.
+
         Raises:
             DimoError: for all mistakes, the ones found earlier included.
         """
@@ -194,7 +208,7 @@ class Draft:
             options = plain(made[key]) if attrs.has(type(made[key])) else {}
             config |= {key: ({"name": section.name} if section.name else {}) | options} if key else options
         own = attrs.asdict(made.pop(""), recurse=False) if "" in made else {}
-        return made | own | {"config": config}
+        return made | own | {"config": masked(config)}
 
     def _gathered(self, section: Section) -> Given:
         """Typed values of a section from all layers that mean its plugin, the last layer winning."""
@@ -246,6 +260,9 @@ class Draft:
         where, key = layer.where(path), ".".join(path)
         if layer.lenient:
             self.notes.append(f"{where} is ignored: there is no option {key}")
+            return
+        if len(self.problems) >= MISTAKES:  # it is only counted
+            self.problems.append(layer.fault(f"{where}: unknown option."))
             return
         options = [option.key for each in self.sections.values() for option in each.options()]
         known = [name for name in (*self.keys, *options) if "." in name or "." not in key]

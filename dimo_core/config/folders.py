@@ -37,10 +37,10 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
     if not Folder(folder).exists("config.yaml"):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
     stored = from_file(Folder(folder).path("config.yaml"))
-    before, after = (
-        kind(layers=given, registry=registry, suggestions=False).job()
-        for given in ([stored], [stored, *layers])
+    first, now = (
+        kind(layers=given, registry=registry, suggestions=False) for given in ([stored], [stored, *layers])
     )
+    before, after = first.job(), now.whole().job()
     check_unchanged(before.config, after.config, folder)
     return attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
 

@@ -9,10 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-import fsspec
-import yaml
 
+from dimo_core import limits
 from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.files.urls import content
+from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.suggestions import Choice
@@ -136,19 +137,6 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice in one mapping, where YAML silently keeps the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in seen:
-                twice = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def from_file(url: str) -> Layer:
     """The layer of a YAML file.
 
@@ -159,15 +147,10 @@ def from_file(url: str) -> Layer:
         ConfigError: when it cannot be read, is no YAML, or holds no mapping.
     """
     try:
-        with fsspec.open(url, "rb") as file:
-            text = file.read()
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"config file {url!r} is no valid YAML: {place}{problem}") from error
-    except (OSError, ValueError, ImportError, RecursionError) as error:
+        data = parsed(content(url, limits.YAML))
+    except YamlFault as error:
+        raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
+    except (OSError, ValueError, ImportError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
     data = {} if data is None else data

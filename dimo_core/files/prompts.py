@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators as v
 
+from dimo_core import limits
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import told
@@ -116,7 +117,7 @@ def _read(url: str) -> list[_Found]:
     """Text, style and record of each prompt of a file."""
     parent, _, name = url.rpartition("/")
     try:
-        text = Folder(parent or ".").read(name).decode("utf-8-sig")
+        text = Folder(parent or ".").read(name, most=limits.TEXT).decode("utf-8-sig")
     except Exception as error:  # each file system raises its own
         raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")

@@ -25,6 +25,7 @@ from dimo_core.generator import Generator
 from dimo_core.jobs.results import Results
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
+from dimo_core.texts import log_filter
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""
@@ -175,7 +176,8 @@ def open_conditions(
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
+    append = partial(folder.append, "run.log")
+    sink = logger.add(append, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:
