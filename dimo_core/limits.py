@@ -25,8 +25,11 @@ FETCHED = 2**40
 FILES = 1_000_000
 """Files that braces such as ``{000..127}`` stand for."""
 
-MEMBER = 2**28
+MEMBER = 2**30
 """Bytes of a member of a tar file, unpacked."""
+
+TEXT_LINE = 2**26
+"""Bytes of a line of prompts or JSON."""
 
 CAPTION = 100_000
 """Characters of a prompt: text towers read some hundreds."""
@@ -34,5 +37,27 @@ CAPTION = 100_000
 CLASSES = 1_000_000
 """Classes of labels: each has a name, and a row of a table."""
 
-SPREAD = 16
-"""How many times larger than its bytes a tensor in a foreign file may be (of stride 0), from 64 MiB on."""
+SPREAD = 2**24
+"""Elements of a tensor in a foreign file that has more of them than its storage, as strides of 0 make it."""
+
+LAYERS = 10_000
+"""Layers of a network that a file describes."""
+
+PARAMETERS = 2**37
+"""Parameters of a network that a file describes."""
+
+
+def check_network(layers: int, parameters: int) -> None:
+    """Refuse sizes of a network that are beyond any machine, before it is built.
+
+    Args:
+        layers: How many.
+        parameters: About how many.
+
+    Raises:
+        ValueError: then.
+    """
+    if layers > LAYERS:
+        raise ValueError(f"{layers:,} layers; {LAYERS:,} is the most")
+    if parameters > PARAMETERS:
+        raise ValueError(f"its sizes give about {parameters:,} parameters; {PARAMETERS:,} is the most")

@@ -12,7 +12,7 @@ import attrs
 
 from dimo_core import limits
 from dimo_core.errors import ConfigError, DimoError, PluginError
-from dimo_core.files.urls import content
+from dimo_core.files.urls import cause_of, content, is_missing
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
@@ -150,8 +150,8 @@ def from_file(url: str) -> Layer:
         data = parsed(content(url, limits.YAML))
     except YamlFault as error:
         raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
-    except (OSError, ValueError, ImportError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+    except Exception as error:  # each file system raises its own
+        reason = "there is no such file" if is_missing(error) else cause_of(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
     data = {} if data is None else data
     if not isinstance(data, Mapping):

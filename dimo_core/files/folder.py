@@ -117,8 +117,15 @@ class Folder:
                 shutil.rmtree(there / probe, ignore_errors=True)
 
     def is_file(self) -> bool:
-        """Whether there is a file in place of the folder."""
-        return bool(self._fs.isfile(self.url))
+        """Whether there is a file in place of the folder.
+
+        Raises:
+            StorageError: when a remote place cannot be looked up.
+        """
+        try:
+            return bool(self._fs.isfile(self.url))
+        except Exception as error:  # each file system raises its own
+            raise StorageError(f"cannot look up {self.url!r} ({told(error)})") from error
 
     def names(self) -> list[str]:
         """Names of the entries, sorted, half-written files left out; empty when there is no such folder."""

@@ -104,10 +104,13 @@ def read_prompts(urls: Sequence[str]) -> tuple[Prompt, ...]:
             style (HPSv2); a ``.txt`` file one prompt on each line.
 
     Raises:
-        UsageError: when a file is missing, empty, or of another form.
+        UsageError: when a file is missing, empty, or of another form, or a prompt is of absurd length.
     """
-    found, seen = [], Counter[str]()
+    found, seen = list[Prompt](), Counter[str]()
     for text, style, record in (prompt for url in urls for prompt in _read(url)):
+        if len(text) > limits.CAPTION:
+            place = f"prompt {len(found)} of {', '.join(urls)}"
+            raise UsageError(f"{place} has {len(text):,} characters; {limits.CAPTION:,} is the most.")
         found.append(Prompt(text=text, style=style, number=seen[style], record=record))
         seen[style] += 1
     return tuple(found)

@@ -74,14 +74,16 @@ def check_regular(url: str) -> None:
     """Refuse what is on this machine and has no end, or never begins, such as a named pipe.
 
     Raises:
-        OSError: then. What the shell hands over below ``/dev`` and ``/proc`` is read.
+        PermissionError: then. What the shell hands over below ``/dev`` and ``/proc`` is read.
     """
     path = local_path(url)
     if path is None or path.is_file() or path.is_dir() or not path.exists():
         return
     if not str(path).startswith(("/dev/", "/proc/")):
         kind = "a named pipe" if path.is_fifo() else "a socket or device"
-        raise OSError(f"{path} is no file, but {kind}: write what it gives into a file, and name that")
+        raise PermissionError(
+            f"{path} is no file, but {kind}: write what it gives into a file, and name that"
+        )
 
 
 def content(url: str, most: int) -> bytes:
