@@ -208,7 +208,7 @@ class Command:
                 schema = "" if options.help else json.dumps(schema_of(draft), indent=1)
                 print(schema or help_text(parser, parser.top, draft, self.short))
                 return None, options
-            job = draft.whole().job()
+            job = draft.job()
         if options.print_config:
             sys.stdout.write(yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True))
             job = None

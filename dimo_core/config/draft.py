@@ -5,18 +5,18 @@ of sections in the same way; a subclass of ``Draft`` says which there are, and w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from loguru import logger
 
-from dimo_core.config.layers import Layer, from_mapping
-from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
+from dimo_core.config.layers import Layer, from_mapping, left_out
+from dimo_core.errors import ConfigError, DimoError, joined, nearest
 from dimo_core.hookspecs import INTERFACES
 from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
 from dimo_core.registry import Registry
-from dimo_core.texts import is_masked, masked
+from dimo_core.texts import masked
 
 if TYPE_CHECKING:
     from dimo_core.teacher import Teacher
@@ -70,6 +70,7 @@ class Draft:
         registry: The installed plugins.
         suggestions: Whether the teacher's presets and evaluation plan count.
         short: Short forms on the command line, for near matches.
+        stored: The job is not to be done, so values may be as files have them, without secrets.
         sections: By key, in the order of the configuration; one that could not be loaded is missing.
         given: Typed values by path.
         problems: Mistakes, in order.
@@ -84,6 +85,7 @@ class Draft:
     registry: Registry
     suggestions: bool = True
     short: Sequence[str] = ()
+    stored: bool = False
     sections: dict[str, Section] = attrs.field(init=False, factory=dict)
     given: Given = attrs.field(init=False, factory=dict)
     problems: list[DimoError] = attrs.field(init=False, factory=list)
@@ -96,6 +98,7 @@ class Draft:
         self.sections = {section.key: section for section in self.outline() if section is not None}
         for section in self.sections.values():
             self.given |= self._gathered(section)
+        self.problems += () if self.stored else left_out(self.given)
         for layer in self.layers:
             for key in [key for key in layer.data if key not in self.keys]:
                 for path in [path for path in layer.spelling if path[0] == key] or [(key,)]:
@@ -105,7 +108,7 @@ class Draft:
     def resolve(cls, arguments: Mapping[str, Any], registry: Registry | None = None) -> Any:
         """The job of Python arguments: the shape of a config file, and plugins may be finished objects."""
         layers = [from_mapping(arguments, "the arguments")]
-        return cls(layers=layers, registry=registry or Registry.discover()).whole().job()
+        return cls(layers=layers, registry=registry or Registry.discover()).job()
 
     def outline(self) -> list[Section | None]:
         """The sections of the job; None for one that could not be loaded. May add suggestions to layers."""
@@ -121,24 +124,10 @@ class Draft:
         """
         raise NotImplementedError
 
-    def whole(self) -> Self:
-        """Itself, where a value of which a file has the rest only is a mistake: secrets are not stored."""
-        for path, (value, layer) in self.given.items():
-            if is_masked(value):
-                lost = "its user name, password or signature was left out when it was stored"
-                again = f"Give it again, whole: --{'.'.join(path)}"
-                self.problems.append(layer.fault(f"{layer.where(path)} is {value!r}: {lost}. {again}"))
-        return self
-
     def check(self) -> None:
         """Raise what was found: a single mistake as it is, several as one error of several lines."""
-        texts = [*dict.fromkeys(map(str, self.problems))]  # one file may be given twice
-        if len(texts) > 1:
-            plugin = any(isinstance(error, PluginError) for error in self.problems)
-            more = [f"and {n:,} mistakes more"] if (n := len(texts) - MISTAKES) > 0 else []
-            raise (PluginError if plugin else ConfigError)("\n".join([*texts[:MISTAKES], *more]))
         if self.problems:
-            raise self.problems[0]
+            raise joined(self.problems)
 
     def choose(self, kind: str) -> Section | None:
         """The plugin of one kind that the highest layer names; None when it cannot be loaded."""
@@ -192,9 +181,7 @@ class Draft:
         return self.given[option.path][0] if option.path in self.given else option.default
 
     def make(self) -> dict[str, Any]:
-        """The fields of a job: objects and values by key, and the resolved ``config`` as plain data.
-
-        The latter has no secrets: it is stored and shown.
+        """The fields of a job by key, and the resolved ``config`` as plain data, without secrets of URLs.
 
         Raises:
             DimoError: for all mistakes, the ones found earlier included.

@@ -40,11 +40,10 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
     stored = from_file(Folder(folder).path("config.yaml"))
     place = from_mapping({"out": folder}, "--resume")
-    first, now = (
-        kind(layers=given, registry=registry, suggestions=False)
+    before, after = (
+        kind(layers=given, registry=registry, suggestions=False, stored=len(given) == 1).job()
         for given in ([stored], [stored, place, *layers])
     )
-    before, after = first.job(), now.whole().job()
     check_unchanged(before.config, after.config, folder)
     return attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
 

@@ -17,6 +17,7 @@ from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.suggestions import Choice
+from dimo_core.texts import is_masked
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +59,16 @@ class Layer:
 def last(layers: Sequence[Layer], key: str) -> Any:
     """What the highest layer says of a key, before it is read by type; None when none says anything."""
     return next((layer.data[key] for layer in reversed(layers) if layer.data.get(key)), None)
+
+
+def left_out(given: Mapping[Path, tuple[Any, Layer]]) -> list[DimoError]:
+    """A mistake for each value of which a file has no more than the rest: secrets are not stored."""
+    lost = "its user name, password or signature was left out when it was stored"
+    return [
+        layer.fault(f"{layer.where(path)} is {value!r}: {lost}. Give it again, whole: --{'.'.join(path)}")
+        for path, (value, layer) in given.items()
+        if is_masked(value)
+    ]
 
 
 def from_mapping(

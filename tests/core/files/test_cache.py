@@ -45,7 +45,7 @@ def files(cache: Path) -> list[str]:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/whole``, ``/cut`` (in the middle), ``/moved``, ``/away``, ``/endless``, ``/broken`` (500); else 404."""
+    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/broken`` (500); else 404."""
 
     asked: list[str]
 
