@@ -19,7 +19,9 @@ Every message says what is wrong, what was given, what is allowed, and what to d
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from dimo_core.limits import MISTAKES
 
 
 def nearest(name: str, known: Iterable[str], form: str = "{!r}") -> str:
@@ -60,6 +62,16 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         text = f"unknown {kind} {name!r}. Known: {', '.join(known) or 'none'}.{nearest(name, known)}"
         super().__init__(f"{text} {hint}".rstrip())
+
+
+def joined(errors: Sequence[DimoError]) -> DimoError:
+    """A single error as it is; several different ones as one of several lines, the last of many counted."""
+    texts = [*dict.fromkeys(map(str, errors))]  # one file may be given twice
+    if len(texts) < 2:
+        return errors[0]
+    plugin = any(isinstance(error, PluginError) for error in errors)
+    more = [f"and {len(texts) - MISTAKES:,} mistakes more"] if len(texts) > MISTAKES else []
+    return (PluginError if plugin else ConfigError)("\n".join([*texts[:MISTAKES], *more]))
 
 
 class PluginError(DimoError):

@@ -266,7 +266,7 @@ def _checked(offer: Offer, found: object) -> type:
 
 def _is_frozen(cls: type) -> bool:
     try:
-        cls.__new__(cls).anything = None
+        object.__new__(cls).anything = None  # type: ignore[attr-defined]
     except attrs.exceptions.FrozenInstanceError:
         return True
     except AttributeError:  # of a class with slots

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import dimo_core
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
+from dimo_core.texts import masked, shown
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("command:run", "distil a teacher into a one-step generator"),
@@ -51,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except DimoError as error:
         if whole:
-            traceback.print_exception(error)
-        for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"{prog}: error: {line}", file=sys.stderr)
+            print(_trace(error), end="", file=sys.stderr)
+        for line in (str(error) or type(error).__name__).split("\n"):
+            print(f"{prog}: error: {shown(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not whole:
             return _unexpected(prog, error)
-        traceback.print_exception(error)
+        print(_trace(error), end="", file=sys.stderr)
         return 1
     return code
 
@@ -92,12 +93,17 @@ def _top(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _trace(error: Exception) -> str:
+    """The traceback, without secrets; signs that no file can hold are written out."""
+    return str(masked("".join(traceback.format_exception(error)))).encode(errors="backslashreplace").decode()
+
+
 def _unexpected(prog: str, error: Exception) -> int:
     """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
     with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
-        traceback.print_exception(error, file=file)
+        file.write(_trace(error))
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"{prog}: error: unexpected {text}{_whose(error)}", file=sys.stderr)
+    print(f"{prog}: error: unexpected {shown(text)}{_whose(error)}", file=sys.stderr)
     print(f"{prog}: the traceback is in {file.name}; DIMO_TRACEBACK=1 prints it", file=sys.stderr)
     return 1
 

@@ -24,6 +24,7 @@ from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
+from dimo_core.texts import log_filter
 
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
@@ -86,6 +87,7 @@ def log_from(level: str) -> str:
         lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
         colorize=sys.stderr.isatty(),
         level=level.upper(),
+        filter=log_filter,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
     return level

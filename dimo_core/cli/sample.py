@@ -7,6 +7,7 @@ from typing import Any, get_args
 from dimo_core.cli.command import Command, Parser, device, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
+from dimo_core.texts import shown
 
 OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
@@ -37,7 +38,7 @@ def _generator(argv: Sequence[str]) -> int:
 
     wanted = _wanted(options)
     written = sample_folder(options.path, temperature=options.temperature, out=options.out, **wanted)
-    print(f"{wanted['count']} samples in {written[-1].rpartition('/')[0]}")
+    print(f"{wanted['count']} samples in {shown(written[-1].rpartition('/')[0])}")
     return 0
 
 
@@ -64,7 +65,7 @@ def _teacher(argv: Sequence[str]) -> int:
     wanted = _wanted(options)
     drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{wanted['count']} samples in {out} ({job.sampling.title}, {passes} each)")
+    print(f"{wanted['count']} samples in {shown(out)} ({job.sampling.title}, {passes} each)")
     return 0
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import attrs
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.layers import Layer, from_file
+from dimo_core.config.layers import Layer, from_file, from_mapping
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.options import changed
 from dimo_core.registry import Registry
+from dimo_core.texts import masked
 
 
 def next_folder(*parts: str) -> str:
@@ -28,7 +29,8 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
         kind: Makes jobs of this kind.
         folder: The run folder.
         layers: Options given besides; they may repeat what is stored, change ``device``, and raise
-            ``train.steps``.
+            ``train.steps``. What was left out when it was stored, the passwords and signatures of URLs,
+            must be among them.
         registry: The installed plugins.
 
     Raises:
@@ -37,9 +39,10 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
     if not Folder(folder).exists("config.yaml"):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
     stored = from_file(Folder(folder).path("config.yaml"))
+    place = from_mapping({"out": folder}, "--resume")
     before, after = (
-        kind(layers=given, registry=registry, suggestions=False).job()
-        for given in ([stored], [stored, *layers])
+        kind(layers=given, registry=registry, suggestions=False, stored=len(given) == 1).job()
+        for given in ([stored], [stored, place, *layers])
     )
     check_unchanged(before.config, after.config, folder)
     return attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
@@ -62,7 +65,7 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
         for key, old, new in changed(before, after)
         if key != "device"
         and not (key == "train.steps" and new > old)
-        and not (key == "out" and str(new).rstrip("/") == folder.rstrip("/"))
+        and not (key == "out" and str(new).rstrip("/") == masked(folder).rstrip("/"))
     ]
     if problems:
         raise ConfigError("\n".join(problems))

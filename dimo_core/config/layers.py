@@ -4,19 +4,20 @@ Each source is a ``Layer`` of nested data; a later layer overrides an earlier on
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import attrs
-import fsspec
-import yaml
 
+from dimo_core import limits
 from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.files.urls import cause_of, content, is_missing
+from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.suggestions import Choice
+from dimo_core.texts import is_masked
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +59,16 @@ class Layer:
 def last(layers: Sequence[Layer], key: str) -> Any:
     """What the highest layer says of a key, before it is read by type; None when none says anything."""
     return next((layer.data[key] for layer in reversed(layers) if layer.data.get(key)), None)
+
+
+def left_out(given: Mapping[Path, tuple[Any, Layer]]) -> list[DimoError]:
+    """A mistake for each value of which a file has no more than the rest: secrets are not stored."""
+    lost = "its user name, password or signature was left out when it was stored"
+    return [
+        layer.fault(f"{layer.where(path)} is {value!r}: {lost}. Give it again, whole: --{'.'.join(path)}")
+        for path, (value, layer) in given.items()
+        if is_masked(value)
+    ]
 
 
 def from_mapping(
@@ -153,29 +164,6 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses what YAML silently takes for something else: a key given twice, and numbers of other bases."""
-
-    def construct_yaml_int(self, node: Any) -> Any:
-        number = super().construct_yaml_int(node)
-        if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):
-            text = f"{node.value} would be read as {number}: write {number}, or quotes where it is text"
-            raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
-        return number
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in seen:
-                twice = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def from_file(url: str) -> Layer:
     """The layer of a YAML file.
 
@@ -186,16 +174,11 @@ def from_file(url: str) -> Layer:
         ConfigError: when it cannot be read, is no YAML, or holds no mapping.
     """
     try:
-        with fsspec.open(url, "rb") as file:
-            text = file.read()
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"config file {url!r} is no valid YAML: {place}{problem}") from error
-    except (OSError, ValueError, ImportError, RecursionError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        data = parsed(content(url, limits.YAML))
+    except YamlFault as error:
+        raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
+    except Exception as error:  # each file system raises its own
+        reason = "there is no such file" if is_missing(error) else cause_of(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
     data = {} if data is None else data
     if not isinstance(data, Mapping):

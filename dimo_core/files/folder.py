@@ -13,8 +13,11 @@ import attrs
 import fsspec
 import yaml
 
+from dimo_core import limits
 from dimo_core.errors import StorageError
-from dimo_core.files.urls import is_missing, local_path, told
+from dimo_core.files.urls import client_options, content, is_missing, local_path, told
+from dimo_core.files.yaml_text import parsed
+from dimo_core.texts import masked
 
 
 def _trimmed(url: str | os.PathLike[str]) -> str:
@@ -64,7 +67,7 @@ class Folder:
 
     @property
     def _fs(self) -> Any:
-        return fsspec.core.url_to_fs(self.url)[0]
+        return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
 
     def path(self, *parts: str) -> str:
         """The path or URL of a file in the folder."""
@@ -114,8 +117,15 @@ class Folder:
                 shutil.rmtree(there / probe, ignore_errors=True)
 
     def is_file(self) -> bool:
-        """Whether there is a file in place of the folder."""
-        return bool(self._fs.isfile(self.url))
+        """Whether there is a file in place of the folder.
+
+        Raises:
+            StorageError: when a remote place cannot be looked up.
+        """
+        try:
+            return bool(self._fs.isfile(self.url))
+        except Exception as error:  # each file system raises its own
+            raise StorageError(f"cannot look up {self.url!r} ({told(error)})") from error
 
     def names(self) -> list[str]:
         """Names of the entries, sorted, half-written files left out; empty when there is no such folder."""
@@ -126,14 +136,18 @@ class Folder:
         entries = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False)]
         return sorted(entry for entry in entries if not entry.endswith(PART))
 
-    def read(self, *parts: str) -> bytes:
+    def read(self, *parts: str, most: int = limits.ARRAYS) -> bytes:
         """The bytes of a file.
+
+        Args:
+            parts: Its name.
+            most: How many there may be.
 
         Raises:
             FileNotFoundError: if there is none.
+            ValueError: when it has more bytes.
         """
-        data: bytes = self._fs.cat_file(self.path(*parts))
-        return data
+        return content(self.path(*parts), most)
 
     def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
@@ -183,18 +197,22 @@ class Folder:
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:
-        """Parse a YAML file, safely."""
-        return yaml.safe_load(self.read(name))
+        """Parse a YAML file, safely.
+
+        Raises:
+            yaml.YAMLError: when it is none.
+        """
+        return parsed(self.read(name, most=limits.YAML))
 
     def write_yaml(self, name: str, data: Any) -> None:
-        """Write plain data as YAML, keys in their order."""
-        self.write(name, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+        """Write plain data as YAML, keys in their order, without secrets of URLs."""
+        self.write(name, yaml.safe_dump(masked(data), sort_keys=False, allow_unicode=True).encode())
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write plain data as indented JSON."""
-        self.write(name, (json.dumps(data, indent=1) + "\n").encode())
+        """Write plain data as indented JSON, without secrets of URLs."""
+        self.write(name, (json.dumps(masked(data), indent=1) + "\n").encode())
 
 
 def as_json(data: Any) -> Any:
-    """Data as JSON gives it back: what is compared must not depend on whether it was stored."""
-    return json.loads(json.dumps(data, default=str))
+    """Data as a stored file gives them back: what is compared must not depend on whether it was stored."""
+    return masked(json.loads(json.dumps(data, default=str)))

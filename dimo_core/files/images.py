@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, from_numpy
 
 from dimo_core.errors import SourceError
+from dimo_core.files.urls import client_options
 
 RECORDS = "samples.jsonl"
 """One line a sample; it is written when all else is there."""
@@ -47,7 +48,7 @@ class Listing:
     @classmethod
     def of(cls, url: str) -> "Listing":
         """List a folder, a path or fsspec URL of one; empty when there is none."""
-        filesystem, root = fsspec.core.url_to_fs(url.rstrip("/") or url)
+        filesystem, root = fsspec.core.url_to_fs(url.rstrip("/") or url, **client_options(url))
         pictures: list[tuple[str, dict[str, Any]]] = []
         others: list[tuple[str, dict[str, Any]]] = []
         for path, facts in sorted(_files(filesystem, root, ()), key=lambda found: found[0]):

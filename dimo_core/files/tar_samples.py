@@ -4,6 +4,8 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dimo_core import limits
+
 
 def tar_samples(
     file: Any, url: str, wanted: Callable[[str], bool] = lambda name: True
@@ -16,7 +18,7 @@ def tar_samples(
         wanted: Says by name which members are read; the others are empty.
 
     Raises:
-        tarfile.ReadError: for what is no tar file, or where the file was cut off.
+        tarfile.ReadError: for what is no tar file, where it was cut off, or a member is absurdly large.
         ValueError: when a sample has two members of one name.
     """
     from webdataset.tariterators import group_by_keys
@@ -50,6 +52,10 @@ def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dic
     with tarfile.open(fileobj=file, mode="r|*") as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() and wanted(member.name) else None
+            if content and member.size > limits.MEMBER:
+                raise tarfile.ReadError(
+                    f"{member.name!r} has {member.size:,} bytes; {limits.MEMBER:,} is the most"
+                )
             if member.isreg():
                 yield {"fname": member.name, "data": content.read() if content else b"", "__url__": url}
             tar.members = []  # type: ignore[attr-defined]  # or all of them would be kept

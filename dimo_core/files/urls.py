@@ -11,7 +11,9 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
+from dimo_core import limits
 from dimo_core.errors import MissingLibraryError, UsageError
+from dimo_core.files.redirects import watched
 
 SILENCE = 60.0
 """A connection over which nothing comes for so many seconds is given up."""
@@ -63,9 +65,49 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
         from aiohttp import ClientTimeout
 
         timeout = ClientTimeout(total=None, sock_connect=min(30.0, silence), sock_read=silence)
-        client = {"timeout": timeout, "trust_env": True}
+        client = {"timeout": timeout, "trust_env": True, "trace_configs": [watched()]}
         options |= {protocol: {"client_kwargs": dict(client)} for protocol in web}
     return options
+
+
+def check_regular(url: str) -> None:
+    """Refuse what is on this machine and has no end, or never begins, such as a named pipe.
+
+    Raises:
+        PermissionError: then. What the shell hands over below ``/dev`` and ``/proc`` is read.
+    """
+    path = local_path(url)
+    if path is None or path.is_file() or path.is_dir() or not path.exists():
+        return
+    if not str(path).startswith(("/dev/", "/proc/")):
+        kind = "a named pipe" if path.is_fifo() else "a socket or device"
+        raise PermissionError(
+            f"{path} is no file, but {kind}: write what it gives into a file, and name that"
+        )
+
+
+def content(url: str, most: int) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        url: Path or fsspec URL.
+        most: How many there may be; no more are read.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it has more.
+        Exception: of the file system.
+    """
+    check_regular(url)
+    with fsspec.open(url, "rb", **client_options(url)) as file:
+        parts = [b""]
+        left = most + 1
+        while left and (part := file.read(min(left, 2**24))):  # over http a read may give less
+            parts.append(part)
+            left -= len(part)
+    if not left:
+        raise ValueError(f"it has more than {most:,} bytes, which is the most that is read of it")
+    return b"".join(parts)
 
 
 def told_version(info: Mapping[str, Any]) -> dict[str, str]:
@@ -107,6 +149,8 @@ def _files(url: str, silence: float) -> Iterator[str]:
     if _exists(url):  # whatever signs are in its name
         yield url
         return
+    if (count := _written_out(url)) > limits.FILES:
+        raise UsageError(f"{url!r} stands for {count:,} files; {limits.FILES:,} is the most.")
     try:
         names = list(braceexpand(url, escape=False)) if "{" in url else [url]
     except ValueError as error:
@@ -122,12 +166,26 @@ def _files(url: str, silence: float) -> Iterator[str]:
         if pattern and "::" in name:
             raise UsageError(f"{name!r}: wildcards do not work in chained URLs. Name the shards with braces.")
         try:
-            fsspec.core.url_to_fs(name)
+            fsspec.core.url_to_fs(name, **client_options(name))
         except ImportError as error:
             raise MissingLibraryError(f"{name!r} cannot be opened: {error}.") from error
         except ValueError as error:
             raise UsageError(f"{name!r} cannot be opened: {error}.") from error
         yield from _matches(name, silence) if pattern else [name]
+
+
+def _written_out(url: str) -> int:
+    """How many files braces stand for, at most."""
+    count = 1
+    for inner in re.findall(r"\{([^{}]*)", url) if "{" in url else ():
+        ends = re.fullmatch(r"(-?\d{1,30}|.)\.\.(-?\d{1,30}|.)(\.\.-?\d+)?", inner)
+        first, last = map(_end, ends.groups()[:2]) if ends else (0, 0)
+        count *= abs(last - first) + 1 + inner.count(",")
+    return count
+
+
+def _end(text: str) -> int:
+    return int(text) if text.lstrip("-").isdecimal() else ord(text)
 
 
 def _exists(name: str) -> bool:

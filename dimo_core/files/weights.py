@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dimo_core.errors import CheckpointError, NumericalError
 from dimo_core.files.cache import local_copy
 from dimo_core.files.folder import Folder
+from dimo_core.texts import printable
 
 
 def sha256(data: bytes) -> str:
@@ -64,7 +65,9 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         CheckpointError: with the missing, unexpected and misshapen names.
     """
     own = dict(module.state_dict())
-    has, given = ({name: list(t.shape) for name, t in named.items()} for named in (own, tensors))
+    has, given = (
+        {printable(name, 200): list(t.shape) for name, t in named.items()} for named in (own, tensors)
+    )
     problems = [f"missing: {name} {has[name]}" for name in has.keys() - given.keys()]
     problems += [f"unexpected: {name} {given[name]}" for name in given.keys() - has.keys()]
     differ = (name for name in has.keys() & given.keys() if has[name] != given[name])

@@ -28,6 +28,7 @@ from dimo_core.jobs.results import Results
 from dimo_core.objective import Objective
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
+from dimo_core.texts import log_filter
 from dimo_core.tracker import Spared
 
 CONFIG = "config.yaml"
@@ -190,7 +191,8 @@ def open_conditions(
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
+    append = partial(folder.append, "run.log")
+    sink = logger.add(append, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
 from dimo_core.teacher import Preview
+from dimo_core.texts import masked
 
 PLACE, REQUEST = "unfinished", "request.json"
 LINES = "samples.txt"
@@ -202,7 +203,7 @@ class SampleFiles:
                 "file": self.wanted.files[i] if self._decodes else LINES,
                 "index": i,
                 "condition": teacher.describe(self.wanted.raw[i]),
-                **self.facts,
+                **masked(self.facts),
                 "passes": batch.passes,
                 "tokens": row,
             }

@@ -16,6 +16,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, write_report
 from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
+from dimo_core.texts import shown
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
@@ -60,7 +61,7 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
         **table.to_dict(),
     }
     folder.write("results.csv", csv_text(table).encode())
-    notes = "".join(f"\n* {note}" for note in table.notes)
+    notes = "".join(f"\n* {shown(note)}" for note in table.notes)
     folder.write("results.md", f"{table.markdown()}\n{notes}\n".encode())
     for i, picture in enumerate(result.pictures.values()):
         folder.write(f"samples/grid{f'-{i + 1}' if i else ''}{picture.suffix}", picture.data)

@@ -9,10 +9,11 @@ import attrs
 import fsspec
 from attrs import validators as v
 
+from dimo_core import limits
 from dimo_core.conditions import called
 from dimo_core.errors import UsageError
 from dimo_core.files.tar_samples import lacking, tar_samples
-from dimo_core.files.urls import client_options, expanded, version_of
+from dimo_core.files.urls import check_regular, client_options, content, expanded, version_of
 from dimo_core.sources import Picture, PictureStream
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
@@ -109,6 +110,7 @@ class ShardStream(PictureStream):
 
     def _samples(self, url: str) -> Iterator[Raw]:
         try:
+            check_regular(url)
             with fsspec.open(url, "rb", **client_options(url)) as file:
                 for sample in tar_samples(file, url):
                     yield from self._sample(url, sample)
@@ -151,11 +153,13 @@ def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
         UsageError: when there is none, one is named twice, or the file cannot be read.
     """
     if isinstance(classes, int):
+        if classes > limits.CLASSES:
+            raise UsageError(f"classes is {classes:,}; there may be {limits.CLASSES:,}.")
         names = tuple(map(str, range(classes)))
     elif isinstance(classes, str):
         try:
-            with fsspec.open(classes, "rt", encoding="utf-8-sig") as file:
-                names = tuple(line.strip() for line in file.read().splitlines() if line.strip())
+            lines = content(classes, limits.TEXT).decode("utf-8-sig").splitlines()
+            names = tuple(line.strip() for line in lines if line.strip())
         except (OSError, ValueError, ImportError) as error:
             raise UsageError(
                 f"cannot read class names from {classes!r} ({error}). classes takes their number, a list of"

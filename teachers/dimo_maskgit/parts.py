@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import yaml
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
@@ -19,6 +18,7 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.tokenizers import load_tokenizer
 from dimo_maskgit.transformer import PUBLISHED, Architecture
@@ -88,9 +88,9 @@ def folder_parts(url: str, name: str) -> Parts:
     if not is_there(folder.path(CARD)):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     try:
-        card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{folder.path(CARD)} is unreadable: {' '.join(str(error).split())}") from error
+        card = parsed(local_copy(folder.path(CARD)).read_bytes())
+    except YamlFault as error:
+        raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
     try:
@@ -257,9 +257,9 @@ def read_tokenizer(url: str) -> Tokenizer:
     if is_there(beside.path("model.yaml"), certain=True):  # without it, the sizes would be others
         source = beside.path("model.yaml")
         try:
-            data = yaml.safe_load(local_copy(source).read_bytes())
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{source} is no YAML file: {' '.join(str(error).split())}") from error
+            data = parsed(local_copy(source).read_bytes())
+        except YamlFault as error:
+            raise CheckpointError(f"{source} is no YAML file: {error}") from error
         config = VqganConfig.from_model_yaml(data, source)
     return Vqgan.from_taming(file.state_dict(), config, url)
 

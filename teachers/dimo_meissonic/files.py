@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 import attrs
-import yaml
 from loguru import logger
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import read_tensors
+from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_meissonic.digests import remembered_sha256
 
 FORMAT = "dimo-meissonic/1"
@@ -121,8 +121,8 @@ class Published:
         if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)
         try:
-            card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
-        except yaml.YAMLError as error:
+            card = parsed(local_copy(folder.path(CARD)).read_bytes())
+        except YamlFault as error:
             raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
         if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
             raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")

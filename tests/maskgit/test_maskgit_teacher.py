@@ -1,10 +1,12 @@
 """The embedded teacher, its codebook, teacher folders, and pretraining."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import dimo_maskgit
 from dimo_core.cli import main as dimo
@@ -216,3 +218,18 @@ def test_a_remote_teacher_works_without_a_connection_once_it_was_fetched(
         torch.equal(expected[0][name], tensor) for name, tensor in again.network().state_dict().items()
     )
     assert torch.equal(expected[1], again.decode(torch.zeros(1, 16, dtype=torch.long), c))
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [("depth", "10,000,000 layers; 10,000 is the most"), ("width", "about .* parameters")]
+)
+def test_sizes_beyond_any_machine_are_refused_before_a_network_is_built(
+    tmp_path: Path, size: str, reason: str
+) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(EMBEDDED, folder)
+    card = yaml.safe_load((folder / "teacher.yaml").read_text())
+    card["network"][size] = 10**7
+    (folder / "teacher.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(CheckpointError, match=reason):
+        MaskGit(checkpoint=str(folder)).skeleton()

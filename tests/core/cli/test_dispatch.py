@@ -1,12 +1,15 @@
 """The command line: what reaches a run, what is printed, and how each failure ends."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from loguru import logger
 
 from dimo_core.cli import COMMANDS, main
+from dimo_core.cli.command import log_from
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
@@ -412,3 +415,29 @@ def test_broken_clashing_and_disabled_plugins_are_shown(tmp_path, monkeypatch, c
     assert "DISABLED  off 2.0 (entry point 'off')" in text
     assert 1 == main([*TOY, "--divergence", "flat"])
     assert "is claimed by" in capsys.readouterr().err
+
+
+def test_errors_and_log_lines_show_no_foreign_signs_no_secrets_and_no_end(capsys, monkeypatch):
+    def fail(*_):
+        raise CheckpointError("no \x1b[31m https://u:PW@h\x85x\nsecond " + "y" * 10_000_000)
+
+    monkeypatch.setattr("dimo_core.cli.command.run", fail)
+    assert 1 == main(["run"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert r"dimo run: error: no \x1b[31m https://***@h x" == first
+    assert second.startswith("dimo run: error: second yyy")
+    assert len(second) < 2200
+    log_from("info")
+    logger.warning("class {}", "\x1b[2J\nhttps://h/?token=T")
+    assert capsys.readouterr().err.endswith("WARNING class \\x1b[2J https://h/?token=***\n")
+
+
+def test_the_traceback_of_an_unexpected_error_has_no_secrets(capsys, monkeypatch):
+    def fail(*_):
+        raise KeyError("https://u:PW@h \ud800")
+
+    monkeypatch.setattr("dimo_core.cli.command.run", fail)
+    assert 1 == main(["run"])
+    told = capsys.readouterr().err
+    path = re.search(r"traceback is in (\S+);", told)[1]
+    assert "PW" not in told + Path(path).read_text()

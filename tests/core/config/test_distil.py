@@ -219,7 +219,7 @@ def test_numbers_in_scientific_notation_are_numbers(registry, tmp_path):
         ("- 1\n- 2", "must hold a mapping"),
         ("seed: 1\nseed: 2", "line 2, column 1: the key 'seed' is there twice"),
         ("teacher: [{a: 1, a: 2}]", "line 1, column 18: the key 'a' is there twice"),
-        ("teacher: &me [*me]", "teacher in .*expected a name"),
+        ("teacher: &me [*me]", "no valid YAML: an alias stands for what holds it"),
         ("teacher: 3", "teacher in .*expected a name"),
         ("seed: 017", "line 1, column 7: 017 would be read as 15: write 15, or quotes"),
         ("seed: 1:30", "1:30 would be read as 90"),
@@ -397,3 +397,28 @@ def test_a_teacher_that_is_not_there_is_the_only_complaint():
         resolve_job(wrong)
     assert "url" not in str(caught.value).partition("Hugging Face")[0].replace("paths or URLs", "")
     assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_configuration_has_no_secrets_and_a_resumed_run_asks_for_them(registry, tmp_path):
+    url, given = "http://u:SECRET@host/w.pt", {"generator": {"init": "http://u:SECRET@host/w.pt"}}
+    job = resolve(registry, **given)
+    assert (url, "http://***@host/w.pt") == (job.generator.init, job.config["generator"]["init"])
+    folder = tmp_path / "signed"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
+    with pytest.raises(
+        ConfigError, match=r"was left out when it was stored\. Give it again.*--generator\.init"
+    ):
+        resume(registry, str(folder))
+    assert url == resume(registry, str(folder), **given).generator.init
+    with pytest.raises(ConfigError, match=r"generator\.init is 'http://\*\*\*@host/w\.pt' in the run"):
+        resume(registry, str(folder), generator={"init": "http://u:SECRET@host/other.pt"})
+
+
+def test_the_first_mistakes_are_named_and_the_others_counted(registry, tmp_path):
+    path = tmp_path / "many.yaml"
+    path.write_text("\n".join(f"key{i}: 1" for i in range(50_000)))
+    with pytest.raises(ConfigError) as caught:
+        DistilDraft(layers=[from_file(str(path))], registry=registry).job()
+    lines = str(caught.value).splitlines()
+    assert (21, "and 49,980 mistakes more") == (len(lines), lines[-1])
