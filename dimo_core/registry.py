@@ -265,8 +265,9 @@ def _checked(offer: Offer, found: object) -> type:
 
 
 def _is_frozen(cls: type) -> bool:
+    instance: Any = object.__new__(cls)
     try:
-        object.__new__(cls).anything = None  # type: ignore[attr-defined]
+        instance.anything = None
     except attrs.exceptions.FrozenInstanceError:
         return True
     except AttributeError:  # of a class with slots
