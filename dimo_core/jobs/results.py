@@ -7,7 +7,6 @@ from typing import Any
 
 import attrs
 from loguru import logger
-from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
@@ -132,7 +131,7 @@ def write_table(table: Table, folder: Folder) -> None:
     """Write the table of a run as ``evaluation.json`` and ``evaluation.md``, and print it."""
     folder.write_json("evaluation.json", table.to_dict())
     folder.write("evaluation.md", table.markdown().encode())
-    Console().print(table.rich())
+    table.show()
 
 
 class Results:
