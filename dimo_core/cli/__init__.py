@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
-from dimo_core.cli.streams import lost, standard_streams
+from dimo_core.cli.streams import standard_streams
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -40,25 +40,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    with standard_streams():
-        return _main(list(sys.argv[1:] if argv is None else argv))
-
-
-def _main(arguments: Sequence[str]) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
+    prog = f"dimo {name}".rstrip()
+    with standard_streams() as stdout:
+        code = _main(name, prog, arguments)
+        stdout.flush()
+        if stdout.lost is None:
+            return code
+        if not isinstance(stdout.lost, BrokenPipeError):  # whoever read our output has gone, and knows
+            print(f"{prog}: error: cannot write to stdout: {stdout.lost.strerror}", file=sys.stderr)
+        return code or 1
+
+
+def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
+    whole = os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
-        try:
-            if name:
-                _refuse_ranks(name, arguments)
-                module, _, function = COMMANDS[name][0].partition(":")
-                code = int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
-            else:
-                code = _top(arguments)
-        except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
-            code = stop.code if isinstance(stop.code, int) else 0
-        if (error := lost(sys.stdout)) is not None:
-            raise error
+        if not name:
+            return _top(arguments)
+        _refuse_ranks(name, arguments)
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+    except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+        return stop.code if isinstance(stop.code, int) else 0
     except DimoError as error:
         if whole:
             traceback.print_exception(error)
@@ -69,16 +73,10 @@ def _main(arguments: Sequence[str]) -> int:
         print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            return 1  # whoever read our output has gone, and knows
-        if isinstance(error, OSError) and lost(sys.stdout) is not None:
-            print(f"{prog}: error: cannot write to standard output: {error.strerror}", file=sys.stderr)
-            return 1
         if not whole:
             return _unexpected(prog, error)
         traceback.print_exception(error)
         return 1
-    return code
 
 
 def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 import attrs
@@ -231,14 +229,6 @@ class Table:
             cells = (Text(c.cells[i], style="bold" if i in c.best else "") for c in columns)
             result.add_row(*cells, style=style)
         return result
-
-    def show(self) -> None:
-        """Print it; where nobody can take it, that is an error of the command when its work is done."""
-        console = Console()
-        with console.capture() as text:
-            console.print(self.rich())
-        with suppress(OSError):
-            sys.stdout.write(text.get())
 
     def _fitting(self, width: int) -> tuple[list[str], list[Column]]:
         """Which metrics fit into a terminal, and its columns; intervals and parameters go first."""

@@ -8,6 +8,7 @@ import attrs
 import torch
 from attrs import validators as v
 from loguru import logger
+from rich.console import Console
 
 from dimo_core.device import find_device
 from dimo_core.errors import Interrupted, UsageError
@@ -136,7 +137,7 @@ def merge(paths: Sequence[str], out: str) -> Table:
         publish(result, folder, title="Results side by side", lead="", facts={"results": ", ".join(found)})
     for note in result.table.notes:
         logger.warning(note)
-    result.table.show()
+    Console().print(result.table.rich())
     return result.table
 
 
@@ -206,7 +207,7 @@ def _drawn(comparison: Comparison, methods: Sequence[Method], options: Comparing
     title = drawn[0] if len(drawn) == 1 else "Quality and cost"
     facts = {"command": options.command, "protocol": f"{protocol.name} ({table.protocol['digest']})"}
     publish(result, folder, title=title, lead=f"{what}.", facts=facts)
-    table.show()
+    Console().print(table.rich())
     logger.info("report: {}", folder.path("report.html"))
     if not any(row.metrics for row in table.rows if row.kind != "real"):
         raise UsageError(f"there are no numbers: {'; '.join(table.notes) or 'the protocol has no metrics'}")

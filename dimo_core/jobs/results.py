@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 from loguru import logger
+from rich.console import Console
 from torch import nn
 
 from dimo_core.backbone import Backbone
@@ -131,7 +132,7 @@ def write_table(table: Table, folder: Folder) -> None:
     """Write the table of a run as ``evaluation.json`` and ``evaluation.md``, and print it."""
     folder.write_json("evaluation.json", table.to_dict())
     folder.write("evaluation.md", table.markdown().encode())
-    table.show()
+    Console().print(table.rich())
 
 
 class Results:
@@ -150,7 +151,7 @@ class Results:
     ) -> None:
         assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
         self.job, self.engine, self.generator, self.network = job, engine, generator, network
-        self.folder, self.device = Folder(job.out), engine.device
+        self.folder, self.device = engine.folder, engine.device
         self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.rows: RunRows | None = None
