@@ -12,7 +12,7 @@ class Train:
 
     Attributes:
         steps: Number of steps; every phase of the objective runs once a step.
-        batch_size: Global batch size B, over all processes and micro-batches.
+        batch_size: Batch size B of an update, over all micro-batches.
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
         precision: Arithmetic of the forward passes; weights, optimiser and losses stay in fp32.
         compile: Compile the networks with torch.compile.

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
+from dimo_core.cli.streams import standard_streams
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 from dimo_core.texts import masked, shown
 
@@ -27,6 +28,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
+JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert")
+"""Commands that write to a folder."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -39,17 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
+    prog = f"dimo {name}".rstrip()
+    with standard_streams() as stdout:
+        code = _main(name, prog, arguments)
+        stdout.flush()
+        if stdout.lost is None:
+            return code
+        if not isinstance(stdout.lost, BrokenPipeError):  # whoever read our output has gone, and knows
+            print(f"{prog}: error: cannot write to stdout: {stdout.lost.strerror}", file=sys.stderr)
+        return code or 1
+
+
+def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
+    whole = os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
-        try:
-            if name:
-                module, _, function = COMMANDS[name][0].partition(":")
-                code = int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
-            else:
-                code = _top(arguments)
-        except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
-            code = stop.code if isinstance(stop.code, int) else 0
-        sys.stdout.flush()
+        if not name:
+            return _top(arguments)
+        _refuse_ranks(name, arguments)
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+    except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+        return stop.code if isinstance(stop.code, int) else 0
     except DimoError as error:
         if whole:
             print(_trace(error), end="", file=sys.stderr)
@@ -59,16 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if not whole:
             return _unexpected(prog, error)
         print(_trace(error), end="", file=sys.stderr)
         return 1
-    return code
+
+
+def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
+    """Refuse to be one of several processes of one job, each of which would do all of it."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if name in JOBS and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
+        raise UsageError(
+            f"WORLD_SIZE is {size}: a launcher such as torchrun started {size} processes of this command, "
+            f"which works in one process so far. Start `dimo {name}` without the launcher, or unset "
+            "WORLD_SIZE. `dimo compare --shard I/N` shares drawing out over processes."
+        )
 
 
 def _top(arguments: Sequence[str]) -> int:

@@ -18,9 +18,10 @@ import yaml
 from loguru import logger
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.folders import resumed
-from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
+from dimo_core.config.folders import CONFIG, resumed
+from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs, last
 from dimo_core.errors import ConfigError, UsageError
+from dimo_core.files.folder import Folder
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
@@ -34,6 +35,9 @@ SHORT: Mapping[str, Path] = {
 """Short forms of what people type most."""
 
 LEVELS = ("trace", "debug", "info", "warning", "error")
+
+AUTO = "auto"
+"""With ``--resume``: the run in ``--out``, if there is one."""
 
 STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
@@ -172,7 +176,10 @@ class Command:
         schema = "print a JSON schema of configuration files for these plugins and stop"
         option(parser.top, "--print_schema", "", schema)
         if self.resumes:
-            text = "continue the run in this folder; only --device may change and --steps may grow"
+            text = (
+                "continue the run in this folder; only --device may change and --steps may grow. auto: the "
+                "one in --out, which is started where there is none yet"
+            )
             option(parser.top, "--resume", "FOLDER", text)
         if self.dry:
             text = "build all without weights, print options, parameters and memory, and stop"
@@ -181,6 +188,19 @@ class Command:
             self.more(parser.top)
         parser.set_defaults(resume=None, dry_run=False)
         return parser
+
+    def _run_in(self, layers: Sequence[Layer]) -> str | None:
+        """The folder of ``--out``, if there is a run in it.
+
+        Raises:
+            UsageError: when ``--out`` is not given.
+        """
+        out = last([from_environment(os.environ, self.draft.keys), *layers], "out")
+        if out is None:
+            raise UsageError(
+                f"--resume {AUTO} continues the run in --out, or starts it there: give --out FOLDER as well"
+            )
+        return str(out) if Folder(str(out)).exists(CONFIG) else None
 
     def job(self, argv: Sequence[str], registry: Registry) -> tuple[Any, argparse.Namespace]:
         """The job that a command line asks for, None where it asks for a text, and the options besides.
@@ -195,6 +215,8 @@ class Command:
             if name in layer.data:
                 raise UsageError(f"--{name.replace('_', '-')} is an option of {commands} only")
         explicit, folder = [*map(from_file, options.config), layer], options.resume
+        if folder == AUTO and not options.help:
+            options.resume = folder = self._run_in(explicit)
         if folder and options.dry_run and not options.help:
             raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
         if folder and not options.help and not options.print_schema:

@@ -45,6 +45,7 @@ def _generator(argv: Sequence[str]) -> int:
 def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.config.folders import next_folder
     from dimo_core.config.sample import SampleDraft
+    from dimo_core.files.owner import taken
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
@@ -61,9 +62,9 @@ def _teacher(argv: Sequence[str]) -> int:
     if job is None:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
-    out = options.out or next_folder("sample", *names)
     wanted = _wanted(options)
-    drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
+    with taken(options.out or next_folder("sample", *names)) as out:
+        drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
     print(f"{wanted['count']} samples in {shown(out)} ({job.sampling.title}, {passes} each)")
     return 0

@@ -10,16 +10,20 @@ from dimo_core.config.draft import Draft
 from dimo_core.config.layers import Layer, from_file, from_mapping
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import Proposed
 from dimo_core.options import changed
 from dimo_core.registry import Registry
 from dimo_core.texts import masked
 
+CONFIG = "config.yaml"
+"""The resolved configuration of a run."""
 
-def next_folder(*parts: str) -> str:
-    """The next free folder below ``runs``: ``runs/maskgit-jeffrey-1``, then ``-2``."""
+
+def next_folder(*parts: str) -> Proposed:
+    """The next free folder below ``runs``: ``runs/maskgit-jeffrey-1``, then ``-2``; nothing is made yet."""
     stem = "-".join(re.sub(r"[^\w.]+", "_", part.rpartition(":")[2]) for part in parts)
     found = (re.fullmatch(re.escape(stem) + r"-(\d+)", name) for name in Folder("runs").names())
-    return f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}"
+    return Proposed(f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}")
 
 
 def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: Registry) -> Any:
@@ -36,9 +40,9 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
     Raises:
         ConfigError: when there is no run, or an option contradicts it.
     """
-    if not Folder(folder).exists("config.yaml"):
+    if not Folder(folder).exists(CONFIG):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
-    stored = from_file(Folder(folder).path("config.yaml"))
+    stored = from_file(Folder(folder).path(CONFIG))
     place = from_mapping({"out": folder}, "--resume")
     before, after = (
         kind(layers=given, registry=registry, suggestions=False, stored=len(given) == 1).job()

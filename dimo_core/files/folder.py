@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,9 +26,12 @@ def _trimmed(url: str | os.PathLike[str]) -> str:
 PART = ".part"
 """Ends the name of a file that is being written."""
 
+OWNER = ".owner"
+"""Ends the name of a file that tells who writes to a folder."""
+
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def writing(path: str) -> Iterator[None]:
     """Every file system raises errors of its own kind; all become one that names the path."""
     try:
         yield
@@ -61,9 +63,11 @@ class Folder:
 
     Attributes:
         url: Path or fsspec URL.
+        guard: A local file without which nothing is written here and no folder made; none when empty.
     """
 
     url: str = attrs.field(converter=_trimmed)
+    guard: str = attrs.field(default="", eq=False, repr=False)
 
     @property
     def _fs(self) -> Any:
@@ -75,7 +79,7 @@ class Folder:
 
     def sub(self, *parts: str) -> "Folder":
         """A folder within."""
-        return Folder(self.path(*parts))
+        return attrs.evolve(self, url=self.path(*parts))
 
     def exists(self, *parts: str) -> bool:
         """Whether the folder, or a file in it, is there.
@@ -94,27 +98,17 @@ class Folder:
             raise StorageError(f"cannot look up {path!r} ({told(error)})") from error
         return True
 
-    def claim(self) -> None:
-        """Make sure that files can be written here, before work is done for them; leaves nothing behind.
+    def check(self) -> None:
+        """Whether it may be written to.
 
         Raises:
-            StorageError: if they cannot.
+            StorageError: when it is owned, and was removed meanwhile.
         """
-        probe, place = f"{uuid.uuid4().hex}{PART}", local_path(self.url)
-        if place is None or os.path.lexists(place):
-            self.write(probe, b"", durable=False)
-            self.remove(probe)
-            return
-        # Folders as this one are made beside it, and removed: processes that begin at the same time write to
-        # one folder, which is nobody's to remove again.
-        there = next(parent for parent in place.parents if os.path.lexists(parent))
-        with _writing(self.url):
-            try:
-                made = there / probe / place.relative_to(there)
-                made.mkdir(parents=True)
-                (made / "file").touch()
-            finally:
-                shutil.rmtree(there / probe, ignore_errors=True)
+        if self.guard and not os.path.lexists(self.guard):
+            raise StorageError(
+                f"{os.path.dirname(self.guard)!r} was removed, moved or taken over by another process while "
+                "it was written to. Nothing more is written there."
+            )
 
     def is_file(self) -> bool:
         """Whether there is a file in place of the folder.
@@ -127,14 +121,18 @@ class Folder:
         except Exception as error:  # each file system raises its own
             raise StorageError(f"cannot look up {self.url!r} ({told(error)})") from error
 
-    def names(self) -> list[str]:
-        """Names of the entries, sorted, half-written files left out; empty when there is no such folder."""
+    def names(self, *, ending: str = "") -> list[str]:
+        """Names of the entries, sorted; empty when there is no such folder.
+
+        Args:
+            ending: ``OWNER`` for the files of owners; else these and half-written files are left out.
+        """
         fs = self._fs
         if not fs.exists(self.url):
             return []
         fs.invalidate_cache()
         entries = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False)]
-        return sorted(entry for entry in entries if not entry.endswith(PART))
+        return sorted(e for e in entries if e.endswith(ending) and (ending or not e.endswith((PART, OWNER))))
 
     def read(self, *parts: str, most: int = limits.ARRAYS) -> bytes:
         """The bytes of a file.
@@ -161,9 +159,10 @@ class Folder:
         Raises:
             StorageError: when it cannot be written; nothing half-written is left behind.
         """
+        self.check()
         fs, path = self._fs, self.path(name)
         parts = [data] if isinstance(data, bytes) else data
-        with _writing(path):
+        with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
                 fs.pipe_file(path, b"".join(parts))
@@ -180,8 +179,9 @@ class Folder:
         Raises:
             StorageError: when it cannot be written.
         """
+        self.check()
         fs, path = self._fs, self.path(name)
-        with _writing(path):
+        with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
                 old = fs.cat_file(path) if fs.exists(path) else b""

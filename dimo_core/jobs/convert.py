@@ -13,6 +13,7 @@ from dimo_core.config.layers import from_mapping
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
+from dimo_core.files.owner import owned
 from dimo_core.generator import GeneratorOptions
 from dimo_core.teacher import Teacher
 
@@ -50,13 +51,18 @@ def convert(job: Conversion) -> Folder:
     """Read foreign weights strictly, and write a teacher folder or a generator folder.
 
     Raises:
-        UsageError: when the folder is not empty, or the teacher writes no folders.
+        UsageError: when the folder is not empty, another process writes to it, or the teacher writes none.
         CheckpointError: when the weights are missing, damaged, or of another model.
     """
-    folder = Folder(job.out)
-    if folder.names():
-        raise UsageError(f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out.")
-    folder.claim()
+    with owned(job.out) as folder:
+        if folder.names():
+            raise UsageError(
+                f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out."
+            )
+        return _convert(job, folder)
+
+
+def _convert(job: Conversion, folder: Folder) -> Folder:
     if job.generator is not None:
         source = getattr(job.generator, "init", None)
         if source is None:

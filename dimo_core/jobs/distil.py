@@ -1,8 +1,9 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -13,15 +14,16 @@ from torch import nn
 
 from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import Job, resolve_job
-from dimo_core.config.folders import check_unchanged
+from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.loop import Action, Engine
-from dimo_core.errors import UsageError
+from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.owner import owned
 from dimo_core.generator import Generator
 from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
@@ -31,14 +33,15 @@ from dimo_core.sources import Conditions, ConditionStream
 from dimo_core.texts import log_filter
 from dimo_core.tracker import Spared
 
-CONFIG = "config.yaml"
-"""The resolved configuration of a run."""
-
 CONDITIONS = "conditions.json"
 """What the stream of conditions had found when the run was started, if it keeps a record."""
 
 LOOKED_AT = 2
 """Conditions for which teacher and generator are looked at before the first step."""
+
+
+BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
+"""What a batch system writes into the folder before the command is started: ``slurm-1.out``."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -95,7 +98,12 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     """
     registry = registry or Registry.discover()
     job.teacher.check()
-    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
+    with open_run_folder(job.out, job.config, resume=resume) as folder:
+        return _run(attrs.evolve(job, out=folder.url), folder, registry, resume)
+
+
+def _run(job: Job, folder: Folder, registry: Registry, resume: bool) -> RunResult:
+    device = find_device(job.device)
     job = attrs.evolve(job, teacher=job.teacher.on(device), tracker=Spared(job.tracker))
     if job.objective.needs != {"conditions"}:
         raise UsageError(
@@ -157,21 +165,23 @@ def _announce(job: Job, device: torch.device) -> None:
         logger.warning(advice)
 
 
-def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
-    """The run folder, ready to be written to.
+@contextmanager
+def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[Folder]:
+    """The run folder, which no other process writes to meanwhile.
 
     Raises:
-        UsageError: when it is not empty and no run is continued, or the run was started with other options.
+        UsageError: when it is not empty and no run is continued, or the run was started with other options;
+            when another process writes to it.
+        StorageError: when it cannot be written.
     """
-    folder = Folder(out)
-    if resume and folder.exists(CONFIG):
-        check_unchanged(folder.read_yaml(CONFIG), config, out)
-    if not resume and folder.names():
-        raise UsageError(
-            f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
-        )
-    folder.claim()
-    return folder
+    with owned(out) as folder:
+        if resume and folder.exists(CONFIG):
+            check_unchanged(folder.read_yaml(CONFIG), config, out)
+        if not resume and any(not BATCH_LOG.fullmatch(name) for name in folder.names()):
+            raise UsageError(
+                f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+            )
+        yield folder
 
 
 def open_conditions(
@@ -191,8 +201,12 @@ def open_conditions(
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-    append = partial(folder.append, "run.log")
-    sink = logger.add(append, format=form, level="INFO", filter=log_filter)
+
+    def write(message: str) -> None:
+        with suppress(StorageError):  # what the work itself writes there fails as well, and says so
+            folder.append("run.log", message)
+
+    sink = logger.add(write, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:

@@ -1,9 +1,12 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
+from contextlib import ExitStack
 from typing import Any
 
+import attrs
 from loguru import logger
 
+from dimo_core.config.folders import CONFIG
 from dimo_core.config.pretrain import PretrainJob
 from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import TokenCache
@@ -13,7 +16,8 @@ from dimo_core.engine.loop import Engine
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.jobs.distil import CONFIG, log_file, open_run_folder
+from dimo_core.files.owner import owned
+from dimo_core.jobs.distil import log_file, open_run_folder
 from dimo_core.jobs.results import RunRows, write_table
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
@@ -39,12 +43,19 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             too many images are broken, or the token cache is one of other data.
         Interrupted: after a signal, with the encoded shards or the state of training saved.
     """
-    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
+    with open_run_folder(job.out, job.config, resume=resume) as folder, ExitStack() as encoding:
+        return _pretrain(attrs.evolve(job, out=folder.url), folder, encoding, registry, resume)
+
+
+def _pretrain(
+    job: PretrainJob, folder: Folder, encoding: ExitStack, registry: Registry | None, resume: bool
+) -> Folder:
+    device = find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
         )
-    split, cache = job.data.splits()[0], _cache(job, folder)
+    split, cache = job.data.splits()[0], _cache(job, folder, encoding)
     examples = cache.examples() if cache is not None else job.data.load(split)
     plan = job.data.evaluation()
     teacher = job.teacher_class.create(job.model, examples, evaluation=plan, seed=job.seed).on(device)
@@ -56,9 +67,9 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
         else:
             cache.begin(teacher, examples)
-            feed = CachedFeed(
-                teacher=teacher, examples=encoded(cache, teacher, device), seed=job.seed, device=device
-            )
+            tokens = encoded(cache, teacher, device)
+            feed = CachedFeed(teacher=teacher, examples=tokens, seed=job.seed, device=device)
+        encoding.close()
         engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
@@ -82,11 +93,15 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
     return folder.sub("teacher")
 
 
-def _cache(job: PretrainJob, folder: Folder) -> TokenCache | None:
-    """The token cache of data that are streamed; None for data in memory."""
+def _cache(job: PretrainJob, folder: Folder, encoding: ExitStack) -> TokenCache | None:
+    """The token cache of data that are streamed, owned while it is unfinished; None for data in memory."""
     if job.data.streams and not job.data.augments:
         place = Folder(job.tokens) if job.tokens else folder.sub("tokens")
-        return TokenCache(place, job.data, job.data.splits()[0])
+        cache = TokenCache(place, job.data, job.data.splits()[0])
+        if cache.finished:
+            return cache
+        place = encoding.enter_context(owned(place.url))
+        return TokenCache(place, job.data, job.data.splits()[0])  # another may have begun it meanwhile
     if job.tokens:
         raise UsageError(
             f"--tokens is for data that are streamed and not augmented; {type(job.data).__name__} are encoded"

@@ -159,7 +159,7 @@ class Results:
     ) -> None:
         assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
         self.job, self.engine, self.generator, self.network = job, engine, generator, network
-        self.folder, self.device = Folder(job.out), engine.device
+        self.folder, self.device = engine.folder, engine.device
         self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.rows: RunRows | None = None

@@ -1,6 +1,7 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -62,20 +63,20 @@ def sample_folder(
     """
     source = generator_folder(path)
     parent, slash, _ = source.url.rpartition("/")
-    folder, where = open_folder(out or f"{parent}{slash}drawn"), find_device(device)
-    teacher, generator = load_generator(source.url, where, temperature=temperature)
-    teacher = teacher.on(where)
-    wanted = Wanted.of(teacher.conditioning, conditions, count)
-    files = SampleFiles(
-        folder=folder,
-        drawing=_drawing(teacher, seed, where, batch_size),
-        wanted=wanted,
-        model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
-        facts={"seed": seed},
-    )
-    for _ in files.draw(Opened.generator(generator)):
-        pass
-    return files.finish()
+    with open_folder(out or f"{parent}{slash}drawn") as folder:
+        where = find_device(device)
+        teacher, generator = load_generator(source.url, where, temperature=temperature)
+        teacher = teacher.on(where)
+        files = SampleFiles(
+            folder=folder,
+            drawing=_drawing(teacher, seed, where, batch_size),
+            wanted=Wanted.of(teacher.conditioning, conditions, count),
+            model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
+            facts={"seed": seed},
+        )
+        for _ in files.draw(Opened.generator(generator)):
+            pass
+        return files.finish()
 
 
 def sample_teacher(
@@ -111,24 +112,24 @@ def sample_teacher(
         UsageError: when ``out`` holds something else, or a name, a condition or the device is impossible.
         CheckpointError: when the teacher's weights are missing or damaged.
     """
-    folder = None if out is None else open_folder(out)
-    where = find_device(device)
-    teacher, way = teacher.on(where), _way(teacher, sampling)
-    wanted = Wanted.of(teacher.conditioning, conditions, count)
-    opened = Opened.teacher(teacher, teacher.network().to(where), way)
-    drawing = _drawing(teacher, seed, where, batch_size)
-    if folder is None:
-        return drawing.draw(wanted.raw, opened)
-    files = SampleFiles(
-        folder=folder,
-        drawing=drawing,
-        wanted=wanted,
-        model=identity(teacher),
-        facts={"seed": seed, **way.as_dict()},
-    )
-    drawn = Drawn.joined(list(files.draw(opened)))
-    files.finish()
-    return drawn
+    with nullcontext() if out is None else open_folder(out) as folder:
+        where = find_device(device)
+        teacher, way = teacher.on(where), _way(teacher, sampling)
+        wanted = Wanted.of(teacher.conditioning, conditions, count)
+        opened = Opened.teacher(teacher, teacher.network().to(where), way)
+        drawing = _drawing(teacher, seed, where, batch_size)
+        if folder is None:
+            return drawing.draw(wanted.raw, opened)
+        files = SampleFiles(
+            folder=folder,
+            drawing=drawing,
+            wanted=wanted,
+            model=identity(teacher),
+            facts={"seed": seed, **way.as_dict()},
+        )
+        drawn = Drawn.joined(list(files.draw(opened)))
+        files.finish()
+        return drawn
 
 
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:

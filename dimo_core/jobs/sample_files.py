@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import RECORDS, read_picture
+from dimo_core.files.owner import owned
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
@@ -33,18 +35,19 @@ SHEET = 2**24
 """The most pixels of the samples that ``grid.png`` shows; larger pictures are shown in smaller number."""
 
 
-def open_folder(url: str) -> Folder:
-    """A folder for samples: an empty one, or one in which drawing was stopped.
+@contextmanager
+def open_folder(url: str) -> Iterator[Folder]:
+    """A folder for samples, which nobody else writes to: an empty one, or one in which drawing was stopped.
 
     Raises:
-        UsageError: when there is something else in it.
+        UsageError: when there is something else in it, or another process writes to it.
         StorageError: when it cannot be written.
     """
-    folder = Folder(url)
-    if folder.names() and not folder.exists(PLACE, REQUEST):
-        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
-    folder.claim()
-    return folder
+    with owned(url) as folder:
+        if folder.names() and not folder.exists(PLACE, REQUEST):
+            text = f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out."
+            raise UsageError(text)
+        yield folder
 
 
 @attrs.frozen(kw_only=True)

@@ -121,6 +121,54 @@ def test_a_run_is_resumed_where_it_was(started, capsys):
     assert ("done", 99, "cpu", True) == (job.out, job.train.steps, job.device, options["resume"])
 
 
+def test_a_requeued_command_starts_its_run_or_goes_on(started, capsys):
+    command = [*TOY, "--seed", "3", "--resume", "auto", "--out", "mine"]
+    assert 0 == main(command)
+    assert 0 == main([*command, "--print_config"])
+    Path("mine").mkdir()
+    Path("mine/slurm-1.out").write_text("")
+    assert 0 == main(command)
+    Path("mine/config.yaml").write_text(capsys.readouterr().out)
+    assert 0 == main(command)
+    assert [False, False, True] == [options["resume"] for _, _, options in started]
+    assert [("mine", 3)] * 3 == [(job.out, job.seed) for _, (job,), _ in started]
+
+
+def test_the_folder_of_a_requeued_command_may_come_from_a_file(started, capsys):
+    Path("a.yaml").write_text("{teacher: toy, out: mine}")
+    command = ["run", "--config", "a.yaml", "--resume", "auto"]
+    assert 0 == main([*command, "--print_config"])
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text(capsys.readouterr().out)
+    assert 0 == main(command)
+    assert started[0][2]["resume"]
+
+
+@pytest.mark.parametrize("command", ["run", "pretrain"])
+def test_a_requeued_command_has_to_name_its_folder(started, capsys, command):
+    assert 2 == main([command, "--resume", "auto"])
+    (line,) = lines_of(capsys.readouterr().err)
+    assert "--resume auto continues the run in --out, or starts it there: give --out FOLDER as well" in line
+    assert [] == started
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "evaluate", "compare", "pretrain", "convert"])
+def test_one_of_several_processes_of_a_launcher_is_refused(started, capsys, monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert 2 == main([command, *TOY[1:]])
+    (line,) = lines_of(capsys.readouterr().err)
+    assert line.startswith(f"dimo {command}: error: WORLD_SIZE is 2: a launcher such as torchrun started 2")
+    assert [] == started
+    assert 0 == main([command, "--help"])
+
+
+@pytest.mark.parametrize("size", ["1", "", "many"])
+def test_a_launcher_of_one_process_is_fine(started, monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert 0 == main(TOY)
+    assert 1 == len(started)
+
+
 def test_the_environment_does_not_disturb_a_resumed_run(started, capsys, monkeypatch):
     assert 0 == main([*TOY, "--print_config"])
     Path("done").mkdir()

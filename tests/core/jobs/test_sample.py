@@ -13,6 +13,7 @@ from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import CheckpointError, Interrupted, UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import owned
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
 from dimo_core.jobs import sample
@@ -92,6 +93,15 @@ def test_samples_overwrite_nothing(loaded, tmp_path):
         sample_folder("g", count=1, out=str(tmp_path), device="cpu")
     assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
     assert [] == loaded.calls
+
+
+def test_two_commands_do_not_draw_into_one_folder(loaded, toy, way, tmp_path):
+    with owned(str(tmp_path / "out")):
+        with pytest.raises(UsageError, match="is being written to by process"):
+            sample_folder("g", count=1, out=str(tmp_path / "out"), device="cpu")
+        with pytest.raises(UsageError, match="is being written to by process"):
+            sample_teacher(toy.Teacher(), way, count=1, out=str(tmp_path / "out"), device="cpu")
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_where_no_generator_is_nothing_is_written(tmp_path):
