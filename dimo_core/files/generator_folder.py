@@ -66,7 +66,7 @@ def read_card(folder: Folder) -> dict[str, Any]:
     """``generator.yaml``.
 
     Raises:
-        CheckpointError: when the folder is no generator folder.
+        CheckpointError: when the folder is no generator folder, or its card is damaged.
     """
     try:
         card = folder.read_yaml(CARD)
@@ -76,6 +76,12 @@ def read_card(folder: Folder) -> dict[str, Any]:
         raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
+    needed = {"teacher": "name", "generator": "name", "frozen": None, "sha256": WEIGHTS}
+    for section, entry in needed.items():
+        found = card.get(section)
+        if not isinstance(found, dict) or not (entry is None or isinstance(found.get(entry), str)):
+            what = f"section {section!r}" + (f" with the entry {entry!r}" if entry else "")
+            raise CheckpointError(f"{folder.path(CARD)} is damaged: it has no {what}. Take another copy.")
     return card
 
 

@@ -17,7 +17,7 @@ from dimo_core.evaluation.drawing import Method
 from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import picture_files, png
+from dimo_core.files.images import Listing, png
 from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.report.comparison_table import row_of as rows_of
@@ -224,7 +224,7 @@ def test_pictures_of_dimo_sample_have_their_conditions_and_the_grid_is_none_of_t
 
 
 def test_pictures_that_cannot_be_judged_are_explained(pictures, tmp_path):
-    assert [] == picture_files(str(tmp_path))
+    assert () == Listing.of(str(tmp_path)).pictures
     with pytest.raises(UsageError, match="no pictures in"):
         list(picture_batches(str(tmp_path), LABELS, 4))
     url = pictures((2, 2), (2, 4))
