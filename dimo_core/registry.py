@@ -140,7 +140,7 @@ class Registry:
 
     def versions(self, config: Mapping[str, Any]) -> dict[str, str]:
         """Distribution and version of each plugin that a resolved configuration names."""
-        found = {}
+        found = dict[str, str]()
         for kind in (key for key in config if key in KINDS):
             claims = [o for o in self.offers(kind) if o.name == config[kind].get("name")]
             found |= {f"{kind} {offer.name!r}": f"{offer.dist} {offer.version}" for offer in claims}

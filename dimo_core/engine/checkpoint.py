@@ -1,6 +1,6 @@
 """Resumable state: safetensors files and, written last, a manifest that makes them a checkpoint.
 
-A folder without a manifest is half written and never loaded; a manifest that is not what was written, or a file
+A folder without a manifest is half written and never loaded; a manifest with a wrong checksum, or a file
 whose SHA-256 differs from the manifest's, is damaged and never loaded; and nothing is ever unpickled.
 """
 
@@ -104,7 +104,7 @@ def load_newest(folder: Folder) -> tuple[dict[str, Any], dict[str, dict[str, Ten
 
 
 def prune(folder: Folder, keep_last: int, newest: int) -> None:
-    """Delete all complete checkpoints but ``keep_last`` up to step ``newest``; later ones were found damaged."""
+    """Delete all complete checkpoints but ``keep_last`` up to step ``newest``; later ones are damaged."""
     steps = complete_steps(folder)
     for step in {*steps} - {*[step for step in steps if step <= newest][-keep_last:]}:
         folder.remove(step_name(step), MANIFEST)

@@ -101,7 +101,7 @@ class Engine:
         """Continue from the newest whole checkpoint; False when there is none.
 
         Raises:
-            CheckpointError: when checkpoints exist and none fits, or what is not trained is another than then.
+            CheckpointError: when checkpoints exist and none fits, or what is not trained has changed.
         """
         found, metrics = load_newest(self.checkpoints), None
         if found is not None:

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, in order of steps; each checkpoint holds the digest of its lines."""
+"""``metrics.jsonl``: one JSON object a line, in order of steps; checkpoints hold their number and digest."""
 
 import json
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def forget_metrics(folder: Folder, step: int, facts: Mapping[str, Any] | None) -
         first = [json.dumps(line).encode() for line in kept]
         if facts is not None:
             logger.warning(
-                "{} is damaged: of the {} lines up to step {}, {} can be read, and they are not all as they were "
+                "{} is damaged: of the {} lines up to step {}, {} can be read, and not all are as they were "
                 "written. Curves and the choice of the best evaluation may be wrong.",
                 folder.path(NAME),
                 facts["lines"],

@@ -16,8 +16,8 @@ from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Row
 from dimo_core.files.folder import Folder
-from dimo_core.files.state import as_json
 from dimo_core.files.generator_folder import versions
+from dimo_core.files.state import as_json
 from dimo_core.files.weights import check_finite
 from dimo_core.metric import Samples
 from dimo_core.progress import Progress

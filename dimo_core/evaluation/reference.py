@@ -77,7 +77,7 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
     """The pictures of a folder, a batch at a time.
 
     Where ``dimo sample`` wrote them, ``samples.jsonl`` tells which they are and their conditions. Of other
-    pictures the conditions are None: unknown. A file of that name that others wrote is left alone, with a warning.
+    pictures the conditions are None: unknown. Another's file of that name is left alone, with a warning.
 
     Args:
         url: The folder.
@@ -119,7 +119,10 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
     Raises:
         UsageError: when a line is damaged or missing, or names a picture that is not there.
     """
-    source, lines = folder.path(RECORDS), [_record(line) for line in folder.read(RECORDS).split(b"\n") if line]
+    source, lines = (
+        folder.path(RECORDS),
+        [_record(line) for line in folder.read(RECORDS).split(b"\n") if line],
+    )
     if not any(lines):
         logger.warning(
             "{} is not of `dimo sample` (its lines have no file and condition): it is not read, and all "
@@ -130,7 +133,9 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
     there, advice = {path for path, _ in listing.pictures}, "Draw the samples again, or remove that file."
     for number, line in enumerate(lines):
         if line is None or line.get("index", number) != number:
-            raise UsageError(f"{source} is damaged: line {number + 1} is not that of sample {number}. {advice}")
+            raise UsageError(
+                f"{source} is damaged: line {number + 1} is not that of sample {number}. {advice}"
+            )
         if f"{listing.root}/{line['file']}" not in there:
             raise UsageError(f"{source} names {line['file']!r}, and there is no such picture. {advice}")
     others = there - {f"{listing.root}/{name}" for name in (GRID, *(line["file"] for line in lines if line))}

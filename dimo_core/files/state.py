@@ -1,7 +1,7 @@
 """What is written to be read again carries a checksum of its content, so that damage is found and named.
 
-In JSON it is an entry. In YAML, which people read and give on as a configuration, it is a comment in the first line:
-a file that was cut has lost something else. The section ``teacher`` does not count: it may be edited when a
+In JSON it is an entry. In YAML, which people read and use as a configuration, it is a comment in the first
+line, which a file that was cut still has. The section ``teacher`` does not count: it may be edited when a
 teacher was moved, and digests of the weights say whether it is still the same one.
 """
 
@@ -81,7 +81,36 @@ def yaml_of(data: bytes, source: str) -> Any:
     first = data.partition(b"\n")[0].decode(errors="replace")
     if first.startswith(LINE) and first.removeprefix(LINE).strip() != checksum(found, "teacher"):
         raise CheckpointError(
-            f"{source} is damaged, or was edited: its content is not that of the checksum in its first line. Take "
+            f"{source} is damaged, or was edited: its content has not the checksum of its first line. Take "
             "another copy; if you edited it, remove that line."
         )
     return found
+
+
+def card_of(
+    data: bytes, source: str, form: str, entries: Mapping[str, type | tuple[type, ...]]
+) -> dict[str, Any]:
+    """The YAML file that describes a folder of weights.
+
+    Args:
+        data: Its bytes.
+        source: Where they were read, for messages.
+        form: Its entry ``format``, such as ``dimo-maskgit/1``.
+        entries: What else it must hold, by key; ``sha256.x`` is the entry x of the section ``sha256``.
+
+    Raises:
+        CheckpointError: when it is damaged, of another format, or lacks an entry.
+    """
+    card = yaml_of(data, source)
+    if not isinstance(card, dict) or card.get("format") != form:
+        what = form.partition("/")[0].removeprefix("dimo-")
+        raise CheckpointError(f"{source} is not a {what} of the format {form!r}")
+    for key, kind in entries.items():
+        section, _, name = key.partition(".")
+        found = card.get(section)
+        if name:
+            found = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            state = "lacks the entry" if found is None else "is damaged at the entry"
+            raise CheckpointError(f"{source} {state} {key!r}: take another copy, or make the folder again")
+    return card

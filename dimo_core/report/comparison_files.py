@@ -119,8 +119,8 @@ def read_result(path: str) -> Comparable:
         known, reason = False, f" ({error})"
     if not known:
         raise UsageError(
-            f"{path!r} holds no results of `dimo compare` or `dimo evaluate`{reason}. Give their folders, or the "
-            f"{RESULTS} in them."
+            f"{path!r} holds no results of `dimo compare` or `dimo evaluate`{reason}. Give their folders, or "
+            f"the {RESULTS} in them."
         )
     pictures = {}
     for suffix in (".png", ".txt"):
