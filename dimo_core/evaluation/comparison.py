@@ -84,7 +84,7 @@ class Comparison(Rows):
         """
         folder, facts = self.store.folder, as_json(self.facts)
         mine = began = digest(facts)
-        if (before := self.store.read(PROTOCOL)) is not None:
+        if (before := self.store.purpose(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])
             if before["digest"] == mine:
                 return str(began)

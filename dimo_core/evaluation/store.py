@@ -28,7 +28,7 @@ ROWS, BATCHES = "rows", "batches"
 TENSORS = "tensors_sha256"
 """The fact that is the digest of a record's tensors."""
 
-OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine")
+OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine", "kept")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -42,6 +42,7 @@ class Drawn:
         seconds: Time to draw the tokens, decoding not counted.
         decoding: Time to decode the images.
         machine: Where these were measured.
+        kept: Digest of the files in which they are kept; empty for none.
         found: Whether they were there before.
     """
 
@@ -51,6 +52,7 @@ class Drawn:
     seconds: float = 0.0
     decoding: float = 0.0
     machine: Mapping[str, str] = attrs.field(factory=dict)
+    kept: str = ""
     found: bool = False
 
     @property
@@ -119,6 +121,19 @@ class Store:
         data = torch.tensor(list(sealed), dtype=torch.uint8)
         self.folder.write(name, encode_tensors({**tensors, "facts": data}), durable=False)
 
+    def purpose(self, name: str) -> dict[str, Any] | None:
+        """The record of what the folder is for, which nobody can make again; None when there is none yet.
+
+        Raises:
+            CheckpointError: when it is damaged.
+        """
+        try:
+            return self.read(name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}. What lies beside it cannot be used: choose another --out."
+            ) from error
+
     def claim(self, name: str, facts: Mapping[str, Any]) -> list[str]:
         """Write down what the folder is for; where that is done already, the names of what differs.
 
@@ -126,7 +141,7 @@ class Store:
             name: The file of the record.
             facts: What is asked for.
         """
-        wanted, before = as_json(facts), self.read(name)
+        wanted, before = as_json(facts), self.purpose(name)
         if before is None:
             self.write(name, wanted)
             return []

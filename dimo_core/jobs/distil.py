@@ -97,12 +97,7 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     objective = job.objective.build(job.ingredients())
     generator = objective.parts()["generator"].module
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
-    folder.write_yaml(CONFIG, dict(job.config))
-    frozen = dict(job.teacher.provenance())
-    if (record := stream.record()) is not None:
-        folder.write_json(CONDITIONS, record)
-        frozen["conditions"] = checksum(record)
-    origin = {"frozen": frozen, "plugins": registry.versions(job.config)}
+    origin = _written(folder, job, stream, registry)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
         how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
@@ -134,6 +129,18 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         job.tracker.finish()
         generator.load_state_dict(averaged)
         return RunResult(folder=folder, generator=generator.eval(), table=table)
+
+
+def _written(
+    folder: Folder, job: Job, stream: ConditionStream, registry: Registry
+) -> dict[str, dict[str, str]]:
+    """Write down what the run is started with; returns what it is made of, for its checkpoints."""
+    folder.write_yaml(CONFIG, dict(job.config))
+    frozen = dict(job.teacher.provenance())
+    if (record := stream.record()) is not None:
+        folder.write_json(CONDITIONS, record)
+        frozen["conditions"] = checksum(record)
+    return {"frozen": frozen, "plugins": registry.versions(job.config)}
 
 
 def _announce(job: Job, device: torch.device) -> None:
