@@ -39,11 +39,13 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
 
     Raises:
         ConfigError: when there is no run, or an option contradicts it.
+        CheckpointError: when the stored configuration is damaged.
     """
     if not Folder(folder).exists(CONFIG):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
     stored = from_file(Folder(folder).path(CONFIG))
     place = from_mapping({"out": folder}, "--resume")
+    Folder(folder).read_yaml(CONFIG)  # which looks at its checksum
     before, after = (
         kind(layers=given, registry=registry, suggestions=False, stored=len(given) == 1).job()
         for given in ([stored], [stored, place, *layers])

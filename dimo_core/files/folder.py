@@ -1,6 +1,5 @@
 """A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +9,11 @@ from typing import Any
 
 import attrs
 import fsspec
-import yaml
 
 from dimo_core import limits
 from dimo_core.errors import StorageError
+from dimo_core.files.state import json_of, sealed_json, sealed_yaml, yaml_of
 from dimo_core.files.urls import client_options, content, is_missing, local_path, told
-from dimo_core.files.yaml_text import parsed
 from dimo_core.texts import masked
 
 
@@ -197,22 +195,27 @@ class Folder:
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:
-        """Parse a YAML file, safely.
+        """Parse a YAML file, safely; one that ``write_yaml`` wrote is checked.
 
         Raises:
-            yaml.YAMLError: when it is none.
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is no YAML, or damaged.
         """
-        return parsed(self.read(name, most=limits.YAML))
+        return yaml_of(self.read(name, most=limits.YAML), self.path(name))
 
     def write_yaml(self, name: str, data: Any) -> None:
         """Write plain data as YAML, keys in their order, without secrets of URLs."""
-        self.write(name, yaml.safe_dump(masked(data), sort_keys=False, allow_unicode=True).encode())
+        self.write(name, sealed_yaml(masked(data)))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What ``write_json`` wrote.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is damaged.
+        """
+        return json_of(self.read(name), self.path(name))
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write plain data as indented JSON, without secrets of URLs."""
-        self.write(name, (json.dumps(masked(data), indent=1) + "\n").encode())
-
-
-def as_json(data: Any) -> Any:
-    """Data as a stored file gives them back: what is compared must not depend on whether it was stored."""
-    return masked(json.loads(json.dumps(data, default=str)))
+        self.write(name, sealed_json(masked(data)))

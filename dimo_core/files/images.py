@@ -19,6 +19,9 @@ from dimo_core.files.urls import client_options
 RECORDS = "samples.jsonl"
 """One line a sample; it is written when all else is there."""
 
+GRID = "grid.png"
+"""The sheet of samples that lies beside them, and is none."""
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of pictures."""
 

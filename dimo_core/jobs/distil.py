@@ -1,6 +1,5 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.files.owner import owned
+from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
 from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
@@ -111,12 +111,11 @@ def _run(job: Job, folder: Folder, registry: Registry, resume: bool) -> RunResul
         )
     stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
     objective, network, generator = _built(job, stream, device)
-    folder.write_yaml(CONFIG, dict(job.config))
-    if (record := stream.record()) is not None:
-        folder.write_json(CONDITIONS, record)
+    origin = _written(folder, job, stream, registry)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
-        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         judging = partial(Results, job, engine, generator, network, registry)
@@ -156,6 +155,18 @@ def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Obj
     return objective, network, generator
 
 
+def _written(
+    folder: Folder, job: Job, stream: ConditionStream, registry: Registry
+) -> dict[str, dict[str, str]]:
+    """Write down what the run is started with; returns what it is made of, for its checkpoints."""
+    folder.write_yaml(CONFIG, dict(job.config))
+    frozen = dict(job.teacher.provenance())
+    if (record := stream.record()) is not None:
+        folder.write_json(CONDITIONS, record)
+        frozen["conditions"] = checksum(record)
+    return {"frozen": frozen, "plugins": registry.versions(job.config)}
+
+
 def _announce(job: Job, device: torch.device) -> None:
     teacher, divergence, objective = (job.config[k]["name"] for k in ("teacher", "divergence", "objective"))
     length = f"{job.train.steps} steps of {job.train.batch_size}"
@@ -193,7 +204,7 @@ def open_conditions(
         UsageError: when the source cannot give what the teacher takes.
     """
     if resume and folder.exists(CONDITIONS):
-        return source.reopen(conditioning, json.loads(folder.read(CONDITIONS)), seed=seed)
+        return source.reopen(conditioning, folder.read_json(CONDITIONS), seed=seed)
     return source.open(conditioning, seed=seed)
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from dimo_core.errors import UsageError
-from dimo_core.files.urls import content, expanded, local_path, told_version, version_of
+from dimo_core.files.urls import (
+    content,
+    expanded,
+    from_anywhere,
+    local_path,
+    told_version,
+    version_of,
+)
 
 
 def test_only_local_paths_are_local(tmp_path: Path) -> None:
@@ -72,3 +79,24 @@ def test_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
     for url in (str(tmp_path / "a"), "/dev/zero"):
         with pytest.raises(ValueError, match="it has more than 8 bytes"):
             content(url, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, None),
+        ("", ""),
+        ("a/../t/", "{here}/t"),
+        (Path("t"), "{here}/t"),
+        ("t [v2]{x}", "{here}/t [v2]{x}"),
+        ("/t/x", "/t/x"),
+        ("~/t", "{home}/t"),
+        ("s3://b/t", "s3://b/t"),
+        ("file://t", "file://t"),
+        ("zip://a::t.zip", "zip://a::t.zip"),
+    ],
+)
+def test_a_path_is_found_from_every_folder(given, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = found and found.replace("{here}", str(tmp_path)).replace("{home}", str(Path.home()))
+    assert expected == from_anywhere(given)
