@@ -23,6 +23,7 @@ from dimo_core.data.feeds import CachedFeed
 from dimo_core.data.token_cache import TokenCache
 from dimo_core.errors import MissingLibraryError, UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import owned
 from dimo_core.files.urls import expanded
 from dimo_core.jobs.pretrain import pretrain
 from dimo_core.registry import Registry
@@ -433,6 +434,17 @@ def test_a_second_run_uses_the_tokens_of_the_first(three: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="size was 8, is 16"):
         pretrain(job(tmp_path / "three", data | {"size": 16}, tokens=str(tmp_path / "tokens")))
     assert not (tmp_path / "three").exists()
+
+
+def test_a_token_cache_is_filled_by_one_run_and_read_by_many(three: Path, tmp_path: Path) -> None:
+    tokens = str(tmp_path / "tokens")
+    data = {"name": "image-shards", "url": f"{three}/train-*.tar", "classes": 3}
+    with owned(tokens), pytest.raises(UsageError, match=r"tokens' is being written to by process"):
+        pretrain(job(tmp_path / "one", data, tokens=tokens))
+    assert not (tmp_path / "one").exists()
+    first = pretrain(job(tmp_path / "one", data, tokens=tokens))
+    with owned(tokens):
+        assert equal(first, pretrain(job(tmp_path / "two", data, tokens=tokens)))
 
 
 def test_a_token_cache_is_refused_for_data_in_memory(tmp_path: Path) -> None:
