@@ -248,9 +248,8 @@ class Draft:
         if layer.lenient:
             self.notes.append(f"{where} is ignored: there is no option {key}")
             return
-        if len(self.problems) >= MISTAKES:  # it is only counted
-            self.problems.append(layer.fault(f"{where}: unknown option."))
-            return
+        if len(self.problems) >= MISTAKES:  # this one is only counted
+            return self.problems.append(layer.fault(f"{where}: unknown option."))
         options = [option.key for each in self.sections.values() for option in each.options()]
         known = [name for name in (*self.keys, *options) if "." in name or "." not in key]
         spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")

@@ -121,9 +121,10 @@ def _view(storage: Storage, offset: Any, shape: Any, stride: Any, rest: list[Any
     if not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)) or len(shape) > 64:
         raise ValueError("a tensor whose offset, shape or stride is none")
     flat, count = storage.flat.view(dtype), math.prod(shape)
+    tensor = flat.as_strided(shape, stride, offset)  # which is a view, and takes no memory yet
     if count > max(len(flat), limits.SPREAD):
-        raise ValueError(f"a tensor of {count:,} elements, of which the file holds {len(flat):,}")
-    return flat.as_strided(shape, stride, offset)
+        raise ValueError(f"a tensor of {count:,} elements, of which the file has {len(flat):,}")
+    return tensor
 
 
 REFUSED = ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER")

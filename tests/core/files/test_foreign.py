@@ -498,6 +498,6 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(container: str, data
 def test_a_tensor_without_strides_is_not_larger_than_a_machine(path: str) -> None:
     save({"w": torch.zeros(1).as_strided((2**40,), (0,))}, path)
     with pytest.raises(
-        CheckpointError, match=r"a tensor of 1,099,511,627,776 elements, of which the file holds 1"
+        CheckpointError, match=r"a tensor of 1,099,511,627,776 elements, of which the file has 1"
     ):
         read_foreign(path).state_dict()
