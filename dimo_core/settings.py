@@ -17,7 +17,7 @@ class Train:
         precision: Arithmetic of the forward passes; weights, optimiser and losses stay in fp32.
         compile: Compile the networks with torch.compile.
         nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
-            skip the update and count it.
+            skip the update and count it (a hundred skipped in a row are an error all the same).
         log_every: Steps between lines of metrics.jsonl.
         checkpoint_every: Steps between checkpoints.
         keep_last: Checkpoints that are kept, besides the best.

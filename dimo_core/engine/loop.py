@@ -27,6 +27,12 @@ from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
 
+PATIENCE = 100
+"""Updates of a phase that are skipped in a row at most, with ``train.nonfinite: skip``."""
+
+DIVERGED = "Lower the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+NEVER = "Look whether the teacher's weights and the data are finite, lower the learning rate, or use fp32."
+
 
 @runtime_checkable
 class Feed(Protocol):
@@ -201,20 +207,24 @@ class Engine:
         """Step and phase of the updates since the last look that were not finite; waits for the device.
 
         Raises:
-            NumericalError: in that case, with the state before that update saved, unless it is to be skipped.
+            NumericalError: in that case, with the state before that update saved, unless it is to be skipped
+                and some of the ``PATIENCE`` updates before it were made.
         """
         found = self.guard.read()
         for one in found:
             text = f"step {one.step}, phase {one.phase!r}: not finite: {', '.join(one.culprits)}"
             if self.train.nonfinite == "skip":
-                logger.warning("{}; update skipped ({} so far)", text, self.skipped)
-                continue
+                row = int(self.guard.in_a_row[one.phase])
+                if row < min(PATIENCE, self.train.steps):
+                    logger.warning("{}; update skipped ({} so far)", text, self.skipped)
+                    continue
+                text = f"{text}; all of the last {row} updates were, and skipping them trains nothing"
             name = f"nonfinite_{one.step:06d}"
             self.step = one.step
             self.save(name)
             raise NumericalError(
-                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower "
-                "the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. "
+                + (DIVERGED if self.train.nonfinite == "stop" else NEVER)
             )
         return {(one.step, one.phase) for one in found}
 

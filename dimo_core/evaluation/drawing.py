@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from dimo_core import conditions
-from dimo_core.backbone import Backbone, inference
+from dimo_core.backbone import Backbone, drawable, inference
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.evaluation.judge import Judge
@@ -159,7 +159,8 @@ class Drawing:
             if first and self.device.type != "cpu":
                 self._images(opened.draw(c, draws).tokens, c)
             began = self._clock()
-            sampled = opened.draw(c, draws)
+            with drawable(opened.network):
+                sampled = opened.draw(c, draws)
             drawn = self._clock()
             images = self._images(sampled.tokens, c)
             decoded = self._clock()
