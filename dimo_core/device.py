@@ -45,8 +45,18 @@ def device_name(device: torch.device) -> str:
 
 
 def transfer(tensor: Shaped[Tensor, "*shape"], device: torch.device | str) -> Shaped[Tensor, "*shape"]:
-    """Move a tensor without making the host wait: to CUDA, from page-locked memory."""
+    """Move a tensor; to CUDA without making the host wait, from page-locked memory.
+
+    Other devices may still be reading a temporary tensor after it is gone, so there the copy is waited for.
+    """
     device = torch.device(device)
+    if tensor.dtype == torch.float64 and widest(device) != torch.float64:
+        tensor = tensor.float()
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest real numbers that a device knows: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -150,14 +150,15 @@ class Drawing:
         ]
 
     def _drawn(self, span: range, raw: tuple[Any, ...], opened: Opened, first: bool) -> Drawn:
-        """Draw a batch; the first one warms up: kernels load on first use, which is no part of the work."""
+        """Draw a batch, the first one after a sample of it: kernels load on first use, which is no work."""
         place, row = divmod(span.start, self.block)
         draws = Draws(seed=self.seed, step=place, phase=self.phase, total=self.block, device=self.device)
         draws = draws.slice(row, len(span))
         with inference(opened.network):
             c = self._encoded(raw)
             if first and self.device.type != "cpu":
-                self._images(opened.draw(c, draws).tokens, c)
+                one = conditions.index(c, slice(1))
+                self._images(opened.draw(one, draws.slice(row, 1)).tokens, one)
             began = self._clock()
             with drawable(opened.network):
                 sampled = opened.draw(c, draws)

@@ -89,7 +89,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     used = teacher.on(device)
     methods = _methods(teacher, used, options, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
-    judge = Judge.resolve(used, protocol, registry, batch_size=size)
+    judge = Judge.resolve(used, protocol, registry, batch_size=size, device=device)
     judge.require()
     comparison = Comparison(
         teacher=used,

@@ -76,7 +76,7 @@ class RunRows(Rows):
         ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
         ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
         plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
-        judge = Judge.resolve(teacher, plan, registry, batch_size=size)
+        judge = Judge.resolve(teacher, plan, registry, batch_size=size, device=more.get("device"))
         own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
         return cls(**own, ways=tuple(ways), **more)
 
