@@ -7,7 +7,7 @@ parts and one integer.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -16,6 +16,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
+from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
@@ -191,7 +192,7 @@ class Engine:
         )
         for start in range(0, t.batch_size, size):
             batch = self.feed.read(position + start, size)
-            with self._dropout_seed(phase.name, start), self._precision():
+            with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
             add_to(scalars, logs)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
@@ -235,11 +236,6 @@ class Engine:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(stream_seed(self.seed, self.step, phase, "dropout", start))
             yield
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.train.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def compile_backbones(module: torch.nn.Module) -> None:

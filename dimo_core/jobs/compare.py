@@ -23,6 +23,7 @@ from dimo_core.jobs.distil import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
+from dimo_core.settings import Precision
 from dimo_core.teacher import Teacher
 
 FEW = 10
@@ -41,6 +42,7 @@ class Comparing:
         protocol: A named protocol, or the path of a file.
         changes: Fields of the protocol that are overridden; null ones are not.
         device: ``auto``, or a torch device.
+        precision: How the networks compute that draw: ``fp32``, ``tf32`` or ``bf16``.
         batch_size: Samples drawn at a time; None for as many as suit the number of tokens.
         intervals: Halves of the samples for 95 % intervals; 0 for none.
         keep: Folder for the samples themselves; None keeps none.
@@ -56,6 +58,7 @@ class Comparing:
     protocol: str = "plan"
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     device: str = "auto"
+    precision: Precision = "fp32"
     batch_size: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
     intervals: int = 0
     keep: str | None = None
@@ -98,6 +101,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         conditions=built(registry, "conditions", protocol.conditions),
         store=Store(folder, options.stream),
         device=device,
+        precision=options.precision,
         batch_size=size,
         intervals=options.intervals,
         keep=options.keep,

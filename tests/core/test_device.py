@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dimo_core.device import available_devices, find_device, transfer, widest
+from dimo_core.device import arithmetic, available_devices, find_device, transfer, widest
 from dimo_core.errors import UsageError
 
 
@@ -65,3 +65,19 @@ def test_apples_gpus_have_no_float64_and_only_cuda_reads_temporaries_later(moves
     transfer(torch.ones(2, dtype=torch.long), device)
     assert [expected, (expected[0], torch.long, expected[2])] == moves
     assert expected[1] == widest(torch.device(device))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_precision_holds_within_and_torchs_settings_are_back_afterwards(precision):
+    def settings():
+        rounded = torch.backends.cudnn.allow_tf32
+        return torch.get_float32_matmul_precision(), rounded, torch.is_autocast_enabled("cpu")
+
+    before, x = settings(), torch.ones(2, 2)
+    with pytest.raises(RuntimeError, match="on the way"), arithmetic(precision, torch.device("cpu")):
+        assert {"bf16": torch.bfloat16}.get(precision, torch.float32) == (x @ x).dtype
+        assert (
+            ("high", True, False) if precision == "tf32" else (*before[:2], precision == "bf16")
+        ) == settings()
+        raise RuntimeError("on the way")
+    assert before == settings()
