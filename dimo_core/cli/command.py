@@ -11,7 +11,7 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import attrs
 import yaml
@@ -25,12 +25,14 @@ from dimo_core.files.folder import Folder
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
+from dimo_core.settings import Precision
 from dimo_core.texts import log_filter
 
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
     "steps": ("train", "steps"),
     "batch_size": ("train", "batch_size"),
+    "precision": ("train", "precision"),
 }
 """Short forms of what people type most."""
 
@@ -105,8 +107,10 @@ def positive(text: str) -> int:
 
 
 def device(to: argparse._ActionsContainer) -> None:
-    """Add ``--device``."""
+    """Add ``--device`` and ``--precision``."""
     option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
+    how = "arithmetic of the networks: fp32; tf32, CUDA's rounded products; bf16, autocast (default: fp32)"
+    to.add_argument("--precision", choices=get_args(Precision), help=how, default="fp32")
 
 
 def configs(to: argparse._ActionsContainer) -> None:

@@ -76,7 +76,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: when options contradict each other, or a file holds no prompts.
     """
-    how = {name: getattr(options, name) for name in ("seed", "device", "batch_size")}
+    how = {name: getattr(options, name) for name in ("seed", "device", "precision", "batch_size")}
     if options.prompts_from is None:
         for name in ("each", "layout"):
             if getattr(options, name) not in (None, "plain"):

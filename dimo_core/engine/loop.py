@@ -7,7 +7,7 @@ parts and one integer.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
+from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
@@ -28,6 +29,12 @@ from dimo_core.files.generator_folder import strangers
 from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
+
+PATIENCE = 100
+"""Updates of a phase that are skipped in a row at most, with ``train.nonfinite: skip``."""
+
+DIVERGED = "Lower the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+NEVER = "Look whether the teacher's weights and the data are finite, lower the learning rate, or use fp32."
 
 
 @runtime_checkable
@@ -205,7 +212,7 @@ class Engine:
         )
         for start in range(0, t.batch_size, size):
             batch = self.feed.read(position + start, size)
-            with self._dropout_seed(phase.name, start), self._precision():
+            with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
             add_to(scalars, logs)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
@@ -221,20 +228,24 @@ class Engine:
         """Step and phase of the updates since the last look that were not finite; waits for the device.
 
         Raises:
-            NumericalError: in that case, with the state before that update saved, unless it is to be skipped.
+            NumericalError: in that case, with the state before that update saved, unless it is to be skipped
+                and some of the ``PATIENCE`` updates before it were made.
         """
         found = self.guard.read()
         for one in found:
             text = f"step {one.step}, phase {one.phase!r}: not finite: {', '.join(one.culprits)}"
             if self.train.nonfinite == "skip":
-                logger.warning("{}; update skipped ({} so far)", text, self.skipped)
-                continue
+                row = int(self.guard.in_a_row[one.phase])
+                if row < min(PATIENCE, self.train.steps):
+                    logger.warning("{}; update skipped ({} so far)", text, self.skipped)
+                    continue
+                text = f"{text}; all of the last {row} updates were, and skipping them trains nothing"
             name = f"nonfinite_{one.step:06d}"
             self.step = one.step
             self.save(name)
             raise NumericalError(
-                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower "
-                "the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. "
+                + (DIVERGED if self.train.nonfinite == "stop" else NEVER)
             )
         return {(one.step, one.phase) for one in found}
 
@@ -245,11 +256,6 @@ class Engine:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(stream_seed(self.seed, self.step, phase, "dropout", start))
             yield
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.train.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def compile_backbones(module: torch.nn.Module) -> None:

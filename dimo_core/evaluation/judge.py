@@ -15,7 +15,7 @@ from dimo_core.evaluation.observations import observation
 from dimo_core.evaluation.protocols import APART
 from dimo_core.evaluation.reference import real_batches
 from dimo_core.evaluation.table import Better
-from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
+from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples, placed
 from dimo_core.registry import Registry, built
 from dimo_core.sources import Data
 from dimo_core.suggestions import Measures
@@ -49,8 +49,23 @@ class Judge:
     blind: set[str] = attrs.field(factory=set)
 
     @classmethod
-    def resolve(cls, teacher: Teacher, plan: Measures, registry: Registry, *, batch_size: int) -> "Judge":
+    def resolve(
+        cls,
+        teacher: Teacher,
+        plan: Measures,
+        registry: Registry,
+        *,
+        batch_size: int,
+        device: torch.device | None = None,
+    ) -> "Judge":
         """Build what the plan names; a metric that cannot be built is noted and left out.
+
+        Args:
+            teacher: Whose samples they are.
+            plan: What is computed.
+            registry: Loads it.
+            batch_size: Images of which features are extracted at a time.
+            device: Where the networks of extractor and metrics compute, unless their options say another.
 
         Raises:
             UsageError: if data or extractor are unknown.
@@ -58,13 +73,13 @@ class Judge:
         judge = cls(
             teacher=teacher,
             plan=plan,
-            features=built(registry, "features", plan.features) if plan.features else None,
+            features=placed(built(registry, "features", plan.features), device) if plan.features else None,
             data=built(registry, "data", plan.data) if plan.data else None,
             batch_size=batch_size,
         )
         for choice in plan.metrics:
             try:
-                metric = built(registry, "metric", choice)
+                metric = placed(built(registry, "metric", choice), device)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
                 continue

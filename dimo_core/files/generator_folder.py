@@ -15,6 +15,7 @@ from dimo_core.errors import CheckpointError, ConfigError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
 from dimo_core.libraries import installed
@@ -162,16 +163,17 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
     """Copy the weights of a generator into a backbone.
 
     Args:
-        path: A generator folder, a foreign weights file, or a foreign folder that the teacher can read.
+        path: A generator folder, a foreign weights file (``FILE::key`` for a set in it), or a foreign folder
+            that the teacher can read.
         backbone: Where they go.
         teacher: Whose network it is.
 
     Raises:
         CheckpointError: when there are none, or they do not fit.
     """
-    folder = Folder(path)
+    folder = Folder(split_key(path)[0])
     tensors: Mapping[str, Tensor] | None = None
-    if folder.is_file() or re.search(r"\.(pth|pt|bin|ckpt|safetensors)$", path):
+    if folder.is_file() or is_weights_file(path):
         tensors = read_foreign(path).state_dict()
     elif not folder.exists(CARD):
         tensors = teacher.read_network(path)

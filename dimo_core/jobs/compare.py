@@ -25,6 +25,7 @@ from dimo_core.jobs.distil import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
+from dimo_core.settings import Precision
 from dimo_core.teacher import Teacher
 
 FEW = 10
@@ -43,6 +44,7 @@ class Comparing:
         protocol: A named protocol, or the path of a file.
         changes: Fields of the protocol that are overridden; null ones are not.
         device: ``auto``, or a torch device.
+        precision: How the networks compute that draw: ``fp32``, ``tf32`` or ``bf16``.
         batch_size: Samples drawn at a time; None for as many as suit the number of tokens.
         intervals: Halves of the samples for 95 % intervals; 0 for none.
         keep: Folder for the samples themselves; None keeps none.
@@ -58,6 +60,7 @@ class Comparing:
     protocol: str = "plan"
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     device: str = "auto"
+    precision: Precision = "fp32"
     batch_size: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
     intervals: int = 0
     keep: str | None = None
@@ -91,7 +94,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     used = teacher.on(device)
     methods = _methods(teacher, used, options, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
-    judge = Judge.resolve(used, protocol, registry, batch_size=size)
+    judge = Judge.resolve(used, protocol, registry, batch_size=size, device=device)
     judge.require()
     comparison = Comparison(
         teacher=used,
@@ -100,6 +103,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         conditions=built(registry, "conditions", protocol.conditions),
         store=Store(Folder(options.out), options.stream),
         device=device,
+        precision=options.precision,
         batch_size=size,
         intervals=options.intervals,
         keep=options.keep,

@@ -12,6 +12,7 @@ from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job
+from dimo_core.device import noted
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
@@ -77,8 +78,9 @@ class RunRows(Rows):
         ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
         ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
         plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
-        judge = Judge.resolve(teacher, plan, registry, batch_size=size)
+        judge = Judge.resolve(teacher, plan, registry, batch_size=size, device=more.get("device"))
         own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
+        own["precision"] = settings.precision
         return cls(**own, ways=tuple(ways), **more)
 
     def row(self, method: Method, samples: int | None = None) -> Row:
@@ -122,6 +124,7 @@ class RunRows(Rows):
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "device": str(self.device),
+                **noted(self.precision),
                 **self.judge.protocol(),
                 **({"samplings": every} if any(way.name for way in self.ways) else sampled),
                 **({} if generator is None else {"generator": dict(generator.sampling())}),

@@ -18,6 +18,7 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.state import card_of
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.samplings import SAMPLINGS
@@ -35,9 +36,6 @@ ENTRIES: Mapping[str, Any] = {
     "evaluation": (dict, type(None)), f"sha256.{NETWORK}": str, f"sha256.{TOKENIZER}": str
 }  # fmt: skip
 """What the card must hold."""
-
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-"""Names of foreign weights files end so; anything else is taken for a folder."""
 
 PUBLISHED_HEADS = {(PUBLISHED.width, PUBLISHED.depth, PUBLISHED.mlp): PUBLISHED.heads}
 """Heads by width, depth and mlp; the networks for 256 and for 512 pixels are alike in these."""
@@ -70,16 +68,6 @@ class Parts:
     tokenizer: Callable[[], Tokenizer]
     provenance: Callable[[], Mapping[str, str]]
     check: Callable[[], None]
-
-
-def _plain(url: str) -> str:
-    """A URL without its query, such as ``?download=true``; a path as it is."""
-    return url.partition("?")[0] if "://" in url else url
-
-
-def is_weights_file(url: str) -> bool:
-    """Whether a path or URL names a foreign weights file, and not a folder."""
-    return _plain(url).endswith(WEIGHTS_SUFFIXES)
 
 
 def folder_parts(url: str, name: str) -> Parts:
@@ -258,7 +246,8 @@ def read_tokenizer(url: str) -> Tokenizer:
                 else f" It holds: {', '.join(sorted(shapes)[:6])} ..."
             )
         )
-    beside, config = Folder(_plain(url).rpartition("/")[0] or "."), None
+    plain = split_key(url)[0].partition("?")[0] if "://" in url else split_key(url)[0]
+    beside, config = Folder(plain.rpartition("/")[0] or "."), None
     if is_there(beside.path("model.yaml"), certain=True):  # without it, the sizes would be others
         source = beside.path("model.yaml")
         try:

@@ -16,6 +16,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
+from dimo_core.files.weight_files import is_weights_file
 from dimo_core.files.weights import assign, encode_tensors, sha256
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -29,7 +30,6 @@ from dimo_maskgit.parts import (
     Parts,
     digest_of,
     folder_parts,
-    is_weights_file,
     published_parts,
 )
 from dimo_maskgit.pretraining import Pretraining, tokenizer_for

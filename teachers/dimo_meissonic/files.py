@@ -18,7 +18,8 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weights import read_tensors
+from dimo_core.files.weight_files import INDEX, shards
+from dimo_core.files.weights import read_tensors, sha256
 from dimo_meissonic.digests import remembered_sha256
 
 FORMAT = "dimo-meissonic/1"
@@ -33,12 +34,18 @@ EMBEDDED = "embedded in dimo_meissonic"
 
 TRANSFORMER, VQVAE, TEXT, TOKENIZER = "transformer", "vqvae", "text_encoder", "tokenizer"
 
+
+def _names(stem: str) -> tuple[str, ...]:
+    whole, half = f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+    return whole, f"{whole}{INDEX}", half, f"{whole}.index.fp16.json"
+
+
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
-    TRANSFORMER: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
-    VQVAE: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
-    TEXT: ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"),
+    TRANSFORMER: _names("diffusion_pytorch_model"),
+    VQVAE: _names("diffusion_pytorch_model"),
+    TEXT: (*_names("model"), "pytorch_model.bin", f"pytorch_model.bin{INDEX}"),
 }
-"""Weight files of each part, the best first: fp32, then half precision."""
+"""Weight files of each part, or indices of their shards, the best first: fp32, then half precision."""
 
 VOCABULARY = (
     ("vocab.json", True),
@@ -91,8 +98,12 @@ class Part:
         return read_tensors(self.folder, self.weights, self.sha256, cached=True)
 
     def digest(self) -> str:
-        """The SHA-256 of the weights file: as written down, or computed once and remembered."""
-        return self.sha256 or remembered_sha256(local_copy(self.source))
+        """The SHA-256 of the weights file, or of its shards' digests: as written down, or once computed."""
+        if self.sha256:
+            return self.sha256
+        parts = (shards(self.source) or {}) if self.weights.endswith(".json") else {}
+        own, *others = (remembered_sha256(local_copy(url)) for url in (self.source, *parts))
+        return sha256(" ".join([own, *others]).encode()) if others else own
 
 
 @attrs.frozen(kw_only=True)

@@ -377,6 +377,7 @@ def test_sample_hands_over_what_was_asked_for(started, capsys):
         "seed": 4,
         "out": "o",
         "device": "cpu",
+        "precision": "fp32",
         "batch_size": 2,
     } == options
     assert "3 samples in drawn\n" == capsys.readouterr().out

@@ -274,7 +274,7 @@ def test_a_missing_file_is_named():
         ),
         (
             {"train": {"precision": "fp8"}},
-            "train.precision in the arguments: expected fp32 | bf16, got 'fp8'",
+            "train.precision in the arguments: expected fp32 | tf32 | bf16, got 'fp8'",
         ),
         ({"seed": "x"}, "seed in the arguments: expected int, got 'x'"),
         ({"seed": None}, "seed in the arguments: expected int, got null"),
