@@ -138,6 +138,14 @@ class Registry:
         """What is offered, of one kind or of all; ``dimo``'s own first, then by distribution."""
         return tuple(offer for offer in self.found if kind is None or offer.kind == kind)
 
+    def versions(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Distribution and version of each plugin that a resolved configuration names."""
+        found = dict[str, str]()
+        for kind in (key for key in config if key in KINDS):
+            claims = [o for o in self.offers(kind) if o.name == config[kind].get("name")]
+            found |= {f"{kind} {offer.name!r}": f"{offer.dist} {offer.version}" for offer in claims}
+        return found
+
     def names(self, kind: str) -> list[str]:
         """Sorted names of one kind."""
         return sorted({offer.name for offer in self.offers(kind)})

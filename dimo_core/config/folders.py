@@ -33,10 +33,12 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
 
     Raises:
         ConfigError: when there is no run, or an option contradicts it.
+        CheckpointError: when the stored configuration is damaged.
     """
     if not Folder(folder).exists("config.yaml"):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
     stored = from_file(Folder(folder).path("config.yaml"))
+    Folder(folder).read_yaml("config.yaml")  # which looks at its checksum
     before, after = (
         kind(layers=given, registry=registry, suggestions=False).job()
         for given in ([stored], [stored, *layers])

@@ -15,8 +15,9 @@ from dimo_core.evaluation.protocols import Protocol, completes, differences, dig
 from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Row
-from dimo_core.files.folder import Folder, as_json
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
+from dimo_core.files.state import as_json
 from dimo_core.files.weights import check_finite
 from dimo_core.metric import Samples
 from dimo_core.progress import Progress
@@ -83,7 +84,7 @@ class Comparison(Rows):
         """
         folder, facts = self.store.folder, as_json(self.facts)
         mine = began = digest(facts)
-        if (before := self.store.read(PROTOCOL)) is not None:
+        if (before := self.store.purpose(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])
             if before["digest"] == mine:
                 return str(began)

@@ -180,7 +180,7 @@ class Drawing:
         batch = None if self.store is None else self.store.batch(self.request, span.start, raw)
         if batch is None:
             return None
-        unkept = self.kept is not None and not self.kept.there(span)
+        unkept = self.kept is not None and not self.kept.holds(batch)
         decodes, onlooker = "decode" in self.teacher.capabilities, self.onlooker
         unseen = decodes and onlooker is not None and onlooker.lacks(batch.samples)
         if not (unkept or unseen or (onlooker is not None and onlooker.keeps_images)):
@@ -188,12 +188,12 @@ class Drawing:
         with torch.no_grad():
             images = self._images(batch.tokens.to(self.device), self._encoded(raw))
         batch = attrs.evolve(batch, samples=attrs.evolve(batch.samples, images=images))
-        return self._seen(batch, keep=unkept, store=unseen)
+        return self._seen(batch, keep=unkept, store=unseen or unkept)
 
     def _seen(self, batch: Drawn, *, keep: bool = True, store: bool = True) -> Drawn:
         """Keep a batch with images, and give what is remembered of it."""
         if self.kept is not None and keep:
-            self.kept.keep(batch)
+            batch = attrs.evolve(batch, kept=self.kept.keep(batch))
         if self.onlooker is not None:
             batch = attrs.evolve(batch, samples=self.onlooker.reduced(batch.samples))
         if self.store is not None and store:

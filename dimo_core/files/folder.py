@@ -1,6 +1,5 @@
 """A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
 
-import json
 import os
 import shutil
 import uuid
@@ -11,9 +10,9 @@ from typing import Any
 
 import attrs
 import fsspec
-import yaml
 
 from dimo_core.errors import StorageError
+from dimo_core.files.state import json_of, sealed_json, sealed_yaml, yaml_of
 from dimo_core.files.urls import is_missing, local_path, told
 
 
@@ -183,18 +182,27 @@ class Folder:
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:
-        """Parse a YAML file, safely."""
-        return yaml.safe_load(self.read(name))
+        """Parse a YAML file, safely; one that ``write_yaml`` wrote is checked.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is no YAML, or damaged.
+        """
+        return yaml_of(self.read(name), self.path(name))
 
     def write_yaml(self, name: str, data: Any) -> None:
         """Write plain data as YAML, keys in their order."""
-        self.write(name, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+        self.write(name, sealed_yaml(data))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What ``write_json`` wrote.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is damaged.
+        """
+        return json_of(self.read(name), self.path(name))
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write plain data as indented JSON."""
-        self.write(name, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def as_json(data: Any) -> Any:
-    """Data as JSON gives it back: what is compared must not depend on whether it was stored."""
-    return json.loads(json.dumps(data, default=str))
+        self.write(name, sealed_json(data))

@@ -18,6 +18,9 @@ from dimo_core.errors import SourceError
 RECORDS = "samples.jsonl"
 """One line a sample; it is written when all else is there."""
 
+GRID = "grid.png"
+"""The sheet of samples that lies beside them, and is none."""
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of pictures."""
 

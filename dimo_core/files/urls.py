@@ -84,6 +84,16 @@ def local_path(url: str) -> Path | None:
     return Path(path).expanduser() if protocol in (None, "file", "local") and "::" not in url else None
 
 
+def from_anywhere(url: str | os.PathLike[str] | None) -> str | None:
+    """A path that leads to the same place from every working folder: a relative one is made absolute.
+
+    The converter of options that name files, which configurations and cards keep. URLs stay as they are.
+    """
+    if url is None or not (path := os.fspath(url)) or fsspec.core.split_protocol(path)[0] or "::" in path:
+        return None if url is None else os.fspath(url)
+    return os.path.abspath(os.path.expanduser(path))
+
+
 def cause_of(error: Exception) -> BaseException:
     """What went wrong; to fsspec, every failure over http is "not found", and its cause knows better."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None

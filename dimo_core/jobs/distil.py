@@ -1,6 +1,5 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
 from dimo_core.jobs.results import Results
 from dimo_core.registry import Registry
@@ -97,12 +97,11 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     objective = job.objective.build(job.ingredients())
     generator = objective.parts()["generator"].module
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
-    folder.write_yaml(CONFIG, dict(job.config))
-    if (record := stream.record()) is not None:
-        folder.write_json(CONDITIONS, record)
+    origin = _written(folder, job, stream, registry)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
-        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         look = partial(Results, job, engine, generator, objective.frozen()["teacher"], registry)
@@ -130,6 +129,18 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         job.tracker.finish()
         generator.load_state_dict(averaged)
         return RunResult(folder=folder, generator=generator.eval(), table=table)
+
+
+def _written(
+    folder: Folder, job: Job, stream: ConditionStream, registry: Registry
+) -> dict[str, dict[str, str]]:
+    """Write down what the run is started with; returns what it is made of, for its checkpoints."""
+    folder.write_yaml(CONFIG, dict(job.config))
+    frozen = dict(job.teacher.provenance())
+    if (record := stream.record()) is not None:
+        folder.write_json(CONDITIONS, record)
+        frozen["conditions"] = checksum(record)
+    return {"frozen": frozen, "plugins": registry.versions(job.config)}
 
 
 def _announce(job: Job, device: torch.device) -> None:
@@ -167,7 +178,7 @@ def open_conditions(
         UsageError: when the source cannot give what the teacher takes.
     """
     if resume and folder.exists(CONDITIONS):
-        return source.reopen(conditioning, json.loads(folder.read(CONDITIONS)), seed=seed)
+        return source.reopen(conditioning, folder.read_json(CONDITIONS), seed=seed)
     return source.open(conditioning, seed=seed)
 
 

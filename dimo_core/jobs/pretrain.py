@@ -1,5 +1,7 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
+import hashlib
+import json
 from typing import Any
 
 from loguru import logger
@@ -18,6 +20,7 @@ from dimo_core.jobs.results import RunRows, write_table
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
+from dimo_core.sources import Examples
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""
@@ -59,7 +62,10 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             feed = CachedFeed(
                 teacher=teacher, examples=encoded(cache, teacher, device), seed=job.seed, device=device
             )
-        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        plugins = registry or Registry.discover()
+        origin = {"frozen": {"data": _digest(examples)}, "plugins": plugins.versions(job.config)}
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
@@ -70,9 +76,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
             if (plan := teacher.evaluation()) is not None:
-                plugins = registry or Registry.discover()
                 conditions = built(plugins, "conditions", plan.conditions)
-                how: Any = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
+                how = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
                 rows = RunRows.of(teacher, plan, plugins, **how, device=device)
                 write_table(rows.table(None, network), folder)
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
@@ -80,6 +85,14 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             teacher.save(folder.path("teacher"), network, card)
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
+
+
+def _digest(examples: Examples) -> str:
+    """The SHA-256 of training images with their conditions."""
+    digest = hashlib.sha256(json.dumps([examples.classes, examples.conditions()]).encode())
+    for image in examples.images:
+        digest.update(image.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _cache(job: PretrainJob, folder: Folder) -> TokenCache | None:

@@ -16,7 +16,7 @@ from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import RECORDS, read_picture
+from dimo_core.files.images import GRID, RECORDS, read_picture
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
@@ -158,7 +158,7 @@ class SampleFiles:
         written = dict(self.wanted.extras)
         pictures = self.wanted.files if self._decodes else []
         if pictures:
-            written["grid.png"] = self._grid()
+            written[GRID] = self._grid()
         else:
             teacher = self.drawing.teacher
             written[LINES] = b"".join(lines_of(batch, teacher) for batch in self._batches())

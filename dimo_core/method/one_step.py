@@ -14,6 +14,7 @@ from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.errors import CheckpointError
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import from_anywhere
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.method import process
 from dimo_core.method.logits import chunks
@@ -48,7 +49,7 @@ class OneStep(GeneratorOptions):
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     top_k: int = attrs.field(default=0, validator=v.ge(0))
     top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
-    init: str | None = None
+    init: str | None = attrs.field(default=None, converter=from_anywhere)
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "OneStepGenerator":
         """A generator with the teacher's weights, or with those of ``init``.

@@ -15,6 +15,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import from_anywhere
 from dimo_core.files.weights import assign, encode_tensors, sha256
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -55,10 +56,10 @@ class MaskGit(Teacher):
             only codes (drop).
     """
 
-    checkpoint: str | None = None
-    tokenizer: str | None = None
+    checkpoint: str | None = attrs.field(default=None, converter=from_anywhere)
+    tokenizer: str | None = attrs.field(default=None, converter=from_anywhere)
     heads: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
-    class_names: str | None = None
+    class_names: str | None = attrs.field(default=None, converter=from_anywhere)
     mask_logit: Literal["drop", "keep"] = "drop"
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
@@ -178,8 +179,7 @@ class MaskGit(Teacher):
 
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says."""
-        plan = self._parts.card["evaluation"]
-        return EvaluationPlan(**plan) if plan else None
+        return EvaluationPlan.of_card(self._parts.card["evaluation"], f"{self._source}, {CARD}")
 
     def provenance(self) -> Mapping[str, str]:
         """Where network and tokenizer came from, and their SHA-256."""

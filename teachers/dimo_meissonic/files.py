@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 import attrs
-import yaml
 from loguru import logger
 from torch import Tensor
 
@@ -18,12 +17,16 @@ from dimo_core.errors import CheckpointError, StorageError
 from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
+from dimo_core.files.state import card_of
 from dimo_core.files.weights import read_tensors
 from dimo_meissonic.digests import remembered_sha256
 
 FORMAT = "dimo-meissonic/1"
 CARD = "teacher.yaml"
 """Written by `dimo convert` beside the published sub-folders; not part of a published folder."""
+
+OPTIONAL: Mapping[str, type] = {"grid": list, "negative_prompt": str, "prompts": dict, "recipes": str}
+"""What the card may hold besides."""
 
 EMBEDDED = "embedded in dimo_meissonic"
 """What the teacher that ships with the package is called."""
@@ -120,12 +123,14 @@ class Published:
         folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
         if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)
-        try:
-            card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
-        if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
-            raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
+        card = card_of(
+            local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, {"sha256": dict}
+        )
+        for key, kind in OPTIONAL.items():
+            if not isinstance(card.get(key, kind()), kind):
+                raise CheckpointError(
+                    f"{folder.path(CARD)} is damaged at the entry {key!r}: take another copy"
+                )
         return cls(folder=folder, card=card, name=name)
 
     def prompts(self) -> dict[str, Any] | None:

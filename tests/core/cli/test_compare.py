@@ -128,7 +128,7 @@ def test_a_generator_of_another_teacher_is_refused(generator, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     (other / "generator.yaml").write_text(
-        card.read_text().replace("frozen:\n", "frozen:\n  x: " + "f" * 64 + "\n")
+        card.read_text().partition("\n")[2].replace("frozen:\n", "frozen:\n  x: " + "f" * 64 + "\n")
     )
     assert 2 == main(["compare", "--teacher", "maskgit", "--generators", str(other), *FEW, "--out", "out"])
     error = capsys.readouterr().err
@@ -252,8 +252,10 @@ def test_rows_that_were_measured_elsewhere_are_told(capsys):
     command = ["compare", "--samplers", "maskgit", *FEW, "--out", "out", "--sampling-steps", "1"]
     assert main(command) == 0
     assert not any("Seconds do not compare" in note for note in results("out")["notes"])
-    for row in Path("out/rows").iterdir():
-        row.write_text(row.read_text().replace('"cpu (', '"cuda:0 (Some, '))
+    rows = Folder("out/rows")
+    for name in rows.names():
+        text = json.dumps(rows.read_json(name)).replace('"cpu (', '"cuda:0 (Some, ')
+        rows.write_json(name, json.loads(text))
     assert main([*command, "2"]) == 0
     (told,) = (note for note in results("out")["notes"] if "Seconds do not compare" in note)
     assert "cuda:0 (Some" in told

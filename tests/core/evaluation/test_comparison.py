@@ -7,6 +7,7 @@ import weakref
 import attrs
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dimo_core.choice import Choice
@@ -154,14 +155,20 @@ def test_what_was_drawn_otherwise_is_not_used(world, change):
     assert world.drawn > 0
 
 
-@pytest.mark.parametrize("harm", [b"", b"not safetensors", None])
+@pytest.mark.parametrize("harm", [b"", b"not safetensors", None, "flipped", "facts"])
 def test_a_damaged_batch_is_drawn_again(world, tmp_path, harm):
     whole = world.comparison("whole").run([world.method()])
     world.drawn, world.stop_at = 0, 6
     with pytest.raises(KeyboardInterrupt):
         world.comparison().run([world.method()])
     parts = sorted((tmp_path / "out" / "batches").rglob("*.safetensors"))
-    parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
+    if harm == "facts":
+        save_file({name: t for name, t in load_file(parts[1]).items() if name != "facts"}, parts[1])
+    elif harm == "flipped":
+        tensors = load_file(parts[1])
+        save_file({**tensors, "tokens": 4 - tensors["tokens"]}, parts[1])
+    else:
+        parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
     world.stop_at = None
     assert numbers(whole) == numbers(world.comparison().run([world.method()]))
     assert BATCHES + 1 == world.drawn
@@ -179,10 +186,19 @@ def test_a_batch_of_another_request_is_not_used(world, tmp_path):
     assert (BATCHES, numbers(whole)[0]) == (world.drawn, numbers(found)[1])
 
 
-def test_a_damaged_row_is_computed_again(world, tmp_path):
+@pytest.mark.parametrize("harm", ["request", "digit", "line"])
+def test_a_damaged_row_is_computed_again(world, tmp_path, harm):
     first = world.comparison().run([world.method()])
     (row,) = (tmp_path / "out" / "rows").iterdir()
-    row.write_text(row.read_text().replace('"generator": "a"', '"generator": "x"'))
+    text = row.read_text()
+    lines = [line for line in text.splitlines() if '"missing"' not in line]
+    changed = {
+        "request": text.replace('"generator": "a"', '"generator": "x"'),
+        "digit": text.replace("0.", "1.", 1),
+        "line": "\n".join(lines),
+    }
+    assert changed[harm] != text
+    row.write_text(changed[harm])
     assert numbers(first) == numbers(world.comparison().run([world.method()]))
     assert 2 * BATCHES == world.drawn
 

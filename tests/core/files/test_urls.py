@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dimo_core.files.urls import expanded, local_path, told_version, version_of
+from dimo_core.files.urls import expanded, from_anywhere, local_path, told_version, version_of
 
 
 def test_only_local_paths_are_local(tmp_path: Path) -> None:
@@ -43,3 +43,24 @@ def test_what_is_there_is_no_pattern(tmp_path: Path, given: str, expected: list[
     for name in ("captions [v2].txt", "captions {v3}.txt", "set [v2]/a-1.tar", "set [v2]/a-2.tar"):
         (tmp_path / name).touch()
     assert [str(tmp_path / name) for name in expected] == expanded(f"{tmp_path}/{given}")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, None),
+        ("", ""),
+        ("a/../t/", "{here}/t"),
+        (Path("t"), "{here}/t"),
+        ("t [v2]{x}", "{here}/t [v2]{x}"),
+        ("/t/x", "/t/x"),
+        ("~/t", "{home}/t"),
+        ("s3://b/t", "s3://b/t"),
+        ("file://t", "file://t"),
+        ("zip://a::t.zip", "zip://a::t.zip"),
+    ],
+)
+def test_a_path_is_found_from_every_folder(given, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = found and found.replace("{here}", str(tmp_path)).replace("{home}", str(Path.home()))
+    assert expected == from_anywhere(given)

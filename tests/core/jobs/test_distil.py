@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from loguru import logger
@@ -14,6 +15,7 @@ from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.distil import RunResult, distill
 from dimo_core.method.one_step import OneStep
+from dimo_core.registry import Registry
 from dimo_divergences import Jeffrey
 
 QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}
@@ -66,6 +68,45 @@ def test_a_run_is_not_resumed_with_other_options(tiny_teacher: Any, tmp_path: Pa
     small_run(tiny_teacher, tmp_path / "run")
     with pytest.raises(UsageError, match=r"generator\.r_init is 0\.6 in the run .* got 0\.5"):
         small_run(tiny_teacher, tmp_path / "run", resume=True, generator=OneStep(r_init=0.5))
+
+
+def test_a_run_is_not_resumed_with_another_teacher(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"folder": "anywhere", "network": "a" * 64}
+    monkeypatch.setattr(type(tiny_teacher), "provenance", lambda _: digests)
+    small_run(tiny_teacher, tmp_path / "run")
+    digests["folder"] = "elsewhere"
+    small_run(tiny_teacher, tmp_path / "run", resume=True)
+    digests["network"] = "b" * 64
+    before = (tmp_path / "run/generator/generator.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"files .* have changed: the SHA-256 of network is another"):
+        small_run(tiny_teacher, tmp_path / "run", resume=True)
+    assert before == (tmp_path / "run/generator/generator.safetensors").read_bytes()
+
+
+def test_other_versions_of_plugins_are_named_and_no_obstacle(
+    tiny_teacher: Any, tmp_path: Path, told: list[str]
+) -> None:
+    registry = Registry.discover({})
+    small_run(tiny_teacher, tmp_path / "run", registry=registry)
+    assert not any(" up to step " in line for line in told)
+    newer = tuple(
+        attrs.evolve(offer, version="9.9") if offer.name == "jeffrey" else offer for offer in registry.found
+    )
+    small_run(tiny_teacher, tmp_path / "run", resume=True, registry=attrs.evolve(registry, found=newer))
+    (line,) = [line for line in told if " up to step " in line]
+    was = registry.offer("divergence", "jeffrey").version
+    assert f"divergence 'jeffrey' was dimo {was} up to step 6, and is dimo 9.9 now" in line
+
+
+def test_a_stored_configuration_that_was_cut_is_refused(tiny_teacher: Any, tmp_path: Path) -> None:
+    """What is missing would be taken for its default."""
+    small_run(tiny_teacher, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(CheckpointError, match=r"config\.yaml is damaged, or was edited"):
+        small_run(tiny_teacher, tmp_path / "run", resume=True)
 
 
 def test_a_trained_generator_can_be_continued(tiny_teacher: Any, tmp_path: Path) -> None:
