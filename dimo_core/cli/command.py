@@ -18,10 +18,9 @@ import yaml
 from loguru import logger
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.folders import CONFIG, resumed
-from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs, last
+from dimo_core.config.folders import AUTO, resumed, run_in
+from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
 from dimo_core.errors import ConfigError, UsageError
-from dimo_core.files.folder import Folder
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
@@ -37,9 +36,6 @@ SHORT: Mapping[str, Path] = {
 """Short forms of what people type most."""
 
 LEVELS = ("trace", "debug", "info", "warning", "error")
-
-AUTO = "auto"
-"""With ``--resume``: the run in ``--out``, if there is one."""
 
 STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
@@ -193,19 +189,6 @@ class Command:
         parser.set_defaults(resume=None, dry_run=False)
         return parser
 
-    def _run_in(self, layers: Sequence[Layer]) -> str | None:
-        """The folder of ``--out``, if there is a run in it.
-
-        Raises:
-            UsageError: when ``--out`` is not given.
-        """
-        out = last([from_environment(os.environ, self.draft.keys), *layers], "out")
-        if out is None:
-            raise UsageError(
-                f"--resume {AUTO} continues the run in --out, or starts it there: give --out FOLDER as well"
-            )
-        return str(out) if Folder(str(out)).exists(CONFIG) else None
-
     def job(self, argv: Sequence[str], registry: Registry) -> tuple[Any, argparse.Namespace]:
         """The job that a command line asks for, None where it asks for a text, and the options besides.
 
@@ -220,7 +203,7 @@ class Command:
                 raise UsageError(f"--{name.replace('_', '-')} is an option of {commands} only")
         explicit, folder = [*map(from_file, options.config), layer], options.resume
         if folder == AUTO and not options.help:
-            options.resume = folder = self._run_in(explicit)
+            options.resume = folder = run_in([from_environment(os.environ, self.draft.keys), *explicit])
         if folder and options.dry_run and not options.help:
             raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
         if folder and not options.help and not options.print_schema:

@@ -253,9 +253,8 @@ class Draft:
         options = [option.key for each in self.sections.values() for option in each.options()]
         known = [name for name in (*self.keys, *options) if "." in name or "." not in key]
         spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")
-        hint = nearest(key, [*known, *spelled], form)
-        if not layer.spelling and key in self.short:
-            hint = f" Did you mean {'.'.join(self.short[key])!r}?"
+        meant = None if layer.spelling else self.short.get(key)
+        hint = f" Did you mean {'.'.join(meant)!r}?" if meant else nearest(key, [*known, *spelled], form)
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
         self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 
@@ -277,9 +276,8 @@ class Draft:
         if section.cls is None or section.instance is not None:
             return section.instance
         missing = [o for o in section.options() if o.default is attrs.NOTHING and o.path not in given]
-        for option in missing:
-            needs = f"{section.title} needs --{option.key}: {option.doc or 'it has no default'}"
-            self.problems.append(ConfigError(needs))
+        needs = [f"{section.title} needs --{o.key}: {o.doc or 'it has no default'}" for o in missing]
+        self.problems += map(ConfigError, needs)
         if missing:
             return None
         values: dict[str, Any] = {}

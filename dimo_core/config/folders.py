@@ -7,13 +7,16 @@ from typing import Any
 import attrs
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.layers import Layer, from_file, from_mapping
+from dimo_core.config.layers import Layer, from_file, from_mapping, last
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.owner import Proposed
 from dimo_core.options import changed
 from dimo_core.registry import Registry
 from dimo_core.texts import masked
+
+AUTO = "auto"
+"""With ``--resume``: the run in ``--out``, if there is one."""
 
 CONFIG = "config.yaml"
 """The resolved configuration of a run."""
@@ -24,6 +27,22 @@ def next_folder(*parts: str) -> Proposed:
     stem = "-".join(re.sub(r"[^\w.]+", "_", part.rpartition(":")[2]) for part in parts)
     found = (re.fullmatch(re.escape(stem) + r"-(\d+)", name) for name in Folder("runs").names())
     return Proposed(f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}")
+
+
+def run_in(layers: Sequence[Layer]) -> str | None:
+    """The folder of ``--out``, if there is a run in it.
+
+    Args:
+        layers: From the lowest to the highest precedence.
+
+    Raises:
+        ConfigError: when ``--out`` is not given.
+    """
+    if (out := last(layers, "out")) is None:
+        raise ConfigError(
+            f"--resume {AUTO} continues the run in --out, or starts it there: give --out FOLDER as well"
+        )
+    return str(out) if Folder(str(out)).exists(CONFIG) else None
 
 
 def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: Registry) -> Any:
