@@ -129,11 +129,13 @@ def local_path(url: str) -> Path | None:
 def from_anywhere(url: str | os.PathLike[str] | None) -> str | None:
     """A path that leads to the same place from every working folder: a relative one is made absolute.
 
-    The converter of options that name files, which configurations and cards keep. URLs stay as they are.
+    The converter of options that name files, which configurations and cards keep. URLs stay as they are, and
+    so does the key of ``FILE::KEY``.
     """
-    if url is None or not (path := os.fspath(url)) or fsspec.core.split_protocol(path)[0] or "::" in path:
+    if url is None or not (whole := os.fspath(url)) or "://" in whole:
         return None if url is None else os.fspath(url)
-    return os.path.abspath(os.path.expanduser(path))
+    path, *key = whole.split("::", 1)
+    return "::".join([os.path.abspath(os.path.expanduser(path)), *key])
 
 
 def cause_of(error: Exception) -> BaseException:

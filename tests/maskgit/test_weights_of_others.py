@@ -39,7 +39,7 @@ def test_the_set_that_is_named_becomes_the_generator(
     torch.save(sets, "c.pt")
     assert 0 == dimo(["convert", "--generator.init", f"c.pt{key}", "--out", "o"])
     assert taken == pytest.approx(offset(weights), abs=1e-3)
-    assert f"c.pt{key}" == read_card(Folder("o"))["converted_from"]
+    assert f"{Path.cwd()}/c.pt{key}" == read_card(Folder("o"))["converted_from"]
     assert ("'model' is taken, and there is 'ema' too" in capsys.readouterr().err) == (not key)
 
 
