@@ -69,7 +69,10 @@ class Folder:
 
     @property
     def _fs(self) -> Any:
-        return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
+        try:
+            return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
+        except Exception as error:  # each file system, and each library that is missing, raises its own
+            raise StorageError(f"cannot open {self.url!r} ({told(error)})") from error
 
     def path(self, *parts: str) -> str:
         """The path or URL of a file in the folder."""

@@ -248,6 +248,11 @@ def test_a_dotted_key_of_a_file_is_a_nested_one(registry, tmp_path):
     )
 
 
+def test_a_preset_that_is_no_name_is_one_mistake(registry, tmp_path):
+    (line,) = (str(each) for each in drafted(registry, tmp_path, file="preset: [maskgit]").problems)
+    assert "unknown preset \"['maskgit']\"" in line
+
+
 def test_a_short_form_in_a_file_is_told_what_it_stands_for(registry, tmp_path):
     given = layers(tmp_path, file="steps: 5")
     draft = DistilDraft(layers=given, registry=registry, short={"steps": ("train", "steps")})

@@ -115,3 +115,9 @@ def test_half_written_files_are_no_entries(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_looked_up_is_not_taken_for_empty() -> None:
     with pytest.raises(StorageError, match=r"cannot look up 'http://127\.0\.0\.1:1/folder/a'"):
         Folder("http://127.0.0.1:1/folder").exists("a")
+
+
+@pytest.mark.parametrize("url", ["zip://nowhere/x", "reference://x", "nosuch://x"])
+def test_a_file_system_that_cannot_be_opened_is_named(url):
+    with pytest.raises(StorageError, match=f"cannot open '{url}'"):
+        Folder(url).names()
