@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from dimo_core.errors import PluginError
+from dimo_core.errors import PluginError, UsageError
 from dimo_core.jobs import distil
 from dimo_core.jobs.first_look import look
 from dimo_core.method.one_step import OneStep
-from dimo_core.tokens import TokenSpace
 
 CPU = torch.device("cpu")
 
@@ -75,5 +74,8 @@ def test_a_run_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_the_space_of_the_tiny_teacher(tiny_teacher: Any) -> None:
-    assert TokenSpace(length=4, codes=5, mask_id=5) == tiny_teacher.tokens
+def test_conditions_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
+    wrong = {"name": "labels", "classes": ["prime"]}
+    with pytest.raises(UsageError, match="unknown class 'prime'"):
+        distil.distill(teacher="maskgit", conditions=wrong, out=str(tmp_path / "run"), device="cpu")
+    assert not (tmp_path / "run").exists()
