@@ -1,4 +1,4 @@
-"""``python -m dimo_core``: the command ``dimo``, as launchers such as torchrun start it."""
+"""``python -m dimo_core``: the command ``dimo`` of this Python."""
 
 import sys
 

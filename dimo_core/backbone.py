@@ -1,14 +1,17 @@
 """The network that teacher, generator and auxiliary share in shape: embed, forward, head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dimo_core.conditions import Condition
+from dimo_core.errors import NumericalError
 from dimo_core.tokens import Tokens
 
 Rows = Int[Tensor, " K"]
@@ -82,3 +85,44 @@ def inference(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def drawable(network: nn.Module) -> Iterator[None]:
+    """Within, every backbone's logits are looked at; waits for the device once, at the end.
+
+    A draw from logits that are not finite gives a code like any other, and nobody would know.
+
+    Raises:
+        NumericalError: when nothing could be drawn at some site: its largest logit is NaN or infinite.
+    """
+    broken: list[Tensor] = []
+    watched = [module for module in network.modules() if isinstance(module, Backbone)]
+
+    def watch(head: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(head)
+        def seen(*args: Any, **kwargs: Any) -> Tensor:
+            logits = head(*args, **kwargs)
+            if logits.numel():
+                broken.append(~logits.amax(-1).isfinite().all())
+            return logits
+
+        return seen
+
+    for backbone in watched:
+        vars(backbone)["head"] = watch(backbone.head)
+    try:
+        yield
+    finally:
+        for backbone in watched:
+            vars(backbone).pop("head")
+    if broken and bool(torch.stack(broken).any()):
+        bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+        cause = (
+            f"{len(bad)} tensors of the weights hold NaN or infinity, such as {bad[0]!r}"
+            if bad
+            else (
+                "the weights are finite, so the numbers on the way are too large for their format: use fp32"
+            )
+        )
+        raise NumericalError(f"the logits are not finite, and nothing can be drawn from them: {cause}.")

@@ -28,6 +28,40 @@ class Conditioning:
     kind: str
     classes: tuple[str, ...] = ()
 
+    def label(self, given: object) -> int:
+        """The index of the class that is called so (see ``called``).
+
+        Raises:
+            UsageError: if none is.
+        """
+        text, labels = str(given), called(self.classes)
+        if text in labels:
+            return labels[text]
+        if not self.classes and text.isdecimal():
+            return int(text)
+        count = len(self.classes)
+        by_index = f"or an index from 0 to {count - 1}"
+        if len(labels) == count:
+            by_index = "some names are numbers, so no index will do"
+        known = f"Known: {', '.join(self.classes)};" if count <= KNOWN else "Give a name"
+        raise UsageError(f"unknown class {text!r}. {known} {by_index}.{nearest(text, self.classes)}")
+
+
+KNOWN = 20
+"""The most class names that an error lists."""
+
+
+def called(classes: Sequence[str]) -> dict[str, int]:
+    """What classes may be called, and their indices: by name, and by index too.
+
+    Where a class is named by a number that is not its index, no class is called by its index: of classes 1, 2
+    and 3, "1" is the first, and "0" is none.
+    """
+    names = {name: index for index, name in enumerate(classes)}
+    if any(name.isdecimal() and name != str(index) for name, index in names.items()):
+        return names
+    return {str(index): index for index in range(len(classes))} | names
+
 
 Condition = Any
 """A tensor, or a dict, list or tuple of conditions; every tensor has the leading axis B."""
@@ -75,10 +109,6 @@ def batch_size(tree: Condition) -> int:
     return len(tree)
 
 
-KNOWN = 20
-"""The most class names that an error lists."""
-
-
 def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
     """``count`` raw conditions: the given ones in turn, or all classes in turn.
 
@@ -92,7 +122,8 @@ def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, coun
     """
     classes = conditioning.classes
     if given and conditioning.kind == "label":
-        chosen: Sequence[Any] = [_label(classes, text) for text in given]
+        labels = {text: conditioning.label(text) for text in dict.fromkeys(given)}
+        chosen: Sequence[Any] = [labels[text] for text in given]
     elif given:
         chosen = given
     elif classes:
@@ -100,14 +131,3 @@ def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, coun
     else:
         raise UsageError(f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ...")
     return [chosen[i % len(chosen)] for i in range(count)]
-
-
-def _label(classes: Sequence[str], text: str) -> int:
-    if text in classes:
-        return classes.index(text)
-    if text.isdecimal() and (int(text) < len(classes) or not classes):
-        return int(text)
-    known = (
-        f"Known: {', '.join(classes)}; or an index" if len(classes) <= KNOWN else "Give a name or an index"
-    )
-    raise UsageError(f"unknown class {text!r}. {known} from 0 to {len(classes) - 1}.{nearest(text, classes)}")

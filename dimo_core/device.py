@@ -1,12 +1,15 @@
 """Which device a run computes on."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dimo_core.errors import UsageError
+from dimo_core.settings import Precision
 
 
 def available_devices() -> tuple[str, ...]:
@@ -45,8 +48,45 @@ def device_name(device: torch.device) -> str:
 
 
 def transfer(tensor: Shaped[Tensor, "*shape"], device: torch.device | str) -> Shaped[Tensor, "*shape"]:
-    """Move a tensor without making the host wait: to CUDA, from page-locked memory."""
+    """Move a tensor; to CUDA without making the host wait, from page-locked memory.
+
+    Other devices may still be reading a temporary tensor after it is gone, so there the copy is waited for.
+    """
     device = torch.device(device)
+    if tensor.dtype == torch.float64 and widest(device) != torch.float64:
+        tensor = tensor.float()
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest real numbers that a device knows: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Within, forward passes compute in this precision; afterwards as before.
+
+    Args:
+        precision: ``fp32`` leaves torch's settings alone, ``tf32`` lets CUDA round the inputs of products to
+            TF32, ``bf16`` is autocast.
+        device: Where they compute.
+    """
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        half = precision == "bf16"  # autocast knows not every device, and nothing asks it to
+        with torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def noted(precision: Precision) -> dict[str, str]:
+    """For records of what was drawn: nothing for fp32, so that those of before are the same."""
+    return {} if precision == "fp32" else {"precision": precision}

@@ -18,13 +18,25 @@ Every message says what is wrong, what was given, what is allowed, and what to d
 """
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
+
+from dimo_core.limits import MISTAKES
 
 
 def nearest(name: str, known: Iterable[str], form: str = "{!r}") -> str:
     """ " Did you mean 'x'?" where one of the known names is near; nothing otherwise."""
     close = difflib.get_close_matches(name, [*known], n=1)
     return "".join(f" Did you mean {form.format(match)}?" for match in close)
+
+
+def reason(error: Exception) -> str:
+    """Why something was not done; of an error that is none of dimo's own, also its kind and its place."""
+    if isinstance(error, DimoError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" (raised by {p.name} in {p.filename}, line {p.lineno})" for p in place)
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())
 
 
 class DimoError(Exception):
@@ -50,6 +62,16 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         text = f"unknown {kind} {name!r}. Known: {', '.join(known) or 'none'}.{nearest(name, known)}"
         super().__init__(f"{text} {hint}".rstrip())
+
+
+def joined(errors: Sequence[DimoError]) -> DimoError:
+    """A single error as it is; several different ones as one of several lines, the last of many counted."""
+    texts = [*dict.fromkeys(map(str, errors))]  # one file may be given twice
+    if len(texts) < 2:
+        return errors[0]
+    plugin = any(isinstance(error, PluginError) for error in errors)
+    more = [f"and {len(texts) - MISTAKES:,} mistakes more"] if len(texts) > MISTAKES else []
+    return (PluginError if plugin else ConfigError)("\n".join([*texts[:MISTAKES], *more]))
 
 
 class PluginError(DimoError):

@@ -10,6 +10,7 @@ import attrs
 import torch
 from attrs import validators as v
 from jaxtyping import Float
+from loguru import logger
 from torch import Tensor
 
 from dimo_core import conditions
@@ -35,6 +36,8 @@ class Guidance(ABC):
 
 def _finite(_guidance: Guidance, attribute: "attrs.Attribute[float]", value: float) -> None:
     """``v.ge`` alone lets infinity pass; scales are used in fp32."""
+    if value == 0:
+        logger.warning("guidance 0 leaves the condition out altogether; no guidance is 1")
     if not abs(value) <= torch.finfo(torch.float32).max:
         raise ValueError(f"{attribute.name!r} must be a finite number, 1 being no guidance; got {value}")
 

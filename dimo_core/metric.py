@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -133,3 +135,10 @@ class Metric(ABC):
         Raises:
             MissingLibraryError: when a library cannot be loaded; the run goes on without this metric.
         """
+
+
+def placed(plugin: T, device: torch.device | None) -> T:
+    """An extractor or metric of a run on a device: its option ``device``, if ``auto``, becomes this."""
+    if device is None or not attrs.has(type(plugin)) or getattr(plugin, "device", None) != "auto":
+        return plugin
+    return attrs.evolve(plugin, device=str(device))  # type: ignore[misc]

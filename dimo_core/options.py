@@ -110,8 +110,21 @@ def convert(
         try:
             typed[path] = _read(hint, True if absent else value)
         except ArgumentError:
-            wrong[path] = f"expected {type_name(hint)}, got {'null' if value is None else repr(value)}"
+            given = f"{'null' if value is None else repr(value)}{_culprit(hint, value)}"
+            wrong[path] = f"expected {type_name(hint)}, got {given}"
     return typed, wrong
+
+
+def _culprit(hint: Any, value: Any) -> str:
+    """Which entry of a list is wrong."""
+    for number, entry in enumerate(value if isinstance(value, list | tuple) and len(value) > 1 else (), 1):
+        try:
+            _read(hint, [entry])
+        except ArgumentError:
+            strange = ": text that YAML takes for something else needs quotes"
+            more = strange if entry is None or isinstance(entry, bool) else ""
+            return f"; entry {number} is {json.dumps(entry, default=str)}{more}"
+    return ""
 
 
 def schema(options: Sequence[Option]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from loguru import logger
 from rich.console import Console
@@ -85,29 +87,59 @@ def clock(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
-class Stop:
-    """Turns SIGINT and SIGTERM into a request to stop after the step; a second SIGINT stops at once."""
+NOTICES = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+"""Signals by which systems say that a process has to end: a lost terminal, a batch system's limits."""
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(handler: Handler = _interrupt, also: Sequence[signal.Signals] = ()) -> Iterator[None]:
+    """Within, ``NOTICES`` act as Ctrl-C; those that are ignored (``nohup``) or another's business do not.
+
+    Args:
+        handler: What they call instead.
+        also: Signals that call it besides, whoever has handled them.
+    """
+    free = [number for number in NOTICES if signal.getsignal(number) in (signal.SIG_DFL, _interrupt)]
+    old = {}
+    with suppress(ValueError):  # only the main thread may; elsewhere signals are its caller's business
+        for number in {*free, *also}:
+            old[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
+
+
+class Stop:
+    """Turns SIGINT and ``NOTICES`` into a request to stop after the step; SIGINT after it stops at once."""
 
     def __init__(self) -> None:
         self.requested = ""
+        self._within = interruptible(self._handle, (signal.SIGINT, signal.SIGTERM))
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested = signal.Signals(number).name
+            logger.warning("{}: finishing this step, then saving; Ctrl-C then stops at once", self.requested)
+        elif number == signal.SIGINT:  # batch systems send several, and none of them wants the state lost
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
-        logger.warning("{}: finishing this step, then saving; once more to stop at once", self.requested)
 
     def __enter__(self) -> "Stop":
         """Install the handlers, where this is the main thread."""
-        try:
-            self._old = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-        except ValueError:  # only the main thread may; elsewhere signals are its caller's business
-            self._old = {}
+        self._within.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *stopped: Any) -> None:
         """Put the old handlers back."""
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        self._within.__exit__(*stopped)

@@ -138,6 +138,14 @@ class Registry:
         """What is offered, of one kind or of all; ``dimo``'s own first, then by distribution."""
         return tuple(offer for offer in self.found if kind is None or offer.kind == kind)
 
+    def versions(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Distribution and version of each plugin that a resolved configuration names."""
+        found = dict[str, str]()
+        for kind in (key for key in config if key in KINDS):
+            claims = [o for o in self.offers(kind) if o.name == config[kind].get("name")]
+            found |= {f"{kind} {offer.name!r}": f"{offer.dist} {offer.version}" for offer in claims}
+        return found
+
     def names(self, kind: str) -> list[str]:
         """Sorted names of one kind."""
         return sorted({offer.name for offer in self.offers(kind)})
@@ -255,9 +263,24 @@ def _checked(offer: Offer, found: object) -> type:
         wrong = "is no attrs class. Decorate it with @attrs.frozen(kw_only=True)."
     elif inspect.isabstract(found):
         wrong = f"does not define {', '.join(sorted(found.__abstractmethods__))}."
+    elif untyped := [field.name for field in attrs.fields(found) if field.init and field.type is None]:
+        wrong = f"has an option {untyped[0]!r} without an annotation, so nothing can read it. Annotate it."
+    elif not _is_frozen(found):
+        wrong = "can be changed after it was checked. Decorate it with @attrs.frozen(kw_only=True)."
     else:
         return found
     raise PluginError(f"{offer.kind} {offer.name!r} of {offer.origin}: {offer.target} {wrong}")
+
+
+def _is_frozen(cls: type) -> bool:
+    instance: Any = object.__new__(cls)
+    try:
+        instance.anything = None
+    except attrs.exceptions.FrozenInstanceError:
+        return True
+    except AttributeError:  # of a class with slots
+        return False
+    return False
 
 
 def built(registry: Registry, kind: str, choice: Choice) -> Any:

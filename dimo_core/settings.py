@@ -5,6 +5,9 @@ from typing import Literal
 import attrs
 from attrs import validators as v
 
+Precision = Literal["fp32", "tf32", "bf16"]
+"""How forward passes compute; weights are fp32 in each."""
+
 
 @attrs.frozen(kw_only=True)
 class Train:
@@ -12,12 +15,13 @@ class Train:
 
     Attributes:
         steps: Number of steps; every phase of the objective runs once a step.
-        batch_size: Global batch size B, over all processes and micro-batches.
+        batch_size: Batch size B of an update, over all micro-batches.
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
-        precision: Arithmetic of the forward passes; weights, optimiser and losses stay in fp32.
+        precision: Arithmetic of the forward passes: fp32, tf32 (CUDA's rounded products), or bf16 (autocast);
+            weights, optimiser and losses stay in fp32.
         compile: Compile the networks with torch.compile.
         nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
-            skip the update and count it.
+            skip the update and count it (a hundred skipped in a row are an error all the same).
         log_every: Steps between lines of metrics.jsonl.
         checkpoint_every: Steps between checkpoints.
         keep_last: Checkpoints that are kept, besides the best.
@@ -27,7 +31,7 @@ class Train:
     steps: int = attrs.field(default=1000, validator=v.ge(0))
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     accumulate: int = attrs.field(default=1, validator=v.gt(0))
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
     log_every: int = attrs.field(default=10, validator=v.gt(0))
@@ -57,6 +61,7 @@ class Evaluate:
         steps: Step counts of the teacher's rows; null takes the teacher's protocol.
         samplings: The teacher's rows by named samplings of its own, instead of step counts.
         batch_size: Samples drawn at a time.
+        precision: Arithmetic of the networks that draw: fp32, tf32 or bf16; pictures are decoded in fp32.
         enabled: False skips the table at the end.
     """
 
@@ -66,6 +71,7 @@ class Evaluate:
     steps: tuple[int, ...] | None = None
     samplings: tuple[str, ...] = ()
     batch_size: int = attrs.field(default=500, validator=v.gt(0))
+    precision: Precision = "fp32"
     enabled: bool = True
 
     def __attrs_post_init__(self) -> None:

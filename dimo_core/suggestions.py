@@ -6,6 +6,8 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
+from dimo_core.errors import CheckpointError
+
 Recipe = Mapping[str, Any]
 """A preset: nested option values, in the shape of a config file."""
 
@@ -109,6 +111,18 @@ class EvaluationPlan(Measures):
     steps: tuple[int, ...] = attrs.field(default=(16, 8, 4, 2, 1), converter=several)
     sampler: Choice = attrs.field(default=Choice("maskgit"), converter=choice)
     guidance: Choice = attrs.field(default=Choice("constant"), converter=choice)
+
+    @classmethod
+    def of_card(cls, data: Any, source: str) -> "EvaluationPlan | None":
+        """The section ``evaluation`` of a teacher's card; None where it is empty.
+
+        Raises:
+            CheckpointError: when it is no plan.
+        """
+        try:
+            return cls(**data) if data else None
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source}, section 'evaluation': {error}") from error
 
 
 ASSUMED = EvaluationPlan(metrics=(), best="")

@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: a tiny teacher with random weights, and golden values."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import Float
+from loguru import logger
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -129,3 +130,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The lines of the log from INFO on."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="INFO", format="{message}")
+    yield lines
+    logger.remove(sink)

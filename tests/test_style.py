@@ -17,6 +17,8 @@ CLI = ROOT / "dimo_core" / "cli"
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 8
 
 WIDE_SIGNATURES: dict[str, str] = {
+    "dimo_core/jobs/sample.py:sample_folder": "each is an option of `dimo sample`",
+    "dimo_core/jobs/sample.py:sample_teacher": "each is an option of `dimo sample`",
     "teachers/dimo_meissonic/transformer.py:__init__": "diffusers reads the names of config.json from it",
 }
 """``file:function`` of signatures with more parameters than that, and why."""

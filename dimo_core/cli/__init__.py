@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
+from dimo_core.cli.streams import standard_streams
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
+from dimo_core.texts import masked, shown
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("command:run", "distil a teacher into a one-step generator"),
@@ -26,6 +28,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
+JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert")
+"""Commands that write to a folder."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -38,36 +43,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    prog, whole = f"dimo {name}".rstrip(), os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
+    prog = f"dimo {name}".rstrip()
+    with standard_streams() as stdout:
+        code = _main(name, prog, arguments)
+        stdout.flush()
+        if stdout.lost is None:
+            return code
+        if not isinstance(stdout.lost, BrokenPipeError):  # whoever read our output has gone, and knows
+            print(f"{prog}: error: cannot write to stdout: {stdout.lost.strerror}", file=sys.stderr)
+        return code or 1
+
+
+def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
+    whole = os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
-        try:
-            if name:
-                module, _, function = COMMANDS[name][0].partition(":")
-                code = int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
-            else:
-                code = _top(arguments)
-        except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
-            code = stop.code if isinstance(stop.code, int) else 0
-        sys.stdout.flush()
+        if not name:
+            return _top(arguments)
+        _refuse_ranks(name, arguments)
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+    except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
+        return stop.code if isinstance(stop.code, int) else 0
     except DimoError as error:
         if whole:
-            traceback.print_exception(error)
-        for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"{prog}: error: {line}", file=sys.stderr)
+            print(_trace(error), end="", file=sys.stderr)
+        for line in (str(error) or type(error).__name__).split("\n"):
+            print(f"{prog}: error: {shown(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if not whole:
             return _unexpected(prog, error)
-        traceback.print_exception(error)
+        print(_trace(error), end="", file=sys.stderr)
         return 1
-    return code
+
+
+def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
+    """Refuse to be one of several processes of one job, each of which would do all of it."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if name in JOBS and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
+        raise UsageError(
+            f"WORLD_SIZE is {size}: a launcher such as torchrun started {size} processes of this command, "
+            f"which works in one process so far. Start `dimo {name}` without the launcher, or unset "
+            "WORLD_SIZE. `dimo compare --shard I/N` shares drawing out over processes."
+        )
 
 
 def _top(arguments: Sequence[str]) -> int:
@@ -92,11 +113,28 @@ def _top(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _trace(error: Exception) -> str:
+    """The traceback, without secrets; signs that no file can hold are written out."""
+    return str(masked("".join(traceback.format_exception(error)))).encode(errors="backslashreplace").decode()
+
+
 def _unexpected(prog: str, error: Exception) -> int:
     """A bug, of dimo or of a plugin: short on the screen, in full in a file."""
     with tempfile.NamedTemporaryFile("w", prefix="dimo-error-", suffix=".log", delete=False) as file:
-        traceback.print_exception(error, file=file)
+        file.write(_trace(error))
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    print(f"{prog}: error: unexpected {text}", file=sys.stderr)
+    print(f"{prog}: error: unexpected {shown(text)}{_whose(error)}", file=sys.stderr)
     print(f"{prog}: the traceback is in {file.name}; DIMO_TRACEBACK=1 prints it", file=sys.stderr)
     return 1
+
+
+def _whose(error: Exception) -> str:
+    """The innermost function of an installed plugin of others that an error came through."""
+    from dimo_core.registry import OWN, Registry
+
+    offers = [offer for offer in Registry.discover({}).offers() if offer.dist != OWN]
+    owners = {offer.target.partition(":")[0].partition(".")[0]: offer for offer in offers}
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        if (owner := owners.get(str(frame.f_globals.get("__name__")).partition(".")[0])) is not None:
+            return f" (in {frame.f_code.co_qualname} of the plugin {owner.dist} {owner.version})"
+    return ""

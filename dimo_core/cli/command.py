@@ -11,24 +11,27 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import attrs
 import yaml
 from loguru import logger
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.folders import resumed
+from dimo_core.config.folders import AUTO, resumed, run_in
 from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
 from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
+from dimo_core.settings import Precision
+from dimo_core.texts import log_filter
 
 SHORT: Mapping[str, Path] = {
     "beta": ("divergence", "beta"),
     "steps": ("train", "steps"),
     "batch_size": ("train", "batch_size"),
+    "precision": ("train", "precision"),
 }
 """Short forms of what people type most."""
 
@@ -86,6 +89,7 @@ def log_from(level: str) -> str:
         lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
         colorize=sys.stderr.isatty(),
         level=level.upper(),
+        filter=log_filter,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
     return level
@@ -99,8 +103,10 @@ def positive(text: str) -> int:
 
 
 def device(to: argparse._ActionsContainer) -> None:
-    """Add ``--device``."""
+    """Add ``--device`` and ``--precision``."""
     option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
+    how = "arithmetic of the networks: fp32; tf32, CUDA's rounded products; bf16, autocast (default: fp32)"
+    to.add_argument("--precision", choices=get_args(Precision), help=how, default="fp32")
 
 
 def configs(to: argparse._ActionsContainer) -> None:
@@ -170,7 +176,10 @@ class Command:
         schema = "print a JSON schema of configuration files for these plugins and stop"
         option(parser.top, "--print_schema", "", schema)
         if self.resumes:
-            text = "continue the run in this folder; only --device may change and --steps may grow"
+            text = (
+                "continue the run in this folder; only --device may change and --steps may grow. auto: the "
+                "one in --out, which is started where there is none yet"
+            )
             option(parser.top, "--resume", "FOLDER", text)
         if self.dry:
             text = "build all without weights, print options, parameters and memory, and stop"
@@ -193,13 +202,15 @@ class Command:
             if name in layer.data:
                 raise UsageError(f"--{name.replace('_', '-')} is an option of {commands} only")
         explicit, folder = [*map(from_file, options.config), layer], options.resume
+        if folder == AUTO and not options.help:
+            options.resume = folder = run_in([from_environment(os.environ, self.draft.keys), *explicit])
         if folder and options.dry_run and not options.help:
             raise UsageError("--dry-run starts nothing and --resume continues a run: give one of them")
         if folder and not options.help and not options.print_schema:
             job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
-            draft = self.draft(layers=layers, registry=registry, short=[*self.short])
+            draft = self.draft(layers=layers, registry=registry, short=self.short)
             if options.help or options.print_schema:
                 from dimo_core.cli.help import help_text, schema_of
 

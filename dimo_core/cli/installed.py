@@ -10,6 +10,7 @@ from dimo_core.cli.command import Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Offer, Registry
+from dimo_core.texts import shown
 
 
 def plugins(argv: Sequence[str]) -> int:
@@ -63,7 +64,7 @@ def _table(rows: Sequence[dict[str, Any]], registry: Registry) -> str:
     lines += [f"BROKEN    {r['error']}" for r in rows if r["state"] == "broken"]
     lines += [f"BROKEN    {source.origin}: {source.error}" for source in registry.broken]
     lines += [f"DISABLED  {source.origin}" for source in registry.disabled]
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def doctor(argv: Sequence[str]) -> int:

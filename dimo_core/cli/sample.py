@@ -7,6 +7,7 @@ from typing import Any, get_args
 from dimo_core.cli.command import Command, Parser, device, option, positive
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
+from dimo_core.texts import shown
 
 OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
@@ -37,13 +38,14 @@ def _generator(argv: Sequence[str]) -> int:
 
     wanted = _wanted(options)
     written = sample_folder(options.path, temperature=options.temperature, out=options.out, **wanted)
-    print(f"{wanted['count']} samples in {written[-1].rpartition('/')[0]}")
+    print(f"{wanted['count']} samples in {shown(written[-1].rpartition('/')[0])}")
     return 0
 
 
 def _teacher(argv: Sequence[str]) -> int:
     from dimo_core.config.folders import next_folder
     from dimo_core.config.sample import SampleDraft
+    from dimo_core.files.owner import taken
     from dimo_core.jobs.sample import sample_teacher
     from dimo_core.registry import Registry
 
@@ -60,11 +62,11 @@ def _teacher(argv: Sequence[str]) -> int:
     if job is None:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
-    out = options.out or next_folder("sample", *names)
     wanted = _wanted(options)
-    drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
+    with taken(options.out or next_folder("sample", *names)) as out:
+        drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{wanted['count']} samples in {out} ({job.sampling.title}, {passes} each)")
+    print(f"{wanted['count']} samples in {shown(out)} ({job.sampling.title}, {passes} each)")
     return 0
 
 
@@ -74,7 +76,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: when options contradict each other, or a file holds no prompts.
     """
-    how = {name: getattr(options, name) for name in ("seed", "device", "batch_size")}
+    how = {name: getattr(options, name) for name in ("seed", "device", "precision", "batch_size")}
     if options.prompts_from is None:
         for name in ("each", "layout"):
             if getattr(options, name) not in (None, "plain"):

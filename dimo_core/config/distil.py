@@ -170,8 +170,7 @@ class DistilDraft(Draft):
             suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
             defaults |= {kind: choice.name for kind, choice in suggested.items()}
             base.append(from_mapping(suggested, f"the evaluation plan of {chosen.title}", defaults))
-        if self.preset is None:
-            self.preset = next(iter(self.presets), None)
+        self.preset = next(iter(self.presets), None) if self.preset is None else str(self.preset)
         if self.preset in self.presets:
             recipe, origin = self.presets[self.preset], f"preset {self.preset!r} of {chosen.title}"
             base.append(from_mapping(recipe, origin, defaults))

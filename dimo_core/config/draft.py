@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 from loguru import logger
 
-from dimo_core.config.layers import Layer, from_mapping
-from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
+from dimo_core.config.layers import Layer, from_mapping, left_out
+from dimo_core.errors import ConfigError, DimoError, joined, nearest
 from dimo_core.hookspecs import INTERFACES
+from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
 from dimo_core.registry import Registry
+from dimo_core.texts import masked
 
 if TYPE_CHECKING:
     from dimo_core.teacher import Teacher
@@ -67,7 +69,8 @@ class Draft:
         layers: From the lowest to the highest precedence; suggestions of the teacher come before.
         registry: The installed plugins.
         suggestions: Whether the teacher's presets and evaluation plan count.
-        short: Short forms on the command line, for near matches.
+        short: Short forms on the command line, and what they stand for.
+        stored: The job is not to be done, so values may be as files have them, without secrets.
         sections: By key, in the order of the configuration; one that could not be loaded is missing.
         given: Typed values by path.
         problems: Mistakes, in order.
@@ -81,7 +84,8 @@ class Draft:
     layers: Sequence[Layer]
     registry: Registry
     suggestions: bool = True
-    short: Sequence[str] = ()
+    short: Mapping[str, Path] = attrs.field(factory=dict)
+    stored: bool = False
     sections: dict[str, Section] = attrs.field(init=False, factory=dict)
     given: Given = attrs.field(init=False, factory=dict)
     problems: list[DimoError] = attrs.field(init=False, factory=list)
@@ -94,6 +98,7 @@ class Draft:
         self.sections = {section.key: section for section in self.outline() if section is not None}
         for section in self.sections.values():
             self.given |= self._gathered(section)
+        self.problems += () if self.stored else left_out(self.given)
         for layer in self.layers:
             for key in [key for key in layer.data if key not in self.keys]:
                 for path in [path for path in layer.spelling if path[0] == key] or [(key,)]:
@@ -121,12 +126,8 @@ class Draft:
 
     def check(self) -> None:
         """Raise what was found: a single mistake as it is, several as one error of several lines."""
-        texts = dict.fromkeys(map(str, self.problems))  # one file may be given twice
-        if len(texts) > 1:
-            plugin = any(isinstance(error, PluginError) for error in self.problems)
-            raise (PluginError if plugin else ConfigError)("\n".join(texts))
         if self.problems:
-            raise self.problems[0]
+            raise joined(self.problems)
 
     def choose(self, kind: str) -> Section | None:
         """The plugin of one kind that the highest layer names; None when it cannot be loaded."""
@@ -180,7 +181,7 @@ class Draft:
         return self.given[option.path][0] if option.path in self.given else option.default
 
     def make(self) -> dict[str, Any]:
-        """The fields of a job: objects and values by key, and the resolved ``config`` as plain data.
+        """The fields of a job by key, and the resolved ``config`` as plain data, without secrets of URLs.
 
         Raises:
             DimoError: for all mistakes, the ones found earlier included.
@@ -194,7 +195,7 @@ class Draft:
             options = plain(made[key]) if attrs.has(type(made[key])) else {}
             config |= {key: ({"name": section.name} if section.name else {}) | options} if key else options
         own = attrs.asdict(made.pop(""), recurse=False) if "" in made else {}
-        return made | own | {"config": config}
+        return made | own | {"config": masked(config)}
 
     def _gathered(self, section: Section) -> Given:
         """Typed values of a section from all layers that mean its plugin, the last layer winning."""
@@ -247,10 +248,13 @@ class Draft:
         if layer.lenient:
             self.notes.append(f"{where} is ignored: there is no option {key}")
             return
+        if len(self.problems) >= MISTAKES:  # this one is only counted
+            return self.problems.append(layer.fault(f"{where}: unknown option."))
         options = [option.key for each in self.sections.values() for option in each.options()]
         known = [name for name in (*self.keys, *options) if "." in name or "." not in key]
         spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")
-        hint = nearest(key, [*known, *spelled], form)
+        meant = None if layer.spelling else self.short.get(key)
+        hint = f" Did you mean {'.'.join(meant)!r}?" if meant else nearest(key, [*known, *spelled], form)
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
         self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 
@@ -272,9 +276,8 @@ class Draft:
         if section.cls is None or section.instance is not None:
             return section.instance
         missing = [o for o in section.options() if o.default is attrs.NOTHING and o.path not in given]
-        for option in missing:
-            needs = f"{section.title} needs --{option.key}: {option.doc or 'it has no default'}"
-            self.problems.append(ConfigError(needs))
+        needs = [f"{section.title} needs --{o.key}: {o.doc or 'it has no default'}" for o in missing]
+        self.problems += map(ConfigError, needs)
         if missing:
             return None
         values: dict[str, Any] = {}

@@ -7,18 +7,42 @@ from typing import Any
 import attrs
 
 from dimo_core.config.draft import Draft
-from dimo_core.config.layers import Layer, from_file
+from dimo_core.config.layers import Layer, from_file, from_mapping, last
 from dimo_core.errors import ConfigError
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import Proposed
 from dimo_core.options import changed
 from dimo_core.registry import Registry
+from dimo_core.texts import masked
+
+AUTO = "auto"
+"""With ``--resume``: the run in ``--out``, if there is one."""
+
+CONFIG = "config.yaml"
+"""The resolved configuration of a run."""
 
 
-def next_folder(*parts: str) -> str:
-    """The next free folder below ``runs``: ``runs/maskgit-jeffrey-1``, then ``-2``."""
+def next_folder(*parts: str) -> Proposed:
+    """The next free folder below ``runs``: ``runs/maskgit-jeffrey-1``, then ``-2``; nothing is made yet."""
     stem = "-".join(re.sub(r"[^\w.]+", "_", part.rpartition(":")[2]) for part in parts)
     found = (re.fullmatch(re.escape(stem) + r"-(\d+)", name) for name in Folder("runs").names())
-    return f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}"
+    return Proposed(f"runs/{stem}-{max((int(match[1]) for match in found if match), default=0) + 1}")
+
+
+def run_in(layers: Sequence[Layer]) -> str | None:
+    """The folder of ``--out``, if there is a run in it.
+
+    Args:
+        layers: From the lowest to the highest precedence.
+
+    Raises:
+        ConfigError: when ``--out`` is not given.
+    """
+    if (out := last(layers, "out")) is None:
+        raise ConfigError(
+            f"--resume {AUTO} continues the run in --out, or starts it there: give --out FOLDER as well"
+        )
+    return str(out) if Folder(str(out)).exists(CONFIG) else None
 
 
 def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: Registry) -> Any:
@@ -28,18 +52,22 @@ def resumed(kind: type[Draft], folder: str, layers: Sequence[Layer], registry: R
         kind: Makes jobs of this kind.
         folder: The run folder.
         layers: Options given besides; they may repeat what is stored, change ``device``, and raise
-            ``train.steps``.
+            ``train.steps``. What was left out when it was stored, the passwords and signatures of URLs,
+            must be among them.
         registry: The installed plugins.
 
     Raises:
         ConfigError: when there is no run, or an option contradicts it.
+        CheckpointError: when the stored configuration is damaged.
     """
-    if not Folder(folder).exists("config.yaml"):
+    if not Folder(folder).exists(CONFIG):
         raise ConfigError(f"no run in {folder!r}: it has no config.yaml. --resume takes the folder of a run.")
-    stored = from_file(Folder(folder).path("config.yaml"))
+    stored = from_file(Folder(folder).path(CONFIG))
+    place = from_mapping({"out": folder}, "--resume")
+    Folder(folder).read_yaml(CONFIG)  # which looks at its checksum
     before, after = (
-        kind(layers=given, registry=registry, suggestions=False).job()
-        for given in ([stored], [stored, *layers])
+        kind(layers=given, registry=registry, suggestions=False, stored=len(given) == 1).job()
+        for given in ([stored], [stored, place, *layers])
     )
     check_unchanged(before.config, after.config, folder)
     return attrs.evolve(after, out=folder, config={**after.config, "out": before.config["out"]})
@@ -62,7 +90,7 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
         for key, old, new in changed(before, after)
         if key != "device"
         and not (key == "train.steps" and new > old)
-        and not (key == "out" and str(new).rstrip("/") == folder.rstrip("/"))
+        and not (key == "out" and str(new).rstrip("/") == masked(folder).rstrip("/"))
     ]
     if problems:
         raise ConfigError("\n".join(problems))

@@ -9,13 +9,15 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-import fsspec
-import yaml
 
+from dimo_core import limits
 from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.files.urls import cause_of, content, is_missing
+from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.suggestions import Choice
+from dimo_core.texts import is_masked
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +61,16 @@ def last(layers: Sequence[Layer], key: str) -> Any:
     return next((layer.data[key] for layer in reversed(layers) if layer.data.get(key)), None)
 
 
+def left_out(given: Mapping[Path, tuple[Any, Layer]]) -> list[DimoError]:
+    """A mistake for each value of which a file has no more than the rest: secrets are not stored."""
+    lost = "its user name, password or signature was left out when it was stored"
+    return [
+        layer.fault(f"{layer.where(path)} is {value!r}: {lost}. Give it again, whole: --{'.'.join(path)}")
+        for path, (value, layer) in given.items()
+        if is_masked(value)
+    ]
+
+
 def from_mapping(
     data: Mapping[Any, Any], origin: str, assumed: Mapping[str, str] = MappingProxyType({})
 ) -> Layer:
@@ -74,7 +86,7 @@ def from_mapping(
     """
     sections: dict[str, Any] = {}
     layer = Layer(origin=origin, data=sections, suggested=bool(assumed))
-    for key, value in ((str(key), value) for key, value in data.items()):
+    for key, value in _nested(data, layer).items():
         if isinstance(value, Choice):
             value = value.as_dict()
         elif isinstance(value, os.PathLike):
@@ -91,6 +103,22 @@ def from_mapping(
             raise layer.fault(f"{key} in {origin}: {expected}")
         sections[key] = value
     return layer
+
+
+def _nested(data: Mapping[Any, Any], layer: Layer) -> dict[str, Any]:
+    """``train.steps: 5`` as ``train: {steps: 5}``."""
+    nested: dict[str, Any] = {str(key): value for key, value in data.items() if "." not in str(key)}
+    for key, value in ((str(key), value) for key, value in data.items() if "." in str(key)):
+        *above, last = key.split(".")
+        inner = nested
+        for name in above:
+            outer = inner.get(name, {})
+            outer = {"name": outer} if isinstance(outer, str) and inner is nested else outer
+            inner[name] = inner = dict(outer) if isinstance(outer, Mapping) else {last: None}
+        if last in inner:
+            raise layer.fault(f"{key} in {layer.origin} is given a value twice")
+        inner[last] = value
+    return nested
 
 
 def from_pairs(pairs: Sequence[tuple[Path, str | None, str]], origin: str) -> Layer:
@@ -136,19 +164,6 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice in one mapping, where YAML silently keeps the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in seen:
-                twice = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def from_file(url: str) -> Layer:
     """The layer of a YAML file.
 
@@ -159,16 +174,11 @@ def from_file(url: str) -> Layer:
         ConfigError: when it cannot be read, is no YAML, or holds no mapping.
     """
     try:
-        with fsspec.open(url, "rb") as file:
-            text = file.read()
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"config file {url!r} is no valid YAML: {place}{problem}") from error
-    except (OSError, ValueError, ImportError, RecursionError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        data = parsed(content(url, limits.YAML))
+    except YamlFault as error:
+        raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
+    except Exception as error:  # each file system raises its own
+        reason = "there is no such file" if is_missing(error) else cause_of(error)
         raise ConfigError(f"cannot read config file {url!r}: {reason}") from error
     data = {} if data is None else data
     if not isinstance(data, Mapping):

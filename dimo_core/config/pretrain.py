@@ -10,6 +10,7 @@ from dimo_core.config.distil import DEFAULTS, Common
 from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.errors import ConfigError
+from dimo_core.files.urls import from_anywhere
 from dimo_core.objective import ObjectiveOptions
 from dimo_core.settings import Train
 from dimo_core.sources import Data
@@ -26,7 +27,7 @@ class Own(Common):
             when null. A finished cache of the same data and tokenizer is used as it is.
     """
 
-    tokens: str | None = None
+    tokens: str | None = attrs.field(default=None, converter=from_anywhere)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dimo_core import conditions
 from dimo_core.data.token_cache import EncodedExamples
+from dimo_core.device import transfer
 from dimo_core.draws import Draws, permutation
 from dimo_core.objective import Batch
 from dimo_core.sources import ConditionStream, Data, Examples
@@ -91,14 +92,14 @@ class CachedFeed:
 class TokenFeed:
     """Examples as tokens, in a fresh order each epoch that depends on (seed, epoch) alone.
 
-    Images are encoded once, or, where the data augments, anew for every batch.
+    Images are encoded on the device, once, or, where the data augments, anew for every batch.
 
     Args:
         teacher: Encodes images and their conditions.
         data: Augments images.
         examples: What to train on.
         seed: Fixes order and augmentation.
-        device: Where batches go.
+        device: Where images are encoded and batches go.
     """
 
     def __init__(
@@ -113,18 +114,19 @@ class TokenFeed:
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
         for i in range(0, len(self.examples), chunk):
             rows = slice(i, i + chunk)
-            yield self.teacher.encode(
-                self.examples.images[rows] / 255, conditions.index(self.conditions, rows)
-            )
+            c = conditions.to(conditions.index(self.conditions, rows), self.device)
+            images = transfer(self.examples.images[rows], self.device) / 255
+            yield self.teacher.encode(images, c).cpu()
 
     def read(self, start: int, count: int) -> Batch:
         """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
         rows = self.order.rows(start, count)
-        c = conditions.index(self.conditions, rows)
+        c = conditions.to(conditions.index(self.conditions, rows), self.device)
         if self._cache is not None:
-            tokens = self._cache[rows]
+            tokens = transfer(self._cache[rows], self.device)
         else:
             # Keyed by the position in the sequence: how a batch is divided changes no image.
             draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)
-            tokens = self.teacher.encode(self.data.augment(self.examples.images[rows] / 255, draws), c)
-        return Batch(conditions=conditions.to(c, self.device), tokens=tokens.to(self.device))
+            images = self.data.augment(self.examples.images[rows] / 255, draws)
+            tokens = self.teacher.encode(transfer(images, self.device), c)
+        return Batch(conditions=c, tokens=tokens)

@@ -11,6 +11,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 import attrs
 import torch
 from jaxtyping import Int, Integer
+from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.files.folder import Folder, as_json
+from dimo_core.files.folder import Folder
+from dimo_core.files.state import as_json
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.options import changed
 from dimo_core.sources import Data, Examples, PictureStream
@@ -156,10 +159,16 @@ class TokenCache:
     def shards(self) -> dict[int, EncodedShard]:
         """The encoded shards, by their place in the stream."""
         shards = self.folder.sub("shards")
-        files = {int(name[:-5]): name for name in shards.names() if name.endswith(".json")}
-        found = {place: EncodedShard(**json.loads(shards.read(name))) for place, name in files.items()}
-        ordered = all(shard.name == self.plan["shards"][place] for place, shard in found.items())
-        assert ordered, "shards are written in the order of the plan"
+        files = {int(name[:-5]): name for name in shards.names() if re.fullmatch(r"\d+\.json", name)}
+        found, names = dict[int, EncodedShard](), self.plan["shards"]
+        for place, name in files.items():
+            try:
+                facts = shards.read_json(name)
+                if facts.get("name") != dict(enumerate(names)).get(place):
+                    raise CheckpointError(f"{shards.path(name)} is of another shard than the plan says")
+                found[place] = EncodedShard(**facts)
+            except CheckpointError as error:
+                logger.warning("{}; the shard is encoded again", error)
         return found
 
     def write(
@@ -218,10 +227,7 @@ class TokenCache:
 
     def _json(self, name: str) -> dict[str, Any]:
         """A JSON file of the cache; empty when it is missing."""
-        try:
-            return dict(json.loads(self.folder.read(name))) if self.folder.exists(name) else {}
-        except ValueError as error:
-            raise CheckpointError(f"{self.folder.path(name)} is damaged: {error}") from error
+        return self.folder.read_json(name) if self.folder.exists(name) else {}
 
     def _check(self, now: Mapping[str, Any]) -> None:
         """Refuse a cache that was begun with something else."""

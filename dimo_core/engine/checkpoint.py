@@ -1,10 +1,9 @@
 """Resumable state: safetensors files and, written last, a manifest that makes them a checkpoint.
 
-A folder without a manifest is half written and never loaded; a file whose SHA-256 differs from the
-manifest's is damaged and never loaded; and nothing is ever unpickled.
+A folder without a manifest is half written and never loaded; a manifest with a wrong checksum, or a file
+whose SHA-256 differs from the manifest's, is damaged and never loaded; and nothing is ever unpickled.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,15 +43,13 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     """The manifest of a checkpoint.
 
     Raises:
-        CheckpointError: when it is missing, or not of this format.
+        CheckpointError: when it is missing, damaged, or not of this format.
     """
     try:
-        manifest = json.loads(folder.read(MANIFEST))
+        manifest = folder.read_json(MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder.url} is no complete checkpoint: it has no {MANIFEST}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder.path(MANIFEST)} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{folder.path(MANIFEST)} is not a checkpoint of the format {FORMAT!r}")
     return manifest
 
@@ -94,7 +91,10 @@ def load_newest(folder: Folder) -> tuple[dict[str, Any], dict[str, dict[str, Ten
     failures = []
     for step in reversed(complete_steps(folder)):
         try:
-            return load_checkpoint(folder.sub(step_name(step)))
+            found = load_checkpoint(folder.sub(step_name(step)))
+            if found[0]["step"] != step:
+                raise CheckpointError(f"{folder.path(step_name(step))} holds step {found[0]['step']}")
+            return found
         except CheckpointError as error:
             logger.warning("passing over a checkpoint: {}", error)
             failures.append(str(error))
@@ -103,8 +103,9 @@ def load_newest(folder: Folder) -> tuple[dict[str, Any], dict[str, dict[str, Ten
     return None
 
 
-def prune(folder: Folder, keep_last: int) -> None:
-    """Delete all complete checkpoints but the newest ``keep_last``."""
-    for step in complete_steps(folder)[:-keep_last]:
+def prune(folder: Folder, keep_last: int, newest: int) -> None:
+    """Delete all complete checkpoints but ``keep_last`` up to step ``newest``; later ones are damaged."""
+    steps = complete_steps(folder)
+    for step in {*steps} - {*[step for step in steps if step <= newest][-keep_last:]}:
         folder.remove(step_name(step), MANIFEST)
         folder.remove(step_name(step))

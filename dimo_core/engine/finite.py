@@ -40,6 +40,8 @@ class FiniteGuard:
         self.stop = stop
         self.blocked: Bool[Tensor, ""] = torch.zeros((), dtype=torch.bool, device=device)
         self.count: Int[Tensor, ""] = torch.zeros((), dtype=torch.long, device=device)
+        self.in_a_row: dict[str, Int[Tensor, ""]] = {}
+        """By phase, how many of its last updates were blocked, one after another; on the device."""
         self._found: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
 
     def check(self, step: int, phase: str, values: Mapping[str, Tensor]) -> Float[Tensor, ""]:
@@ -57,6 +59,8 @@ class FiniteGuard:
         when, which = self._found.get(key, (torch.full_like(self.count, -1), torch.zeros_like(flags)))
         self._found[key] = (torch.where(first, step, when), torch.where(first, flags, which))
         self.count += first
+        before = self.in_a_row.get(phase, torch.zeros_like(self.count))
+        self.in_a_row[phase] = torch.where(bad, before + 1, 0)
         self.blocked = self.blocked | bad if self.stop else bad
         return self.blocked.float()
 

@@ -7,8 +7,9 @@ parts and one integer.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol, runtime_checkable
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -16,16 +17,24 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
+from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
-from dimo_core.engine.metrics_log import forget_metrics, write_metrics
+from dimo_core.engine.metrics_log import forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
-from dimo_core.errors import Interrupted, NumericalError
+from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import strangers
 from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
+
+PATIENCE = 100
+"""Updates of a phase that are skipped in a row at most, with ``train.nonfinite: skip``."""
+
+DIVERGED = "Lower the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+NEVER = "Look whether the teacher's weights and the data are finite, lower the learning rate, or use fp32."
 
 
 @runtime_checkable
@@ -59,6 +68,7 @@ class Engine:
         folder: The run folder.
         seed: Seed of every draw.
         device: Where to train.
+        origin: What the run is made of: digests of what is not trained (``frozen``), versions of ``plugins``.
     """
 
     def __init__(
@@ -70,9 +80,11 @@ class Engine:
         folder: Folder,
         seed: int,
         device: torch.device,
+        origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         self.objective, self.feed, self.train = objective, feed, train
         self.folder, self.seed, self.device = folder, seed, device
+        self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
             module.to(device)
             if train.compile:
@@ -96,17 +108,30 @@ class Engine:
         """Continue from the newest whole checkpoint; False when there is none.
 
         Raises:
-            CheckpointError: when checkpoints exist and none fits.
+            CheckpointError: when checkpoints exist and none fits, or what is not trained has changed.
         """
-        found = load_newest(self.checkpoints)
+        found, metrics = load_newest(self.checkpoints), None
         if found is not None:
             manifest, files = found
+            self._compare(manifest)
             for name, state in self.states.items():
                 state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
             self.step = manifest["step"]
             self.guard.count.fill_(manifest["skipped"])
-        forget_metrics(self.folder, self.step)
+            metrics = manifest["metrics"]
+        forget_metrics(self.folder, self.step, metrics)
         return found is not None
+
+    def _compare(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse to train on with another teacher; name plugins that have changed."""
+        if wrong := strangers(manifest, self.origin["frozen"]):
+            raise CheckpointError(
+                f"{self.folder.url}: the files that the run was started with have changed: the SHA-256 of "
+                f"{', '.join(wrong)} is another. Bring the old ones back, or start a new run."
+            )
+        for what, was in manifest["plugins"].items():
+            if (now := self.origin["plugins"].get(what, "missing")) != was:
+                logger.warning("{} was {} up to step {}, and is {} now", what, was, manifest["step"], now)
 
     def save(self, name: str | None = None) -> None:
         """Write a checkpoint of the finished steps.
@@ -123,10 +148,12 @@ class Engine:
             "skipped": self.skipped,
             "parts": sorted(self.states),
             "world_size": 1,
+            "metrics": metrics_facts(self.folder),
+            **self.origin,
         }
         save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts)
         if name is None:
-            prune(self.checkpoints, self.train.keep_last)
+            prune(self.checkpoints, self.train.keep_last, self.step)
 
     def run(
         self, actions: Sequence[Action] = (), sink: Callable[[int, Mapping[str, float]], None] | None = None
@@ -185,7 +212,7 @@ class Engine:
         )
         for start in range(0, t.batch_size, size):
             batch = self.feed.read(position + start, size)
-            with self._dropout_seed(phase.name, start), self._precision():
+            with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
             add_to(scalars, logs)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
@@ -201,20 +228,24 @@ class Engine:
         """Step and phase of the updates since the last look that were not finite; waits for the device.
 
         Raises:
-            NumericalError: in that case, with the state before that update saved, unless it is to be skipped.
+            NumericalError: in that case, with the state before that update saved, unless it is to be skipped
+                and some of the ``PATIENCE`` updates before it were made.
         """
         found = self.guard.read()
         for one in found:
             text = f"step {one.step}, phase {one.phase!r}: not finite: {', '.join(one.culprits)}"
             if self.train.nonfinite == "skip":
-                logger.warning("{}; update skipped ({} so far)", text, self.skipped)
-                continue
+                row = int(self.guard.in_a_row[one.phase])
+                if row < min(PATIENCE, self.train.steps):
+                    logger.warning("{}; update skipped ({} so far)", text, self.skipped)
+                    continue
+                text = f"{text}; all of the last {row} updates were, and skipping them trains nothing"
             name = f"nonfinite_{one.step:06d}"
             self.step = one.step
             self.save(name)
             raise NumericalError(
-                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. Lower "
-                "the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
+                f"{text}. The weights before this update are saved in {self.checkpoints.path(name)}. "
+                + (DIVERGED if self.train.nonfinite == "stop" else NEVER)
             )
         return {(one.step, one.phase) for one in found}
 
@@ -225,11 +256,6 @@ class Engine:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(stream_seed(self.seed, self.step, phase, "dropout", start))
             yield
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.train.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def compile_backbones(module: torch.nn.Module) -> None:

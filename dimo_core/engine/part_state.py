@@ -82,7 +82,7 @@ class PartState:
     def clip(self) -> Float[Tensor, ""]:
         """Clip the gradient; returns its norm before that."""
         parameters = list(self.trained.values())
-        return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf, foreach=True)
+        return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf)
 
     def update(self, step: int, steps: int, blocked: Float[Tensor, ""]) -> None:
         """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""

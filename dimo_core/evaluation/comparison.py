@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from dimo_core.device import device_name
+from dimo_core.device import device_name, noted
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
@@ -15,8 +15,9 @@ from dimo_core.evaluation.protocols import Protocol, completes, differences, dig
 from dimo_core.evaluation.reference import real_identity
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Row
-from dimo_core.files.folder import Folder, as_json
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
+from dimo_core.files.state import as_json
 from dimo_core.files.weights import check_finite
 from dimo_core.metric import Samples
 from dimo_core.progress import Progress
@@ -83,7 +84,7 @@ class Comparison(Rows):
         """
         folder, facts = self.store.folder, as_json(self.facts)
         mine = began = digest(facts)
-        if (before := self.store.read(PROTOCOL)) is not None:
+        if (before := self.store.purpose(PROTOCOL)) is not None:
             began = before.get("began", before["digest"])
             if before["digest"] == mine:
                 return str(began)
@@ -137,7 +138,7 @@ class Comparison(Rows):
     @property
     def machine(self) -> dict[str, str]:
         """What seconds depend on."""
-        return {"device": device_name(self.device), **versions()}
+        return {"device": device_name(self.device), **noted(self.precision), **versions()}
 
     def judged(self, samples: Samples) -> dict[str, Any]:
         """The numbers of some samples, as plain data: metrics, what is missing of them, and intervals."""
@@ -163,7 +164,7 @@ class Comparison(Rows):
 
     def _request(self, of: str, method: Method, seed: int) -> dict[str, Any]:
         own = {"protocol": of, "seed": seed, "batch_size": self.batch_size, "device": self.device.type}
-        return {**own, **method.identity}
+        return {**own, **noted(self.precision), **method.identity}
 
     def _prompts(self) -> str | None:
         """A hash of conditions that are no labels: their file may change; None for labels, or without any."""

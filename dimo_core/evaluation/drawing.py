@@ -11,8 +11,9 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from dimo_core import conditions
-from dimo_core.backbone import Backbone, inference
+from dimo_core.backbone import Backbone, drawable, inference
 from dimo_core.conditions import Condition
+from dimo_core.device import arithmetic
 from dimo_core.draws import Draws
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.kept_samples import KeptSamples
@@ -22,6 +23,7 @@ from dimo_core.evaluation.table import Origin
 from dimo_core.generator import Generator
 from dimo_core.metric import Samples
 from dimo_core.sampler import Sampled, TeacherSampling, described
+from dimo_core.settings import Precision
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher, to_uint8
 from dimo_core.tokens import Tokens
@@ -99,6 +101,7 @@ class Drawing:
         seed: Seed of the draws.
         phase: Their purpose; other purposes draw other numbers.
         device: Where the networks are.
+        precision: How they compute when they draw; images are decoded in fp32.
         batch_size: Samples drawn at a time.
         block: Samples whose numbers are drawn together; batches never cross a block.
         onlooker: Looks at the images of a batch before they go; None keeps them in memory.
@@ -112,6 +115,7 @@ class Drawing:
     seed: int
     phase: str
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    precision: Precision = "fp32"
     batch_size: int
     block: int
     onlooker: Judge | None = None
@@ -150,16 +154,17 @@ class Drawing:
         ]
 
     def _drawn(self, span: range, raw: tuple[Any, ...], opened: Opened, first: bool) -> Drawn:
-        """Draw a batch; the first one warms up: kernels load on first use, which is no part of the work."""
+        """Draw a batch, the first one after a sample of it: kernels load on first use, which is no work."""
         place, row = divmod(span.start, self.block)
         draws = Draws(seed=self.seed, step=place, phase=self.phase, total=self.block, device=self.device)
         draws = draws.slice(row, len(span))
         with inference(opened.network):
             c = self._encoded(raw)
             if first and self.device.type != "cpu":
-                self._images(opened.draw(c, draws).tokens, c)
+                one = conditions.index(c, slice(1))
+                self._images(self._sampled(one, draws.slice(row, 1), opened).tokens, one)
             began = self._clock()
-            sampled = opened.draw(c, draws)
+            sampled = self._sampled(c, draws, opened)
             drawn = self._clock()
             images = self._images(sampled.tokens, c)
             decoded = self._clock()
@@ -172,6 +177,10 @@ class Drawing:
             machine=self.machine,
         )
 
+    def _sampled(self, c: Condition, draws: Draws, opened: Opened) -> Sampled:
+        with drawable(opened.network), arithmetic(self.precision, self.device):
+            return opened.draw(c, draws)
+
     def _found(self, span: range, raw: tuple[Any, ...]) -> Drawn | None:
         """A finished batch; its images are decoded anew where something wants them.
 
@@ -180,7 +189,7 @@ class Drawing:
         batch = None if self.store is None else self.store.batch(self.request, span.start, raw)
         if batch is None:
             return None
-        unkept = self.kept is not None and not self.kept.there(span)
+        unkept = self.kept is not None and not self.kept.holds(batch)
         decodes, onlooker = "decode" in self.teacher.capabilities, self.onlooker
         unseen = decodes and onlooker is not None and onlooker.lacks(batch.samples)
         if not (unkept or unseen or (onlooker is not None and onlooker.keeps_images)):
@@ -188,12 +197,12 @@ class Drawing:
         with torch.no_grad():
             images = self._images(batch.tokens.to(self.device), self._encoded(raw))
         batch = attrs.evolve(batch, samples=attrs.evolve(batch.samples, images=images))
-        return self._seen(batch, keep=unkept, store=unseen)
+        return self._seen(batch, keep=unkept, store=unseen or unkept)
 
     def _seen(self, batch: Drawn, *, keep: bool = True, store: bool = True) -> Drawn:
         """Keep a batch with images, and give what is remembered of it."""
         if self.kept is not None and keep:
-            self.kept.keep(batch)
+            batch = attrs.evolve(batch, kept=self.kept.keep(batch))
         if self.onlooker is not None:
             batch = attrs.evolve(batch, samples=self.onlooker.reduced(batch.samples))
         if self.store is not None and store:
@@ -226,6 +235,7 @@ class Rows:
         conditions: Gives the conditions, evenly spread.
         judge: Computes the numbers.
         device: Where networks are and samples are drawn.
+        precision: How they compute.
         batch_size: Samples drawn at a time; it changes no sample.
     """
 
@@ -233,6 +243,7 @@ class Rows:
     conditions: Conditions
     judge: Judge
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    precision: Precision = "fp32"
     batch_size: int
 
     def raw(self, count: int | None = None) -> list[Any]:
@@ -241,7 +252,7 @@ class Rows:
 
     def drawing(self, seed: int, phase: str = "evaluation", block: int = BLOCK, **kept: Any) -> Drawing:
         """How samples are drawn; further arguments are those of ``Drawing``."""
-        own: dict[str, Any] = {"teacher": self.teacher, "device": self.device, "batch_size": self.batch_size}
+        own = {name: getattr(self, name) for name in ("teacher", "device", "precision", "batch_size")}
         return Drawing(**own, seed=seed, phase=phase, block=block, **kept)
 
     def numbers(self, batches: Sequence[Drawn], network: nn.Module) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import attrs
 import torch
 from loguru import logger
 
-from dimo_core.errors import DimoError, UsageError
+from dimo_core.errors import DimoError, UsageError, reason
 from dimo_core.evaluation.observations import observation
 from dimo_core.evaluation.protocols import APART
 from dimo_core.evaluation.reference import real_batches
 from dimo_core.evaluation.table import Better
-from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples
+from dimo_core.metric import FeatureExtractor, Metric, Samples, joined_samples, placed
 from dimo_core.registry import Registry, built
 from dimo_core.sources import Data
 from dimo_core.suggestions import Measures
@@ -49,8 +49,23 @@ class Judge:
     blind: set[str] = attrs.field(factory=set)
 
     @classmethod
-    def resolve(cls, teacher: Teacher, plan: Measures, registry: Registry, *, batch_size: int) -> "Judge":
+    def resolve(
+        cls,
+        teacher: Teacher,
+        plan: Measures,
+        registry: Registry,
+        *,
+        batch_size: int,
+        device: torch.device | None = None,
+    ) -> "Judge":
         """Build what the plan names; a metric that cannot be built is noted and left out.
+
+        Args:
+            teacher: Whose samples they are.
+            plan: What is computed.
+            registry: Loads it.
+            batch_size: Images of which features are extracted at a time.
+            device: Where the networks of extractor and metrics compute, unless their options say another.
 
         Raises:
             UsageError: if data or extractor are unknown.
@@ -58,13 +73,13 @@ class Judge:
         judge = cls(
             teacher=teacher,
             plan=plan,
-            features=built(registry, "features", plan.features) if plan.features else None,
+            features=placed(built(registry, "features", plan.features), device) if plan.features else None,
             data=built(registry, "data", plan.data) if plan.data else None,
             batch_size=batch_size,
         )
         for choice in plan.metrics:
             try:
-                metric = built(registry, "metric", choice)
+                metric = placed(built(registry, "metric", choice), device)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
                 continue
@@ -123,17 +138,17 @@ class Judge:
                 missing.append(name)
                 continue
             try:
-                found = metric.compute(samples, self.reference, self.teacher)
-            except DimoError as error:
-                self.note(f"metric {name!r} is missing: {error}")
+                found = dict(metric.compute(samples, self.reference, self.teacher))
+                found = {key: float(value) for key, value in found.items()}
+            except Exception as error:  # a metric costs its own numbers, and no others
+                self.note(f"metric {name!r} is missing: {reason(error)}")
                 missing.append(name)
                 continue
             if twice := ", ".join(sorted(numbers.keys() & found.keys())):
                 self.note(f"metric {name!r} gives {twice} as one before it does: the first is kept. {APART}")
                 missing.append(name)
             numbers |= {key: value for key, value in found.items() if key not in numbers}
-        metrics = {name: float(value) for name, value in numbers.items()}
-        return {"samples": len(samples), "metrics": metrics, "missing": missing}
+        return {"samples": len(samples), "metrics": numbers, "missing": missing}
 
     def score(self, numbers: Mapping[str, float]) -> float:
         """The number by which ``best`` is kept, smaller being better; infinite when missing or not finite."""
@@ -227,7 +242,7 @@ class Judge:
             with torch.no_grad():
                 batches = torch.split(samples.images, self.batch_size)
                 pairs = [self.features.extract(images) for images in batches]
-        except DimoError as error:
+        except Exception as error:
             self._without_features(error)
             return samples
         features = torch.cat([features.cpu() for features, _ in pairs])
@@ -248,8 +263,8 @@ class Judge:
         for name in sorted(self._unseen(samples) - self.blind):
             try:
                 seen |= observation(name, self.metrics[name], samples, self.teacher)
-            except DimoError as error:
-                self.note(f"metric {name!r} is missing: {error}")
+            except Exception as error:
+                self.note(f"metric {name!r} is missing: {reason(error)}")
                 self.blind |= set() if isinstance(error, UsageError) else {name}
         return attrs.evolve(samples, observed=seen)
 
@@ -263,11 +278,11 @@ class Judge:
             and not (unknown and "conditions" in metric.needs)
         }
 
-    def _without_features(self, error: DimoError) -> None:
+    def _without_features(self, error: Exception) -> None:
         """Go on without features: of these samples, or of all where the extractor cannot be used."""
         if isinstance(error, UsageError):
             text = "some features are missing"
             self.note(f"{text}: {error}", unless=text)  # each batch of them would say its own shape
             return
-        self.note(f"no features: {error}")
+        self.note(f"no features: {reason(error)}")
         self.features = None

@@ -10,6 +10,7 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import image_jpeg, image_png
+from dimo_core.files.weights import sha256
 from dimo_core.teacher import Teacher
 
 LINES = "{:05d}.txt"
@@ -34,20 +35,29 @@ class KeptSamples:
     name: Callable[[int], str] = "{:05d}.png".format
 
     def there(self, span: range) -> bool:
-        """Whether these samples are kept."""
-        if "decode" in self.teacher.capabilities:
-            return all(self.folder.exists(self.name(i)) for i in span)
-        return self.folder.exists(LINES.format(span.start))
+        """Whether files of these samples are there."""
+        return all(map(self.folder.exists, self._names(span)))
 
-    def keep(self, batch: Drawn) -> None:
-        """Write a batch."""
+    def _names(self, span: range) -> list[str]:
+        pictures = "decode" in self.teacher.capabilities
+        return [self.name(i) for i in span] if pictures else [LINES.format(span.start)]
+
+    def holds(self, batch: Drawn) -> bool:
+        """Whether a batch is kept as ``keep`` wrote it; its record has the digest of the files."""
+        span = range(batch.start, batch.start + len(batch.samples))
+        return self.there(span) and batch.kept == sha256(b"".join(map(self.folder.read, self._names(span))))
+
+    def keep(self, batch: Drawn) -> str:
+        """Write a batch; returns the digest of its files."""
+        names = self._names(range(batch.start, batch.start + len(batch.samples)))
         if batch.images is None:
-            self.folder.write(LINES.format(batch.start), lines_of(batch, self.teacher), durable=False)
-            return
-        for i, image in enumerate(batch.images, batch.start):
-            name = self.name(i)
-            data = image_jpeg(image) if name.endswith(".jpg") else image_png(image)
+            files = [lines_of(batch, self.teacher)]
+        else:
+            pictures = zip(names, batch.images, strict=True)
+            files = [image_jpeg(p) if name.endswith(".jpg") else image_png(p) for name, p in pictures]
+        for name, data in zip(names, files, strict=True):
             self.folder.write(name, data, durable=False)
+        return sha256(b"".join(files))
 
 
 def claimed(

@@ -13,6 +13,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
 from dimo_core.options import changed, flat
 from dimo_core.suggestions import Choice, EvaluationPlan, Measures, choices, several
+from dimo_core.texts import masked
 
 BLOCK = 500
 """Samples whose random numbers are drawn together, as in the table of a run: batch size changes no sample."""
@@ -121,7 +122,7 @@ class Protocol(Measures):
 def digest(facts: Mapping[str, Any]) -> str:
     """A short hash of a protocol's facts; its name does not count."""
     counted = {name: value for name, value in facts.items() if name != "name"}
-    return sha256(json.dumps(counted, sort_keys=True, default=str).encode())[:16]
+    return sha256(json.dumps(masked(counted), sort_keys=True, default=str).encode())[:16]
 
 
 def completes(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

@@ -1,19 +1,19 @@
 """Real pictures that samples are compared with: in batches, and which they are."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec
 import torch
 from jaxtyping import UInt8
+from loguru import logger
 from torch import Tensor
 
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import RECORDS, SUFFIXES, picture_files, read_picture
+from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_picture
 from dimo_core.metric import Samples
 from dimo_core.sources import Data
 
@@ -77,7 +77,7 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
     """The pictures of a folder, a batch at a time.
 
     Where ``dimo sample`` wrote them, ``samples.jsonl`` tells which they are and their conditions. Of other
-    pictures the conditions are None: unknown.
+    pictures the conditions are None: unknown. Another's file of that name is left alone, with a warning.
 
     Args:
         url: The folder.
@@ -85,22 +85,23 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
         size: Pictures in a batch.
 
     Raises:
-        UsageError: when there are none, or they differ in size.
+        UsageError: when there are none, they differ in size, or ``samples.jsonl`` is damaged.
         SourceError: for one that cannot be read.
     """
-    filesystem, root = fsspec.core.url_to_fs(url.rstrip("/"))
-    folder = Folder(url)
-    files: Sequence[str] = picture_files(url)
+    folder, listing = Folder(url), Listing.of(url)
+    files = [path for path, _ in listing.pictures]
     conditions: Sequence[Any] = [None] * len(files)
-    if folder.exists(RECORDS):
-        records = [json.loads(line) for line in folder.read(RECORDS).splitlines()]
-        files = [f"{root}/{record['file']}" for record in records]
+    records = _records(folder, listing) if folder.exists(RECORDS) else []
+    if records:
+        files = [f"{listing.root}/{record['file']}" for record in records]
         conditions = raw_conditions(conditioning, [str(r["condition"]) for r in records], len(records))
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
+    if not records:
+        listing.tell()
     first = None
     for i in range(0, len(files), size):
-        images = [read_picture(filesystem, path) for path in files[i : i + size]]
+        images = [read_picture(listing.filesystem, path) for path in files[i : i + size]]
         for path, image in zip(files[i : i + size], images, strict=True):
             first = image.shape if first is None else first
             if image.shape != first:
@@ -110,3 +111,45 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
                     "three channels."
                 )
         yield Samples(conditions=tuple(conditions[i : i + size]), images=torch.stack(images))
+
+
+def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
+    """The lines of ``samples.jsonl``; none of a file that ``dimo sample`` did not write.
+
+    Raises:
+        UsageError: when a line is damaged or missing, or names a picture that is not there.
+    """
+    source, lines = (
+        folder.path(RECORDS),
+        [_record(line) for line in folder.read(RECORDS).split(b"\n") if line],
+    )
+    if not any(lines):
+        logger.warning(
+            "{} is not of `dimo sample` (its lines have no file and condition): it is not read, and all "
+            "pictures are taken, their conditions unknown",
+            source,
+        )
+        return []
+    there, advice = {path for path, _ in listing.pictures}, "Draw the samples again, or remove that file."
+    for number, line in enumerate(lines):
+        if line is None or line.get("index", number) != number:
+            raise UsageError(
+                f"{source} is damaged: line {number + 1} is not that of sample {number}. {advice}"
+            )
+        if f"{listing.root}/{line['file']}" not in there:
+            raise UsageError(f"{source} names {line['file']!r}, and there is no such picture. {advice}")
+    others = there - {f"{listing.root}/{name}" for name in (GRID, *(line["file"] for line in lines if line))}
+    if others:
+        some = ", ".join(path[len(listing.root) :].lstrip("/") for path in sorted(others)[:3])
+        logger.warning("{} pictures that {} does not name are left out: {}", len(others), source, some)
+    return [line for line in lines if line]
+
+
+def _record(line: bytes) -> Mapping[str, Any] | None:
+    """A line as ``dimo sample`` writes it; None for another."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    found = isinstance(data, dict) and all(type(data.get(key)) is str for key in ("file", "condition"))
+    return data if found else None

@@ -4,7 +4,7 @@ Everything here is a pure function of what was asked for, so a digest of the req
 a record may be used. ``read`` and ``write`` are the one place where records are read and written.
 """
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,15 +16,19 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError
 from dimo_core.evaluation.protocols import digest
-from dimo_core.files.folder import Folder, as_json
-from dimo_core.files.weights import encode_tensors, read_tensors
+from dimo_core.files.folder import Folder
+from dimo_core.files.state import as_json, json_of, sealed_json
+from dimo_core.files.weights import encode_tensors, read_tensors, sha256
 from dimo_core.metric import Samples, joined_samples
 from dimo_core.tokens import Tokens
 
 ROWS, BATCHES = "rows", "batches"
 """The numbers of finished rows; the finished batches of unfinished ones: tokens and features, no pictures."""
 
-OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine")
+TENSORS = "tensors_sha256"
+"""The fact that is the digest of a record's tensors."""
+
+OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine", "kept")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -38,6 +42,7 @@ class Drawn:
         seconds: Time to draw the tokens, decoding not counted.
         decoding: Time to decode the images.
         machine: Where these were measured.
+        kept: Digest of the files in which they are kept; empty for none.
         found: Whether they were there before.
     """
 
@@ -47,6 +52,7 @@ class Drawn:
     seconds: float = 0.0
     decoding: float = 0.0
     machine: Mapping[str, str] = attrs.field(factory=dict)
+    kept: str = ""
     found: bool = False
 
     @property
@@ -92,15 +98,16 @@ class Store:
         """
         if not self.folder.exists(name):
             return None
-        tensors = read_tensors(self.folder, name) if name.endswith(".safetensors") else {}
-        try:
-            data = bytes(tensors.pop("facts").tolist()) if tensors else self.folder.read(name)
-            return {**json.loads(data), **({"tensors": tensors} if tensors else {})}
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.folder.path(name)} is damaged: {error}") from error
+        if not name.endswith(".safetensors"):
+            return self.folder.read_json(name)
+        tensors, source = read_tensors(self.folder, name), self.folder.path(name)
+        facts = json_of(bytes(tensors.pop("facts", torch.empty(0)).byte().flatten().tolist()), source)
+        if facts.pop(TENSORS, None) != sha256(encode_tensors(tensors)):
+            raise CheckpointError(f"{source} is damaged: its tensors are not those that were written")
+        return {**facts, "tensors": tensors}
 
     def write(self, name: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Write a record whole: plain data as JSON, with tensors as safetensors.
+        """Write a record whole, with checksums: plain data as JSON, with tensors as safetensors.
 
         Args:
             name: Its file, which ends with ``.json`` or ``.safetensors``.
@@ -110,8 +117,22 @@ class Store:
         if tensors is None:
             self.folder.write_json(name, facts)
             return
-        data = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+        sealed = sealed_json({**facts, TENSORS: sha256(encode_tensors(tensors))})
+        data = torch.tensor(list(sealed), dtype=torch.uint8)
         self.folder.write(name, encode_tensors({**tensors, "facts": data}), durable=False)
+
+    def purpose(self, name: str) -> dict[str, Any] | None:
+        """The record of what the folder is for, which nobody can make again; None when there is none yet.
+
+        Raises:
+            CheckpointError: when it is damaged.
+        """
+        try:
+            return self.read(name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}. What lies beside it cannot be used: choose another --out."
+            ) from error
 
     def claim(self, name: str, facts: Mapping[str, Any]) -> list[str]:
         """Write down what the folder is for; where that is done already, the names of what differs.
@@ -120,7 +141,7 @@ class Store:
             name: The file of the record.
             facts: What is asked for.
         """
-        wanted, before = as_json(facts), self.read(name)
+        wanted, before = as_json(facts), self.purpose(name)
         if before is None:
             self.write(name, wanted)
             return []
@@ -136,10 +157,10 @@ class Store:
         """
         try:
             found = self.read(name)
-            if found is None or found["request"] == as_json(request):
+            if found is None or found.get("request") == as_json(request):
                 return found
             raise CheckpointError(f"{self.folder.path(name)} belongs to another request")
-        except (CheckpointError, KeyError, TypeError) as error:
+        except CheckpointError as error:
             logger.warning("{}; it cannot be used, and {}", error, otherwise)
             return None
 
@@ -165,7 +186,8 @@ class Store:
 
     def starts(self, request: Mapping[str, Any]) -> set[int]:
         """The first sample of each batch that is there."""
-        return {int(name[:8]) for name in self.folder.sub(BATCHES, digest(request)).names()}
+        names = self.folder.sub(BATCHES, digest(request)).names()
+        return {int(name[:8]) for name in names if re.fullmatch(r"\d{8}\.safetensors", name)}
 
     def batch(self, request: Mapping[str, Any], start: int, conditions: tuple[Any, ...]) -> Drawn | None:
         """The batch that begins at sample ``start``; None when it is missing, damaged, or of another request.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dimo_core.evaluation.numbers import aligned, fine_decimals, shortened
 from dimo_core.suggestions import several
+from dimo_core.texts import shown
 
 RATES = ("samples/s", "images/s")
 FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
@@ -21,12 +22,19 @@ FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
 ENOUGH = 4
 """So many metrics are shown rather than spreads, intervals and parameters, where there is no room for all."""
 
+NAME = 200
+"""The most characters of a row's name."""
+
 Kind = Literal["teacher", "generator", "images", "real"]
 Better = Literal["larger", "smaller"]
 
 
 def _pairs(edges: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
     return {name: (low, high) for name, (low, high) in edges.items()}
+
+
+def _named(name: str) -> str:
+    return shown(name, NAME)
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +51,7 @@ class Origin:
         drawn: How the samples were drawn: sampler and guidance, or a generator's sampling options.
     """
 
-    name: str
+    name: str = attrs.field(converter=_named)
     kind: Kind
     steps: int = 0
     sampling: str = ""
@@ -221,7 +229,7 @@ class Table:
         hidden = ", ".join(name for name in self.metrics if name not in chosen)
         notes = [*self.notes, *([f"not shown: {hidden}"] if hidden else [])]
         result = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
-        result.caption = Text("\n".join(notes)) if notes else None
+        result.caption = Text("\n".join(map(shown, notes))) if notes else None
         for i, column in enumerate(columns):
             result.add_column(Text(column.title), justify="right" if i else "left", no_wrap=True)
         for i, row in enumerate(self.rows):

@@ -1,7 +1,8 @@
 """Remote files, fetched once into a folder of this machine.
 
 A file lies under ``<cache>/<hash of its URL>/<its own name>`` and gets that name only when it is whole. It is
-never looked up again: delete it (or its folder) to have it fetched anew.
+never looked up again: delete it (or its folder) to have it fetched anew. Passwords and signatures do
+not count in the hash.
 
 fsspec's own ``filecache`` is not used: it downloads under the final name, so that an interrupted file counts
 as whole, and its copies expire.
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +25,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from dimo_core import limits
 from dimo_core.errors import CheckpointError, StorageError
 from dimo_core.files.folder import Folder, whole
 from dimo_core.files.urls import client_options, is_missing, local_path, told
+from dimo_core.texts import is_masked, masked
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
 """Which extra of this project brings the library for a protocol."""
@@ -101,7 +105,7 @@ def _copy_of(url: str) -> Path:
         return path
     name = re.split(r"[?#]", url.split("::")[0].rstrip("/"))[0].rsplit("/", 1)[-1]
     safe = re.sub(r"[^\w.-]", "_", name).lstrip(".")[-120:] or "file"
-    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / safe
+    return cache_folder() / hashlib.sha256(masked(url).encode()).hexdigest()[:16] / safe
 
 
 def _check(copy: Path, url: str, sha256: str | None) -> None:
@@ -113,6 +117,11 @@ def _check(copy: Path, url: str, sha256: str | None) -> None:
 
 
 def _fetch(url: str, copy: Path, sha256: str | None) -> None:
+    if is_masked(url):
+        raise CheckpointError(
+            f"{url} cannot be fetched: its user name, password or signature was left out when it was stored. "
+            "Give the whole URL again where it was given first, or download the file and give its path."
+        )
     with _explained(url):
         fs, path = fsspec.core.url_to_fs(url, **client_options(url))
         info = fs.info(path)
@@ -127,11 +136,14 @@ def _fetch(url: str, copy: Path, sha256: str | None) -> None:
         raise CheckpointError(
             f"the cache {cache_folder()} cannot be written to ({error}). Set DIMO_CACHE to a folder that can."
         ) from error
+    free = min(shutil.disk_usage(copy.parent).free, limits.FETCHED)
+    if size is not None and size > free:
+        raise CheckpointError(f"{url} has {decimal(size)}, and {copy.parent} has room for {decimal(free)}.")
     columns = (BarColumn(20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with whole(copy) as part:
         with _explained(url), bar:
-            fs.get_file(path, str(part), callback=_Shown(bar))
+            fs.get_file(path, str(part), callback=_Shown(bar, free))
         if size is not None and part.stat().st_size != size:
             raise CheckpointError(f"{url} came with {part.stat().st_size} of {size} bytes; try again.")
         _check(part, url, sha256)
@@ -156,11 +168,13 @@ def _explained(url: str) -> Iterator[None]:
 
 
 class _Shown(Callback):  # type: ignore[misc]
-    """Shows fsspec's progress."""
+    """Shows fsspec's progress, and ends what has no end."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Progress, most: int) -> None:
         super().__init__()
-        self.bar, self.task = bar, bar.add_task("", total=None)
+        self.bar, self.task, self.most = bar, bar.add_task("", total=None), most
 
     def call(self, *_: Any, **__: Any) -> None:
+        if self.value > self.most:
+            raise OSError(f"more than {decimal(self.most)} came, and there is room for no more")
         self.bar.update(self.task, total=self.size, completed=self.value)

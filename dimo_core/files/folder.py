@@ -1,8 +1,6 @@
 """A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
 
-import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +9,12 @@ from typing import Any
 
 import attrs
 import fsspec
-import yaml
 
+from dimo_core import limits
 from dimo_core.errors import StorageError
-from dimo_core.files.urls import is_missing, local_path, told
+from dimo_core.files.state import json_of, sealed_json, sealed_yaml, yaml_of
+from dimo_core.files.urls import client_options, content, is_missing, local_path, told
+from dimo_core.texts import masked
 
 
 def _trimmed(url: str | os.PathLike[str]) -> str:
@@ -24,9 +24,12 @@ def _trimmed(url: str | os.PathLike[str]) -> str:
 PART = ".part"
 """Ends the name of a file that is being written."""
 
+OWNER = ".owner"
+"""Ends the name of a file that tells who writes to a folder."""
+
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def writing(path: str) -> Iterator[None]:
     """Every file system raises errors of its own kind; all become one that names the path."""
     try:
         yield
@@ -58,13 +61,18 @@ class Folder:
 
     Attributes:
         url: Path or fsspec URL.
+        guard: A local file without which nothing is written here and no folder made; none when empty.
     """
 
     url: str = attrs.field(converter=_trimmed)
+    guard: str = attrs.field(default="", eq=False, repr=False)
 
     @property
     def _fs(self) -> Any:
-        return fsspec.core.url_to_fs(self.url)[0]
+        try:
+            return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
+        except Exception as error:  # each file system, and each library that is missing, raises its own
+            raise StorageError(f"cannot open {self.url!r} ({told(error)})") from error
 
     def path(self, *parts: str) -> str:
         """The path or URL of a file in the folder."""
@@ -72,7 +80,7 @@ class Folder:
 
     def sub(self, *parts: str) -> "Folder":
         """A folder within."""
-        return Folder(self.path(*parts))
+        return attrs.evolve(self, url=self.path(*parts))
 
     def exists(self, *parts: str) -> bool:
         """Whether the folder, or a file in it, is there.
@@ -91,49 +99,54 @@ class Folder:
             raise StorageError(f"cannot look up {path!r} ({told(error)})") from error
         return True
 
-    def claim(self) -> None:
-        """Make sure that files can be written here, before work is done for them; leaves nothing behind.
+    def check(self) -> None:
+        """Whether it may be written to.
 
         Raises:
-            StorageError: if they cannot.
+            StorageError: when it is owned, and was removed meanwhile.
         """
-        probe, place = f"{uuid.uuid4().hex}{PART}", local_path(self.url)
-        if place is None or os.path.lexists(place):
-            self.write(probe, b"", durable=False)
-            self.remove(probe)
-            return
-        # Folders as this one are made beside it, and removed: processes that begin at the same time write to
-        # one folder, which is nobody's to remove again.
-        there = next(parent for parent in place.parents if os.path.lexists(parent))
-        with _writing(self.url):
-            try:
-                made = there / probe / place.relative_to(there)
-                made.mkdir(parents=True)
-                (made / "file").touch()
-            finally:
-                shutil.rmtree(there / probe, ignore_errors=True)
+        if self.guard and not os.path.lexists(self.guard):
+            raise StorageError(
+                f"{os.path.dirname(self.guard)!r} was removed, moved or taken over by another process while "
+                "it was written to. Nothing more is written there."
+            )
 
     def is_file(self) -> bool:
-        """Whether there is a file in place of the folder."""
-        return bool(self._fs.isfile(self.url))
+        """Whether there is a file in place of the folder.
 
-    def names(self) -> list[str]:
-        """Names of the entries, sorted, half-written files left out; empty when there is no such folder."""
+        Raises:
+            StorageError: when a remote place cannot be looked up.
+        """
+        try:
+            return bool(self._fs.isfile(self.url))
+        except Exception as error:  # each file system raises its own
+            raise StorageError(f"cannot look up {self.url!r} ({told(error)})") from error
+
+    def names(self, *, ending: str = "") -> list[str]:
+        """Names of the entries, sorted; empty when there is no such folder.
+
+        Args:
+            ending: ``OWNER`` for the files of owners; else these and half-written files are left out.
+        """
         fs = self._fs
         if not fs.exists(self.url):
             return []
         fs.invalidate_cache()
         entries = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False)]
-        return sorted(entry for entry in entries if not entry.endswith(PART))
+        return sorted(e for e in entries if e.endswith(ending) and (ending or not e.endswith((PART, OWNER))))
 
-    def read(self, *parts: str) -> bytes:
+    def read(self, *parts: str, most: int = limits.ARRAYS) -> bytes:
         """The bytes of a file.
+
+        Args:
+            parts: Its name.
+            most: How many there may be.
 
         Raises:
             FileNotFoundError: if there is none.
+            ValueError: when it has more bytes.
         """
-        data: bytes = self._fs.cat_file(self.path(*parts))
-        return data
+        return content(self.path(*parts), most)
 
     def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
@@ -147,9 +160,10 @@ class Folder:
         Raises:
             StorageError: when it cannot be written; nothing half-written is left behind.
         """
+        self.check()
         fs, path = self._fs, self.path(name)
         parts = [data] if isinstance(data, bytes) else data
-        with _writing(path):
+        with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
                 fs.pipe_file(path, b"".join(parts))
@@ -166,8 +180,9 @@ class Folder:
         Raises:
             StorageError: when it cannot be written.
         """
+        self.check()
         fs, path = self._fs, self.path(name)
-        with _writing(path):
+        with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
                 old = fs.cat_file(path) if fs.exists(path) else b""
@@ -183,18 +198,27 @@ class Folder:
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:
-        """Parse a YAML file, safely."""
-        return yaml.safe_load(self.read(name))
+        """Parse a YAML file, safely; one that ``write_yaml`` wrote is checked.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is no YAML, or damaged.
+        """
+        return yaml_of(self.read(name, most=limits.YAML), self.path(name))
 
     def write_yaml(self, name: str, data: Any) -> None:
-        """Write plain data as YAML, keys in their order."""
-        self.write(name, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+        """Write plain data as YAML, keys in their order, without secrets of URLs."""
+        self.write(name, sealed_yaml(masked(data)))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What ``write_json`` wrote.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            CheckpointError: when it is damaged.
+        """
+        return json_of(self.read(name), self.path(name))
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write plain data as indented JSON."""
-        self.write(name, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def as_json(data: Any) -> Any:
-    """Data as JSON gives it back: what is compared must not depend on whether it was stored."""
-    return json.loads(json.dumps(data, default=str))
+        """Write plain data as indented JSON, without secrets of URLs."""
+        self.write(name, sealed_json(masked(data)))

@@ -4,7 +4,8 @@ Formats are told by content, never by name:
 
 * safetensors (its README describes the format);
 * ``torch.save`` in the zip container, torch 1.6 and later: ``.pth``, ``.pt``, ``.bin``, ``.ckpt``;
-* ``torch.save`` in the container before that: five pickles, then storages.
+* ``torch.save`` in the container before that: five pickles, then storages;
+* an index of shards (``model.safetensors.index.json``), each of one of these formats.
 
 Their pickles are read by a machine that can run nothing (:mod:`dimo_core.files.inert`): all but plain data
 become :class:`~dimo_core.files.inert.Inert` objects, so that a Lightning checkpoint needs no Lightning, and a
@@ -13,6 +14,7 @@ file, which is mapped into memory: bytes are read when they are used.
 """
 
 import mmap
+import re
 import sys
 import zipfile
 import zlib
@@ -31,20 +33,19 @@ from torch import Tensor
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.files.folder import Folder
-from dimo_core.files.inert import KNOWN, Inert, Machine, Storage, built
-from dimo_core.files.weights import read_tensors
+from dimo_core.files.inert import KNOWN, Machine, Storage, built
+from dimo_core.files.weight_files import refuse_a_shard, shards, split_key
+from dimo_core.files.weight_sets import RESAVE, description, found_weights, key_name, kind, listed
+from dimo_core.files.weights import PREFIXES, read_tensors, sha256
 
 ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of the containers; the second is a pickle of the number 0x1950a86a20f9469cfc6c."""
 
-RESAVE = "Where it can be loaded: torch.save(model.state_dict(), 'weights.pth')."
+INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What ``torch.compile``, FSDP and checkpointing put into the names of the part that they wrap."""
 
-WRAPPERS = ("model_state_dict", "state_dict", "model", "module", "network", "net", "weights")
-"""Keys under which trainers put the weights, in the order in which they are looked for."""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""What ``DistributedDataParallel`` and ``torch.compile`` put before every name."""
+_INNER = rf"(?<![^.])({'|'.join(map(re.escape, INNER))})"
 
 STRANGERS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself (git lfs pull)",
@@ -64,6 +65,8 @@ class ForeignFile:
         inert: Dotted names of the classes and functions that it asked for and did not get.
         tree: Its content: plain data, and :class:`~dimo_core.files.inert.Inert` objects for all else.
         storages: What the tensors described in the tree look at, by key.
+        key: The set of weights that was asked for (``FILE::key``); empty for the first that there is.
+        parts: The shards, where the file is an index of some.
     """
 
     source: str
@@ -71,11 +74,14 @@ class ForeignFile:
     inert: tuple[str, ...] = ()
     tree: Any = attrs.field(default=None, repr=False)
     storages: Mapping[str, Storage] = attrs.field(factory=dict, repr=False)
+    key: str = ""
+    parts: tuple[Path, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the file."""
-        return file_sha256(self.path)
+        """Digest of the file; of all digests and the key, where there are shards or a key."""
+        own, *others = (file_sha256(path) for path in (self.path, *self.parts))
+        return sha256(" ".join([own, *others, self.key]).encode()) if others or self.key else own
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each of the weights; none of them is read.
@@ -88,10 +94,12 @@ class ForeignFile:
     def state_dict(self) -> dict[str, Tensor]:
         """The weights in it, by name.
 
-        They are the state dict under the first of ``WRAPPERS`` that is there, or else the file itself. A
-        wrapper may hold another one. ``module.`` and ``_orig_mod.`` are taken off where every name begins
-        so. Tensors are on the CPU, without gradient, and share memory where they did when they were saved;
-        what is written to them does not reach the file.
+        They are the set that ``key`` names: under this key, or else the tensors whose names begin with it
+        and a dot. Without a key they are the state dict under the first of ``WRAPPERS`` that is there, or
+        else the file itself, and the log says so where there are others, such as an average. A wrapper may
+        hold another one. What trainers put before all names (``PREFIXES``) or into them (``INNER``) goes.
+        Tensors are on the CPU, without gradient, and share memory where they did when they were saved; what
+        is written to them does not reach the file.
 
         Raises:
             CheckpointError: there is none, something in it is no tensor, or the file is damaged.
@@ -107,24 +115,28 @@ class ForeignFile:
     @cached_property
     def _named(self) -> dict[str, Tensor]:
         with _explained(self.path):
-            place, found = "", _entries(self.tree)
-            for _ in range(4):  # a hostile tree may contain itself
-                if (inner := next((key for key in WRAPPERS if _entries(found.get(key))), None)) is None:
-                    break
-                place, found = f"{place}.{inner}".lstrip("."), _entries(found[inner])
+            place, found, beside = found_weights(self.tree, self.key)
             found = {key: built(value) for key, value in found.items()}
+        if beside and not self.key:
+            logger.warning(
+                "{}: several sets of weights: {!r} is taken, and there is {} too; name another as {}::{}",
+                *(self.source, place, ", ".join(map(repr, beside)), self.source, beside[0]),
+            )
         named = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        others = [f"{_name(key)} ({_kind(value)})" for key, value in found.items() if key not in named]
+        others = [f"{key_name(key)} ({kind(value)})" for key, value in found.items() if key not in named]
         if not named:
-            raise CheckpointError(f"{self.source} holds no weights. {_description(self.tree)}")
+            wanted = f"no set of weights {self.key!r}" if self.key else "no weights"
+            raise CheckpointError(f"{self.source} holds {wanted}. {description(self.tree)}")
         if others:
             raise CheckpointError(
                 f"{self.source}: beside {len(named)} tensors {place or 'it'} holds what is none: "
-                f"{_listed(others)}. {RESAVE}"
+                f"{listed(others)}. {RESAVE}"
             )
-        if others := [_name(key) for key in named if not isinstance(key, str)]:
-            raise CheckpointError(f"{self.source}: names of tensors that are no text: {_listed(others)}")
+        if others := [key_name(key) for key in named if not isinstance(key, str)]:
+            raise CheckpointError(f"{self.source}: names of tensors that are no text: {listed(others)}")
         logger.debug("{}: {} tensors from {}", self.source, len(named), place or "the top level")
+        plain = {re.sub(_INNER, "", key): value for key, value in named.items()}
+        named = plain if len(plain) == len(named) else named
         while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in named)), ""):
             named = {key.removeprefix(prefix): value for key, value in named.items()}
         return named
@@ -134,11 +146,19 @@ def read_foreign(url: str) -> ForeignFile:
     """Read a weight file of somebody else; nothing in it is executed, and nothing imported for it.
 
     Args:
-        url: Path or fsspec URL; remote files go through the cache (``files.cache.local_copy``).
+        url: Path or fsspec URL; remote files go through the cache (``files.cache.local_copy``). An index of
+            shards stands for all of them, and ``FILE::key`` for one of several sets of weights.
 
     Raises:
         CheckpointError: it cannot be fetched, is damaged, or of a format that is not read.
     """
+    file, key = split_key(url)
+    refuse_a_shard(file)
+    places = shards(file)
+    return attrs.evolve(_read(file) if places is None else _read_shards(file, places), key=key)
+
+
+def _read(url: str) -> ForeignFile:
     path = local_copy(url)
     with path.open("rb") as file:
         head = file.read(32)
@@ -154,8 +174,25 @@ def read_foreign(url: str) -> ForeignFile:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         machine, tree = (_read_zip if head.startswith(ZIP) else _read_legacy)(path, content)
     if inert := [name for name in machine.asked if name not in KNOWN]:
-        logger.info("{}: its classes and functions were not loaded: {}", url, _listed(inert))
+        logger.info("{}: its classes and functions were not loaded: {}", url, listed(inert))
     return ForeignFile(url, path, tuple(inert), tree, machine.storages)
+
+
+def _read_shards(url: str, places: Mapping[str, list[str]]) -> ForeignFile:
+    """All shards that an index names, as one file."""
+    files = {shard: _read(shard) for shard in places}
+    tree: dict[Any, Any] = {}
+    for shard, names in places.items():
+        there = found_weights(files[shard].tree, "")[1]
+        if missing := [key_name(name) for name in names if name not in there]:
+            raise CheckpointError(
+                f"{shard} lacks what its index {url} promises: {listed(missing)}. Fetch both again."
+            )
+        tree |= {name: there[name] for name in names}
+    storages = {f"{shard} {key}": s for shard, file in files.items() for key, s in file.storages.items()}
+    inert = tuple(dict.fromkeys(name for file in files.values() for name in file.inert))
+    paths = tuple(file.path for file in files.values())
+    return ForeignFile(url, local_copy(url), inert, tree, storages, parts=paths)
 
 
 @contextmanager
@@ -234,35 +271,3 @@ def _find(storage: Storage, key: str, content: mmap.mmap, start: int, size: int)
 def _check_order(path: Path, order: str) -> None:
     if order != sys.byteorder:
         raise CheckpointError(f"{path} was written on a machine with the other byte order. {RESAVE}")
-
-
-def _entries(node: Any) -> Mapping[Any, Any]:
-    """Those of a dictionary, also of a class that was not loaded; none of anything else."""
-    if isinstance(node, Inert):  # Python 2 gave an OrderedDict its pairs
-        given = node.arguments[:1] if node.path == "collections.OrderedDict" else ()
-        return dict(*given) | node.entries
-    return node if isinstance(node, Mapping) else {}
-
-
-def _name(key: Any) -> str:
-    """A key, shortened: it may be anything."""
-    short = isinstance(key, int) and key.bit_length() <= 64
-    return repr(key)[:200] if short or isinstance(key, str) else f"a {_kind(key)}"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Inert):
-        return KNOWN.get(value.path, f"an object of {value.path}")
-    return type(value).__name__
-
-
-def _description(tree: Any) -> str:
-    if not isinstance(tree, Mapping) and not _entries(tree):
-        strange = isinstance(tree, Inert) and tree.path not in KNOWN
-        return f"It {f'is {_kind(tree)}, pickled whole' if strange else f'holds a {_kind(tree)}'}. {RESAVE}"
-    keys = _listed([f"{_name(key)} ({_kind(value)})" for key, value in _entries(tree).items()])
-    return f"Top-level keys: {keys or 'none'}. Looked for tensors there and under {', '.join(WRAPPERS)}."
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from dimo_core.errors import CheckpointError, ConfigError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
+from dimo_core.files.state import card_of
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
 from dimo_core.generator import Generator
 from dimo_core.libraries import installed
@@ -23,6 +25,14 @@ from dimo_core.teacher import Teacher
 
 FORMAT = "dimo-generator/1"
 CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
+
+ENTRIES: Mapping[str, type] = {
+    "teacher.name": str,
+    "generator.name": str,
+    "frozen": dict,
+    f"sha256.{WEIGHTS}": str,
+}
+"""What the card must hold."""
 
 MOVED = "If the teacher was moved, write its new place into the section 'teacher' of that file."
 
@@ -66,17 +76,15 @@ def read_card(folder: Folder) -> dict[str, Any]:
     """``generator.yaml``.
 
     Raises:
-        CheckpointError: when the folder is no generator folder.
+        CheckpointError: when the folder is no generator folder, or its card is damaged.
     """
     try:
-        card = folder.read_yaml(CARD)
+        data = folder.read(CARD)
     except (FileNotFoundError, NotADirectoryError) as error:
         within = folder.exists("generator", CARD)
         hint = " Its generator is in the folder 'generator' within." if within else ""
         raise CheckpointError(f"no generator in {folder.url!r}: {CARD} is missing.{hint}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise CheckpointError(f"{folder.path(CARD)} is not a generator of the format {FORMAT!r}")
-    return card
+    return card_of(data, folder.path(CARD), FORMAT, ENTRIES)
 
 
 def load_generator(
@@ -155,16 +163,17 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
     """Copy the weights of a generator into a backbone.
 
     Args:
-        path: A generator folder, a foreign weights file, or a foreign folder that the teacher can read.
+        path: A generator folder, a foreign weights file (``FILE::key`` for a set in it), or a foreign folder
+            that the teacher can read.
         backbone: Where they go.
         teacher: Whose network it is.
 
     Raises:
         CheckpointError: when there are none, or they do not fit.
     """
-    folder = Folder(path)
+    folder = Folder(split_key(path)[0])
     tensors: Mapping[str, Tensor] | None = None
-    if folder.is_file() or re.search(r"\.(pth|pt|bin|ckpt|safetensors)$", path):
+    if folder.is_file() or is_weights_file(path):
         tensors = read_foreign(path).state_dict()
     elif not folder.exists(CARD):
         tensors = teacher.read_network(path)

@@ -12,6 +12,7 @@ What remains is damage, and what wants much memory or time. Nothing is copied or
 the machine's twin in C would; nothing that is nested is gone through: tuples are hashed by identity.
 """
 
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
+
+from dimo_core import limits
 
 NAMED_ALIKE = (
     *("Short", "Int", "Long", "Half", "BFloat16", "Float", "Double", "Bool"),
@@ -117,7 +120,11 @@ def _view(storage: Storage, offset: Any, shape: Any, stride: Any, rest: list[Any
         raise ValueError("a tensor conjugated or negated lazily; save what resolve_conj() gives")
     if not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)) or len(shape) > 64:
         raise ValueError("a tensor whose offset, shape or stride is none")
-    return storage.flat.view(dtype).as_strided(shape, stride, offset)
+    flat, count = storage.flat.view(dtype), math.prod(shape)
+    tensor = flat.as_strided(shape, stride, offset)  # which is a view, and takes no memory yet
+    if count > max(len(flat), limits.SPREAD):
+        raise ValueError(f"a tensor of {count:,} elements, of which the file has {len(flat):,}")
+    return tensor
 
 
 REFUSED = ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators as v
 
+from dimo_core import limits
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import told
@@ -103,10 +104,13 @@ def read_prompts(urls: Sequence[str]) -> tuple[Prompt, ...]:
             style (HPSv2); a ``.txt`` file one prompt on each line.
 
     Raises:
-        UsageError: when a file is missing, empty, or of another form.
+        UsageError: when a file is missing, empty, or of another form, or a prompt is of absurd length.
     """
-    found, seen = [], Counter[str]()
+    found, seen = list[Prompt](), Counter[str]()
     for text, style, record in (prompt for url in urls for prompt in _read(url)):
+        if len(text) > limits.CAPTION:
+            place = f"prompt {len(found)} of {', '.join(urls)}"
+            raise UsageError(f"{place} has {len(text):,} characters; {limits.CAPTION:,} is the most.")
         found.append(Prompt(text=text, style=style, number=seen[style], record=record))
         seen[style] += 1
     return tuple(found)
@@ -116,12 +120,12 @@ def _read(url: str) -> list[_Found]:
     """Text, style and record of each prompt of a file."""
     parent, _, name = url.rpartition("/")
     try:
-        text = Folder(parent or ".").read(name).decode("utf-8-sig")
+        text = Folder(parent or ".").read(name, most=limits.TEXT).decode("utf-8-sig")
     except Exception as error:  # each file system raises its own
         raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")
     lines = {f"{url}, line {n}": line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-    match suffix if dot else "txt":
+    match suffix.lower() if dot else "txt":
         case "txt":
             found: list[_Found] = [(line.strip(), "", None) for line in lines.values()]
         case "jsonl" | "ndjson":

@@ -1,8 +1,10 @@
 """Samples in tar files, as webdataset writes them: ``tar_samples``."""
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from dimo_core import limits
 
 
 def tar_samples(
@@ -16,12 +18,30 @@ def tar_samples(
         wanted: Says by name which members are read; the others are empty.
 
     Raises:
-        tarfile.ReadError: for what is no tar file, or where the file was cut off.
+        tarfile.ReadError: for what is no tar file, where it was cut off, or a member is absurdly large.
         ValueError: when a sample has two members of one name.
     """
     from webdataset.tariterators import group_by_keys
 
     yield from group_by_keys(_members(file, url, wanted))
+
+
+def lacking(sample: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    """What is wrong with a sample without any of the wanted members: a reason for each sample that is lost.
+
+    A key ends at the first dot of a name: ``cam.1.png`` and ``cam.2.png`` are taken for one sample ``cam``,
+    and two are lost.
+    """
+    names = [name for name in sample if not name.startswith("__")]
+    if dotted := [name for name in names if name.rpartition(".")[2] in wanted]:
+        key = sample["__key__"]
+        return [f"{key}.{name}: keys must have no dots, {key} is taken for the key" for name in dotted]
+    there = ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+    return [f"no member {', '.join(wanted)}; there are {there}"]
+
+
+FEW = 5
+"""Members that a reason names."""
 
 
 def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
@@ -32,6 +52,10 @@ def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dic
     with tarfile.open(fileobj=file, mode="r|*") as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() and wanted(member.name) else None
+            if content and member.size > limits.MEMBER:
+                raise tarfile.ReadError(
+                    f"{member.name!r} has {member.size:,} bytes; {limits.MEMBER:,} is the most"
+                )
             if member.isreg():
                 yield {"fname": member.name, "data": content.read() if content else b"", "__url__": url}
             tar.members = []  # type: ignore[attr-defined]  # or all of them would be kept

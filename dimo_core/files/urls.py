@@ -1,5 +1,7 @@
 """URLs of remote files: lists from patterns, patience with connections, and what a failure means."""
 
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +11,9 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
+from dimo_core import limits
 from dimo_core.errors import MissingLibraryError, UsageError
+from dimo_core.files.redirects import watched
 
 SILENCE = 60.0
 """A connection over which nothing comes for so many seconds is given up."""
@@ -61,9 +65,49 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
         from aiohttp import ClientTimeout
 
         timeout = ClientTimeout(total=None, sock_connect=min(30.0, silence), sock_read=silence)
-        client = {"timeout": timeout, "trust_env": True}
+        client = {"timeout": timeout, "trust_env": True, "trace_configs": [watched()]}
         options |= {protocol: {"client_kwargs": dict(client)} for protocol in web}
     return options
+
+
+def check_regular(url: str) -> None:
+    """Refuse what is on this machine and has no end, or never begins, such as a named pipe.
+
+    Raises:
+        PermissionError: then. What the shell hands over below ``/dev`` and ``/proc`` is read.
+    """
+    path = local_path(url)
+    if path is None or path.is_file() or path.is_dir() or not path.exists():
+        return
+    if not str(path).startswith(("/dev/", "/proc/")):
+        kind = "a named pipe" if path.is_fifo() else "a socket or device"
+        raise PermissionError(
+            f"{path} is no file, but {kind}: write what it gives into a file, and name that"
+        )
+
+
+def content(url: str, most: int) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        url: Path or fsspec URL.
+        most: How many there may be; no more are read.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it has more.
+        Exception: of the file system.
+    """
+    check_regular(url)
+    with fsspec.open(url, "rb", **client_options(url)) as file:
+        parts = [b""]
+        left = most + 1
+        while left and (part := file.read(min(left, 2**24))):  # over http a read may give less
+            parts.append(part)
+            left -= len(part)
+    if not left:
+        raise ValueError(f"it has more than {most:,} bytes, which is the most that is read of it")
+    return b"".join(parts)
 
 
 def told_version(info: Mapping[str, Any]) -> dict[str, str]:
@@ -80,6 +124,18 @@ def local_path(url: str) -> Path | None:
     """Where on this machine a path or URL leads; None for one of another place."""
     protocol, path = fsspec.core.split_protocol(url)
     return Path(path).expanduser() if protocol in (None, "file", "local") and "::" not in url else None
+
+
+def from_anywhere(url: str | os.PathLike[str] | None) -> str | None:
+    """A path that leads to the same place from every working folder: a relative one is made absolute.
+
+    The converter of options that name files, which configurations and cards keep. URLs stay as they are, and
+    so does the key of ``FILE::KEY``.
+    """
+    if url is None or not (whole := os.fspath(url)) or "://" in whole:
+        return None if url is None else os.fspath(url)
+    path, *key = whole.split("::", 1)
+    return "::".join([os.path.abspath(os.path.expanduser(path)), *key])
 
 
 def cause_of(error: Exception) -> BaseException:
@@ -102,6 +158,11 @@ def is_missing(error: Exception) -> bool:
 
 
 def _files(url: str, silence: float) -> Iterator[str]:
+    if _exists(url):  # whatever signs are in its name
+        yield url
+        return
+    if (count := _written_out(url)) > limits.FILES:
+        raise UsageError(f"{url!r} stands for {count:,} files; {limits.FILES:,} is the most.")
     try:
         names = list(braceexpand(url, escape=False)) if "{" in url else [url]
     except ValueError as error:
@@ -113,10 +174,11 @@ def _files(url: str, silence: float) -> Iterator[str]:
                 " can read, such as https://... or s3://..."
             )
         pattern = "*" in name or (local_path(name) is not None and any(sign in name for sign in "?["))
+        pattern &= not _exists(name)
         if pattern and "::" in name:
             raise UsageError(f"{name!r}: wildcards do not work in chained URLs. Name the shards with braces.")
         try:
-            fsspec.core.url_to_fs(name)
+            fsspec.core.url_to_fs(name, **client_options(name))
         except ImportError as error:
             raise MissingLibraryError(f"{name!r} cannot be opened: {error}.") from error
         except ValueError as error:
@@ -124,11 +186,30 @@ def _files(url: str, silence: float) -> Iterator[str]:
         yield from _matches(name, silence) if pattern else [name]
 
 
+def _written_out(url: str) -> int:
+    """How many files braces stand for, at most."""
+    count = 1
+    for inner in re.findall(r"\{([^{}]*)", url) if "{" in url else ():
+        ends = re.fullmatch(r"(-?\d{1,30}|.)\.\.(-?\d{1,30}|.)(\.\.-?\d+)?", inner)
+        first, last = map(_end, ends.groups()[:2]) if ends else (0, 0)
+        count *= abs(last - first) + 1 + inner.count(",")
+    return count
+
+
+def _end(text: str) -> int:
+    return int(text) if text.lstrip("-").isdecimal() else ord(text)
+
+
+def _exists(name: str) -> bool:
+    path = local_path(name)
+    return path is not None and path.exists()
+
+
 def _matches(pattern: str, silence: float) -> list[str]:
-    """The files that a pattern fits, sorted."""
+    """The files that a pattern fits, sorted; folders that are there are no patterns, whatever their names."""
     filesystem, path = fsspec.core.url_to_fs(pattern, **client_options(pattern, silence))
     try:
-        files = sorted(filesystem.glob(path))
+        files = sorted(filesystem.glob(_escaped(path) if local_path(pattern) else path))
     except Exception as error:  # each file system raises its own
         raise UsageError(
             f"{pattern!r} cannot be looked up ({told(error)}). Check the address and your access rights, or"
@@ -137,3 +218,10 @@ def _matches(pattern: str, silence: float) -> list[str]:
     if not files:
         raise UsageError(f"no file fits {pattern!r}.")
     return files if local_path(pattern) else [filesystem.unstrip_protocol(file) for file in files]
+
+
+def _escaped(path: str) -> str:
+    """A local pattern that takes the folder above its first sign, as far as it is there, as it is written."""
+    plain = Path(os.path.abspath(path))
+    there = next(folder for folder in plain.parents if folder.exists())
+    return f"{glob.escape(str(there))}/{plain.relative_to(there)}"

@@ -1,7 +1,9 @@
 """Reading and writing weights: safetensors only, matched strictly, with a readable difference."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import safetensors.torch
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 from dimo_core.errors import CheckpointError, NumericalError
 from dimo_core.files.cache import local_copy
 from dimo_core.files.folder import Folder
+from dimo_core.texts import printable
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What ``DistributedDataParallel``, ``torch.compile`` and Lightning put before every name."""
 
 
 def sha256(data: bytes) -> str:
@@ -60,31 +66,63 @@ def read_tensors(
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into a module; names and shapes must agree exactly.
 
+    Where one of ``PREFIXES`` is part of every name in the module and none of them is given, it is put before
+    the given ones: whoever reads foreign files takes it off.
+
     Raises:
-        CheckpointError: with the missing, unexpected and misshapen names.
+        CheckpointError: with a prefix that hides the names, and the missing, unexpected and misshapen ones.
     """
     own = dict(module.state_dict())
-    has, given = ({name: list(t.shape) for name, t in named.items()} for named in (own, tensors))
-    problems = [f"missing: {name} {has[name]}" for name in has.keys() - given.keys()]
-    problems += [f"unexpected: {name} {given[name]}" for name in given.keys() - has.keys()]
-    differ = (name for name in has.keys() & given.keys() if has[name] != given[name])
-    problems += [f"shape: {name} is {given[name]}, the network has {has[name]}" for name in differ]
-    if problems:
-        more = [f"... and {len(problems) - 12} more"] if len(problems) > 12 else []
-        shown = "\n  ".join([*sorted(problems)[:12], *more])
-        raise CheckpointError(f"{source} does not fit the network ({len(problems)} differences):\n  {shown}")
+    for prefix in PREFIXES:
+        if own and all(name.startswith(prefix) for name in own) and own.keys().isdisjoint(tensors):
+            tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    has, given = (
+        {printable(name, 200): list(t.shape) for name, t in named.items()} for named in (own, tensors)
+    )
+    missing = [f"missing: {name} {has[name]}" for name in sorted(has.keys() - given.keys())]
+    strange = [f"unexpected: {name} {given[name]}" for name in sorted(given.keys() - has.keys())]
+    differ = sorted(name for name in has.keys() & given.keys() if has[name] != given[name])
+    shapes = [f"shape: {name} is {given[name]}, the network has {has[name]}" for name in differ]
+    if count := len(missing) + len(strange) + len(shapes):
+        shown = [one for row in zip_longest(missing, strange, shapes) for one in row if one][:12]
+        more = [f"... and {count - 12} more"] if count > 12 else []
+        lines = "\n  ".join([*sorted(shown), *more])
+        cause = _hidden(has.keys() - given.keys(), given.keys() - has.keys())
+        raise CheckpointError(f"{source} does not fit the network{cause} ({count} differences):\n  {lines}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
 
+def _hidden(missing: Collection[str], strange: Collection[str]) -> str:
+    """What the names that fit have before them, told in a clause; nothing where none fits."""
+    found = Counter(
+        name[: dot + 1]
+        for name in strange
+        for dot in (place for place, sign in enumerate(name) if sign == ".")
+        if name[dot + 1 :] in missing
+    )
+    if not found:
+        return ""
+    prefix, fit = found.most_common(1)[0]
+    others = "".join(f", as do others {one!r}" for one in sorted(found.keys() - {prefix})[:3])
+    return (
+        f": its names carry the prefix {prefix!r}{others}; without it {fit} of {len(missing)} fit. "
+        f"Of a file, FILE::{prefix[:-1]} takes these"
+    )
+
+
 def check_finite(name: str, network: nn.Module) -> None:
     """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
 
+    Args:
+        name: Whose they are, as people read it.
+        network: Holds them.
+
     Raises:
-        NumericalError: when a parameter holds NaN or infinity.
+        NumericalError: when a tensor of its state holds NaN or infinity.
     """
-    broken = [key for key, p in network.named_parameters() if not p.isfinite().all()]
+    broken = [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         raise NumericalError(
             f"{name}: {len(broken)} tensors of its weights hold NaN or infinity, such as {broken[0]!r}: its "

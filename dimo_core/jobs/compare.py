@@ -1,6 +1,7 @@
 """``dimo compare`` and ``dimo evaluate``: the paper's table for any teacher."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
@@ -14,15 +15,17 @@ from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.comparison import PROTOCOL, Comparison
 from dimo_core.evaluation.drawing import SITES, Method, Shard, identity
 from dimo_core.evaluation.judge import Judge
-from dimo_core.evaluation.protocols import Protocol
+from dimo_core.evaluation.protocols import Protocol, digest
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import owned
 from dimo_core.jobs.compared import TeacherRows, generator_methods, teacher_methods
 from dimo_core.jobs.distil import log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
+from dimo_core.settings import Precision
 from dimo_core.teacher import Teacher
 
 FEW = 10
@@ -41,6 +44,7 @@ class Comparing:
         protocol: A named protocol, or the path of a file.
         changes: Fields of the protocol that are overridden; null ones are not.
         device: ``auto``, or a torch device.
+        precision: How the networks compute that draw: ``fp32``, ``tf32`` or ``bf16``.
         batch_size: Samples drawn at a time; None for as many as suit the number of tokens.
         intervals: Halves of the samples for 95 % intervals; 0 for none.
         keep: Folder for the samples themselves; None keeps none.
@@ -56,6 +60,7 @@ class Comparing:
     protocol: str = "plan"
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     device: str = "auto"
+    precision: Precision = "fp32"
     batch_size: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
     intervals: int = 0
     keep: str | None = None
@@ -82,41 +87,40 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     """
     registry = registry or Registry.discover()
     _check(options)
-    device, folder = find_device(options.device), Folder(options.out)
+    device = find_device(options.device)
     protocol = Protocol.resolve(teacher.evaluation(), options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
     used = teacher.on(device)
     methods = _methods(teacher, used, options, protocol, device, registry)
     size = min(options.batch_size or max(1, SITES // teacher.tokens.length), protocol.block)
-    judge = Judge.resolve(used, protocol, registry, batch_size=size)
+    judge = Judge.resolve(used, protocol, registry, batch_size=size, device=device)
     judge.require()
     comparison = Comparison(
         teacher=used,
         protocol=protocol,
         judge=judge,
         conditions=built(registry, "conditions", protocol.conditions),
-        store=Store(folder, options.stream),
+        store=Store(Folder(options.out), options.stream),
         device=device,
+        precision=options.precision,
         batch_size=size,
         intervals=options.intervals,
         keep=options.keep,
         shard=options.shard,
     )
-    folder.claim()
-    others = [name for name in folder.names() if name != "run.log"]
-    if others and not folder.exists(PROTOCOL):
-        raise UsageError(
-            f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose another "
-            "--out."
-        )
-    try:
-        with log_file(folder):
-            return _run(comparison, methods, options)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; finished rows and batches are kept. The same command with --out {folder.url} goes on."
-        ) from None
+    shard = options.shard
+    share = () if shard is None else (digest(protocol.as_dict()), f"{shard.index} of {shard.of}")
+    with owned(options.out, *share) as folder, ExitStack() as keeping:
+        others = [name for name in folder.names() if name != "run.log"]
+        if others and not folder.exists(PROTOCOL):
+            raise UsageError(
+                f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose "
+                "another --out."
+            )
+        if options.keep is not None and Folder(options.keep) != folder:
+            keeping.enter_context(owned(options.keep, *share))
+        return _run(attrs.evolve(comparison, store=Store(folder, options.stream)), methods, options)
 
 
 def merge(paths: Sequence[str], out: str) -> Table:
@@ -130,11 +134,11 @@ def merge(paths: Sequence[str], out: str) -> Table:
         UsageError: when there are no results in a folder, or ``out`` is not empty.
     """
     found = {path: read_result(path) for path in dict.fromkeys(paths)}
-    folder = Folder(out)
-    if folder.names():
-        raise UsageError(f"{out!r} is not empty. Choose another --out.")
-    result = merged(found)
-    publish(result, folder, title="Results side by side", lead="", facts={"results": ", ".join(found)})
+    with owned(out) as folder:
+        if folder.names():
+            raise UsageError(f"{out!r} is not empty. Choose another --out.")
+        result = merged(found)
+        publish(result, folder, title="Results side by side", lead="", facts={"results": ", ".join(found)})
     for note in result.table.notes:
         logger.warning(note)
     Console().print(result.table.rich())
@@ -182,10 +186,21 @@ def _check(options: Comparing) -> None:
 
 
 def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
+    folder = comparison.store.folder
+    try:
+        with log_file(folder):
+            return _drawn(comparison, methods, options)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; finished rows and batches are kept. The same command with --out {folder.url} goes on."
+        ) from None
+
+
+def _drawn(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
     protocol, folder = comparison.protocol, comparison.store.folder
     many = f" for each of {len(protocol.seeds)} seeds" if len(protocol.seeds) > 1 else ""
     what = f"{protocol.samples} samples a row{many}, by the protocol {protocol.name!r}"
-    logger.info("{} rows, {}, into {} on {}", len(methods), what, options.out, comparison.device)
+    logger.info("{} rows, {}, into {} on {}", len(methods), what, folder.url, comparison.device)
     cells = comparison.run(methods)
     if cells is None:
         logger.info("this shard is drawn; when all are, the same command without --shard joins them")

@@ -1,36 +1,47 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import attrs
 import torch
 from loguru import logger
+from torch import nn
 
 from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import Job, resolve_job
-from dimo_core.config.folders import check_unchanged
+from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed
 from dimo_core.device import find_device
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.loop import Action, Engine
-from dimo_core.errors import UsageError
+from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.owner import owned
+from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
+from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
+from dimo_core.objective import Objective
 from dimo_core.registry import Registry
 from dimo_core.sources import Conditions, ConditionStream
-
-CONFIG = "config.yaml"
-"""The resolved configuration of a run."""
+from dimo_core.texts import log_filter
+from dimo_core.tracker import Spared
 
 CONDITIONS = "conditions.json"
 """What the stream of conditions had found when the run was started, if it keeps a record."""
+
+LOOKED_AT = 2
+"""Conditions for which teacher and generator are looked at before the first step."""
+
+
+BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
+"""What a batch system writes into the folder before the command is started: ``slurm-1.out``."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -87,26 +98,28 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     """
     registry = registry or Registry.discover()
     job.teacher.check()
-    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
-    job = attrs.evolve(job, teacher=job.teacher.on(device))
+    with open_run_folder(job.out, job.config, resume=resume) as folder:
+        return _run(attrs.evolve(job, out=folder.url), folder, registry, resume)
+
+
+def _run(job: Job, folder: Folder, registry: Registry, resume: bool) -> RunResult:
+    device = find_device(job.device)
+    job = attrs.evolve(job, teacher=job.teacher.on(device), tracker=Spared(job.tracker))
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
         )
     stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
-    objective = job.objective.build(job.ingredients())
-    generator = objective.parts()["generator"].module
-    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
-    folder.write_yaml(CONFIG, dict(job.config))
-    if (record := stream.record()) is not None:
-        folder.write_json(CONDITIONS, record)
+    objective, network, generator = _built(job, stream, device)
+    origin = _written(folder, job, stream, registry)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
-        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
-        look = partial(Results, job, engine, generator, objective.frozen()["teacher"], registry)
-        results = look() if job.eval.enabled or job.train.sample_every else None
+        judging = partial(Results, job, engine, generator, network, registry)
+        results = judging() if job.eval.enabled or job.train.sample_every else None
         _announce(job, device)
         actions = []
         if results is not None:
@@ -125,11 +138,33 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         with engine.states["generator"].averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
-            table = (results or look()).finish()
+            table = (results or judging()).finish()
             averaged = {name: t.clone() for name, t in generator.state_dict().items()}
         job.tracker.finish()
         generator.load_state_dict(averaged)
         return RunResult(folder=folder, generator=generator.eval(), table=table)
+
+
+def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Objective, nn.Module, Generator]:
+    """The objective on its device, the teacher's network and the generator in it, looked at."""
+    objective = job.objective.build(job.ingredients())
+    parts = {name: part.module.to(device) for name, part in objective.parts().items()}
+    network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
+    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
+    look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
+    return objective, network, generator
+
+
+def _written(
+    folder: Folder, job: Job, stream: ConditionStream, registry: Registry
+) -> dict[str, dict[str, str]]:
+    """Write down what the run is started with; returns what it is made of, for its checkpoints."""
+    folder.write_yaml(CONFIG, dict(job.config))
+    frozen = dict(job.teacher.provenance())
+    if (record := stream.record()) is not None:
+        folder.write_json(CONDITIONS, record)
+        frozen["conditions"] = checksum(record)
+    return {"frozen": frozen, "plugins": registry.versions(job.config)}
 
 
 def _announce(job: Job, device: torch.device) -> None:
@@ -141,21 +176,23 @@ def _announce(job: Job, device: torch.device) -> None:
         logger.warning(advice)
 
 
-def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Folder:
-    """The run folder, ready to be written to.
+@contextmanager
+def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[Folder]:
+    """The run folder, which no other process writes to meanwhile.
 
     Raises:
-        UsageError: when it is not empty and no run is continued, or the run was started with other options.
+        UsageError: when it is not empty and no run is continued, or the run was started with other options;
+            when another process writes to it.
+        StorageError: when it cannot be written.
     """
-    folder = Folder(out)
-    if resume and folder.exists(CONFIG):
-        check_unchanged(folder.read_yaml(CONFIG), config, out)
-    if not resume and folder.names():
-        raise UsageError(
-            f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
-        )
-    folder.claim()
-    return folder
+    with owned(out) as folder:
+        if resume and folder.exists(CONFIG):
+            check_unchanged(folder.read_yaml(CONFIG), config, out)
+        if not resume and any(not BATCH_LOG.fullmatch(name) for name in folder.names()):
+            raise UsageError(
+                f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+            )
+        yield folder
 
 
 def open_conditions(
@@ -167,7 +204,7 @@ def open_conditions(
         UsageError: when the source cannot give what the teacher takes.
     """
     if resume and folder.exists(CONDITIONS):
-        return source.reopen(conditioning, json.loads(folder.read(CONDITIONS)), seed=seed)
+        return source.reopen(conditioning, folder.read_json(CONDITIONS), seed=seed)
     return source.open(conditioning, seed=seed)
 
 
@@ -175,7 +212,12 @@ def open_conditions(
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-    sink = logger.add(lambda message: folder.append("run.log", message), format=form, level="INFO")
+
+    def write(message: str) -> None:
+        with suppress(StorageError):  # what the work itself writes there fails as well, and says so
+            folder.append("run.log", message)
+
+    sink = logger.add(write, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ process of its own.
 """
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -107,10 +108,10 @@ def _answer(*arguments: str) -> tuple[Any, str]:
 
 def _python(*arguments: str) -> tuple[str, str]:
     """Output of another interpreter, and the last line of its errors where it failed."""
+    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _TIMEOUT}
+    own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # dimo does without
     try:
-        done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, errors="replace", timeout=_TIMEOUT
-        )
+        done = subprocess.run([sys.executable, *arguments], env=own, **how)
     except (OSError, subprocess.SubprocessError) as error:
         return "", str(error) or repr(error)
     errors = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]

@@ -12,7 +12,7 @@ from dimo_core.config.layers import Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
-from dimo_core.files.images import picture_files
+from dimo_core.files.images import Listing
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
 
@@ -84,7 +84,7 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
     for place in (folder, folder.sub("teacher")):
         if place.exists(TEACHER):
             return Subject(kind="teacher", url=place.url, teacher=_saved(place, layers, registry))
-    if folder.exists() and picture_files(path):
+    if folder.exists() and Listing.of(path).pictures:
         return Subject(kind="images", url=path, teacher=teacher)
     raise UsageError(
         f"nothing to evaluate in {path!r}. Give a folder with one of: {CARD} (a generator), "

@@ -1,9 +1,14 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
+import hashlib
+import json
+from contextlib import ExitStack
 from typing import Any
 
+import attrs
 from loguru import logger
 
+from dimo_core.config.folders import CONFIG
 from dimo_core.config.pretrain import PretrainJob
 from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import TokenCache
@@ -13,11 +18,13 @@ from dimo_core.engine.loop import Engine
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.jobs.distil import CONFIG, log_file, open_run_folder
+from dimo_core.files.owner import owned
+from dimo_core.jobs.distil import log_file, open_run_folder
 from dimo_core.jobs.results import RunRows, write_table
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
+from dimo_core.sources import Examples
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""
@@ -39,12 +46,19 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             too many images are broken, or the token cache is one of other data.
         Interrupted: after a signal, with the encoded shards or the state of training saved.
     """
-    folder, device = open_run_folder(job.out, job.config, resume=resume), find_device(job.device)
+    with open_run_folder(job.out, job.config, resume=resume) as folder, ExitStack() as encoding:
+        return _pretrain(attrs.evolve(job, out=folder.url), folder, encoding, registry, resume)
+
+
+def _pretrain(
+    job: PretrainJob, folder: Folder, encoding: ExitStack, registry: Registry | None, resume: bool
+) -> Folder:
+    device = find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
         )
-    split, cache = job.data.splits()[0], _cache(job, folder)
+    split, cache = job.data.splits()[0], _cache(job, folder, encoding)
     examples = cache.examples() if cache is not None else job.data.load(split)
     plan = job.data.evaluation()
     teacher = job.teacher_class.create(job.model, examples, evaluation=plan, seed=job.seed).on(device)
@@ -56,10 +70,13 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
         else:
             cache.begin(teacher, examples)
-            feed = CachedFeed(
-                teacher=teacher, examples=encoded(cache, teacher, device), seed=job.seed, device=device
-            )
-        engine = Engine(objective, feed, job.train, folder=folder, seed=job.seed, device=device)
+            tokens = encoded(cache, teacher, device)
+            feed = CachedFeed(teacher=teacher, examples=tokens, seed=job.seed, device=device)
+        encoding.close()
+        plugins = registry or Registry.discover()
+        origin = {"frozen": {"data": _digest(examples)}, "plugins": plugins.versions(job.config)}
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
@@ -70,9 +87,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
             if (plan := teacher.evaluation()) is not None:
-                plugins = registry or Registry.discover()
                 conditions = built(plugins, "conditions", plan.conditions)
-                how: Any = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
+                how = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
                 rows = RunRows.of(teacher, plan, plugins, **how, device=device)
                 write_table(rows.table(None, network), folder)
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
@@ -82,11 +98,23 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
     return folder.sub("teacher")
 
 
-def _cache(job: PretrainJob, folder: Folder) -> TokenCache | None:
-    """The token cache of data that are streamed; None for data in memory."""
+def _digest(examples: Examples) -> str:
+    """The SHA-256 of training images with their conditions."""
+    digest = hashlib.sha256(json.dumps([examples.classes, examples.conditions()]).encode())
+    for image in examples.images:
+        digest.update(image.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _cache(job: PretrainJob, folder: Folder, encoding: ExitStack) -> TokenCache | None:
+    """The token cache of data that are streamed, owned while it is unfinished; None for data in memory."""
     if job.data.streams and not job.data.augments:
         place = Folder(job.tokens) if job.tokens else folder.sub("tokens")
-        return TokenCache(place, job.data, job.data.splits()[0])
+        cache = TokenCache(place, job.data, job.data.splits()[0])
+        if cache.finished:
+            return cache
+        place = encoding.enter_context(owned(place.url))
+        return TokenCache(place, job.data, job.data.splits()[0])  # another may have begun it meanwhile
     if job.tokens:
         raise UsageError(
             f"--tokens is for data that are streamed and not augmented; {type(job.data).__name__} are encoded"

@@ -12,9 +12,11 @@ from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job
+from dimo_core.device import noted
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.errors import Interrupted, reason
 from dimo_core.evaluation.comparison import size_notes
 from dimo_core.evaluation.drawing import Method, Opened, Rows
 from dimo_core.evaluation.judge import Judge
@@ -76,8 +78,9 @@ class RunRows(Rows):
         ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
         ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
         plan, size = attrs.evolve(plan, samples=settings.samples or plan.samples), settings.batch_size
-        judge = Judge.resolve(teacher, plan, registry, batch_size=size)
+        judge = Judge.resolve(teacher, plan, registry, batch_size=size, device=more.get("device"))
         own: dict[str, Any] = {"teacher": teacher, "judge": judge, "batch_size": size}
+        own["precision"] = settings.precision
         return cls(**own, ways=tuple(ways), **more)
 
     def row(self, method: Method, samples: int | None = None) -> Row:
@@ -100,7 +103,14 @@ class RunRows(Rows):
             )
             for way in self.ways
         ]
-        rows = [self.row(each) for each in (*methods, *([] if generator is None else [one_step(generator)]))]
+        rows = []
+        for each in (*methods, *([] if generator is None else [one_step(generator)])):
+            try:
+                rows.append(self.row(each))
+            except Interrupted:
+                raise
+            except Exception as error:  # of a sampler, say: it costs its row, and neither table nor report
+                self.judge.note(f"the row {each.name!r} is missing: {reason(error)}")
         if (floor := self.judge.floor) is not None:
             rows.append(row_of(REAL, [self.judge.judged(floor)]))
         plan, every = self.judge.plan, [way.as_dict() for way in self.ways]
@@ -114,6 +124,7 @@ class RunRows(Rows):
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "device": str(self.device),
+                **noted(self.precision),
                 **self.judge.protocol(),
                 **({"samplings": every} if any(way.name for way in self.ways) else sampled),
                 **({} if generator is None else {"generator": dict(generator.sampling())}),
@@ -151,7 +162,7 @@ class Results:
     ) -> None:
         assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
         self.job, self.engine, self.generator, self.network = job, engine, generator, network
-        self.folder, self.device = Folder(job.out), engine.device
+        self.folder, self.device = engine.folder, engine.device
         self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.rows: RunRows | None = None
@@ -231,7 +242,6 @@ class Results:
     def best_way(self, table: Table) -> TeacherSampling | None:
         """How the teacher's row with the best score was sampled; None for a table without its rows."""
         assert self.rows is not None
-        rows = [row for row in table.rows if row.kind == "teacher"]
-        scores = [self.rows.judge.score(row.metrics) for row in rows]
-        pairs = zip(scores, self.rows.ways, strict=True)
-        return min(pairs, key=lambda pair: pair[0], default=(None, None))[1]
+        scores = {row.name: self.rows.judge.score(row.metrics) for row in table.rows if row.kind == "teacher"}
+        drawn = [way for way in self.rows.ways if way.title in scores]
+        return min(drawn, key=lambda way: scores[way.title], default=None)

@@ -1,10 +1,11 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
-from dimo_core.device import find_device
+from dimo_core.device import find_device, noted
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
 from dimo_core.evaluation.store import Drawn
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator
@@ -13,6 +14,7 @@ from dimo_core.files.weights import sha256
 from dimo_core.jobs.sample_files import SampleFiles, Wanted, open_folder
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
+from dimo_core.settings import Precision
 from dimo_core.suggestions import Sampling
 from dimo_core.teacher import Teacher
 
@@ -29,6 +31,7 @@ def sample_folder(
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
+    precision: Precision = "fp32",
     batch_size: int = BLOCK,
 ) -> list[str]:
     """Draw one-step samples of a trained generator into a new folder.
@@ -49,6 +52,7 @@ def sample_folder(
         out: Where to write: empty, missing, or with the first part of these samples; None for the folder
             ``drawn`` beside the generator's.
         device: ``auto``, or a torch device.
+        precision: How the networks compute that draw: ``fp32``, ``tf32`` or ``bf16``.
         batch_size: Samples drawn at a time; at most 64, and at most 32,768 tokens.
 
     Returns:
@@ -62,20 +66,20 @@ def sample_folder(
     """
     source = generator_folder(path)
     parent, slash, _ = source.url.rpartition("/")
-    folder, where = open_folder(out or f"{parent}{slash}drawn"), find_device(device)
-    teacher, generator = load_generator(source.url, where, temperature=temperature)
-    teacher = teacher.on(where)
-    wanted = Wanted.of(teacher.conditioning, conditions, count)
-    files = SampleFiles(
-        folder=folder,
-        drawing=_drawing(teacher, seed, where, batch_size),
-        wanted=wanted,
-        model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
-        facts={"seed": seed},
-    )
-    for _ in files.draw(Opened.generator(generator)):
-        pass
-    return files.finish()
+    with open_folder(out or f"{parent}{slash}drawn") as folder:
+        where = find_device(device)
+        teacher, generator = load_generator(source.url, where, temperature=temperature)
+        teacher = teacher.on(where)
+        files = SampleFiles(
+            folder=folder,
+            drawing=_drawing(teacher, seed, where, precision, batch_size),
+            wanted=Wanted.of(teacher.conditioning, conditions, count),
+            model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
+            facts={"seed": seed, **noted(precision)},
+        )
+        for _ in files.draw(Opened.generator(generator)):
+            pass
+        return files.finish()
 
 
 def sample_teacher(
@@ -87,6 +91,7 @@ def sample_teacher(
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
+    precision: Precision = "fp32",
     batch_size: int = BLOCK,
 ) -> Drawn:
     """Draw samples of a teacher in many steps, into memory and, if wanted, into a new folder.
@@ -99,7 +104,7 @@ def sample_teacher(
         teacher: The teacher.
         sampling: One of ``teacher.samplings()`` by name, or any other, such as
             ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
-        count, conditions, seed, device, batch_size: As for ``sample_folder``.
+        count, conditions, seed, device, precision, batch_size: As for ``sample_folder``.
         out: Where to write: empty, missing, or with the first part of these samples; None writes nothing.
 
     Returns:
@@ -111,24 +116,24 @@ def sample_teacher(
         UsageError: when ``out`` holds something else, or a name, a condition or the device is impossible.
         CheckpointError: when the teacher's weights are missing or damaged.
     """
-    folder = None if out is None else open_folder(out)
-    where = find_device(device)
-    teacher, way = teacher.on(where), _way(teacher, sampling)
-    wanted = Wanted.of(teacher.conditioning, conditions, count)
-    opened = Opened.teacher(teacher, teacher.network().to(where), way)
-    drawing = _drawing(teacher, seed, where, batch_size)
-    if folder is None:
-        return drawing.draw(wanted.raw, opened)
-    files = SampleFiles(
-        folder=folder,
-        drawing=drawing,
-        wanted=wanted,
-        model=identity(teacher),
-        facts={"seed": seed, **way.as_dict()},
-    )
-    drawn = Drawn.joined(list(files.draw(opened)))
-    files.finish()
-    return drawn
+    with nullcontext() if out is None else open_folder(out) as folder:
+        where = find_device(device)
+        teacher, way = teacher.on(where), _way(teacher, sampling)
+        wanted = Wanted.of(teacher.conditioning, conditions, count)
+        opened = Opened.teacher(teacher, teacher.network().to(where), way)
+        drawing = _drawing(teacher, seed, where, precision, batch_size)
+        if folder is None:
+            return drawing.draw(wanted.raw, opened)
+        files = SampleFiles(
+            folder=folder,
+            drawing=drawing,
+            wanted=wanted,
+            model=identity(teacher),
+            facts={"seed": seed, **noted(precision), **way.as_dict()},
+        )
+        drawn = Drawn.joined(list(files.draw(opened)))
+        files.finish()
+        return drawn
 
 
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:
@@ -139,12 +144,15 @@ def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) ->
     return TeacherSampling.named(teacher, sampling, Registry.discover())
 
 
-def _drawing(teacher: Teacher, seed: int, device: torch.device, batch_size: int) -> Drawing:
+def _drawing(
+    teacher: Teacher, seed: int, device: torch.device, precision: Precision, batch_size: int
+) -> Drawing:
     return Drawing(
         teacher=teacher,
         seed=seed,
         phase="sample",
         device=device,
+        precision=precision,
         batch_size=max(1, min(batch_size, BLOCK, SITES // teacher.tokens.length)),
         block=BLOCK,
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -16,11 +17,13 @@ from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import RECORDS, read_picture
+from dimo_core.files.images import GRID, RECORDS, read_picture
+from dimo_core.files.owner import owned
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
 from dimo_core.teacher import Preview
+from dimo_core.texts import masked
 
 PLACE, REQUEST = "unfinished", "request.json"
 LINES = "samples.txt"
@@ -32,18 +35,19 @@ SHEET = 2**24
 """The most pixels of the samples that ``grid.png`` shows; larger pictures are shown in smaller number."""
 
 
-def open_folder(url: str) -> Folder:
-    """A folder for samples: an empty one, or one in which drawing was stopped.
+@contextmanager
+def open_folder(url: str) -> Iterator[Folder]:
+    """A folder for samples, which nobody else writes to: an empty one, or one in which drawing was stopped.
 
     Raises:
-        UsageError: when there is something else in it.
+        UsageError: when there is something else in it, or another process writes to it.
         StorageError: when it cannot be written.
     """
-    folder = Folder(url)
-    if folder.names() and not folder.exists(PLACE, REQUEST):
-        raise UsageError(f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out.")
-    folder.claim()
-    return folder
+    with owned(url) as folder:
+        if folder.names() and not folder.exists(PLACE, REQUEST):
+            text = f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out."
+            raise UsageError(text)
+        yield folder
 
 
 @attrs.frozen(kw_only=True)
@@ -158,7 +162,7 @@ class SampleFiles:
         written = dict(self.wanted.extras)
         pictures = self.wanted.files if self._decodes else []
         if pictures:
-            written["grid.png"] = self._grid()
+            written[GRID] = self._grid()
         else:
             teacher = self.drawing.teacher
             written[LINES] = b"".join(lines_of(batch, teacher) for batch in self._batches())
@@ -202,7 +206,7 @@ class SampleFiles:
                 "file": self.wanted.files[i] if self._decodes else LINES,
                 "index": i,
                 "condition": teacher.describe(self.wanted.raw[i]),
-                **self.facts,
+                **masked(self.facts),
                 "passes": batch.passes,
                 "tokens": row,
             }

@@ -14,6 +14,8 @@ from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.errors import CheckpointError
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import from_anywhere
+from dimo_core.files.weight_files import split_key
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.method import process
 from dimo_core.method.logits import chunks
@@ -36,8 +38,8 @@ class OneStep(GeneratorOptions):
         temperature: Divides the logits when sampling a trained generator; training draws at 1.
         top_k: Sample from the k likeliest codes; 0 for all.
         top_p: Sample from the nucleus of this mass; 1 for all.
-        init: Folder of a trained generator to continue from, or a published weights file or folder of one;
-            null starts from the teacher.
+        init: Folder of a trained generator to continue from, or a published weights file or folder of one
+            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
     """
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
@@ -48,7 +50,7 @@ class OneStep(GeneratorOptions):
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     top_k: int = attrs.field(default=0, validator=v.ge(0))
     top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
-    init: str | None = None
+    init: str | None = attrs.field(default=None, converter=from_anywhere)
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "OneStepGenerator":
         """A generator with the teacher's weights, or with those of ``init``.
@@ -63,7 +65,7 @@ class OneStep(GeneratorOptions):
 
             if not skeleton:
                 load_weights(self.init, backbone, teacher)
-            elif not Folder(self.init).exists():
+            elif not Folder(split_key(self.init)[0]).exists():
                 raise CheckpointError(f"no generator at {self.init!r}: there is no such file or folder")
         return OneStepGenerator(self, teacher.tokens, backbone)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from dimo_core.auxiliary import Auxiliary
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
-from dimo_core.device import transfer
+from dimo_core.device import transfer, widest
 from dimo_core.divergence import Divergence
 from dimo_core.generator import Generator, Rollout
 from dimo_core.guidance import Guidance, guided
@@ -87,8 +87,9 @@ class Step:
 
         def distance() -> Float[Tensor, " B"]:
             apart = torch.cat([losses.distance(theta(rows), phi(rows)) for rows in self.chunks(remask)])
-            sums = torch.zeros(len(remask.counts), device=apart.device, dtype=torch.float64)
-            sums.index_add_(0, remask.rows // self.teacher.tokens.length, apart.double())
+            apart = apart.to(widest(apart.device))
+            sums = torch.zeros(len(remask.counts), device=apart.device, dtype=apart.dtype)
+            sums.index_add_(0, remask.rows // self.teacher.tokens.length, apart)
             return sums / transfer(remask.counts, sums.device)
 
         return transfer(self.weight(remask.counts, distance), remask.rows.device)

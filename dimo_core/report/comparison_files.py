@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from dimo_core.errors import UsageError
+from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.evaluation.comparison import COUNTS_DIFFER
 from dimo_core.evaluation.protocols import differences
 from dimo_core.evaluation.table import Row, Table, finite
@@ -16,6 +15,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.report.page import Report, write_report
 from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
+from dimo_core.texts import shown
 
 FORMAT = "dimo-comparison/1"
 RESULTS = "results.json"
@@ -60,7 +60,7 @@ def publish(result: Comparable, folder: Folder, *, title: str, lead: str, facts:
         **table.to_dict(),
     }
     folder.write("results.csv", csv_text(table).encode())
-    notes = "".join(f"\n* {note}" for note in table.notes)
+    notes = "".join(f"\n* {shown(note)}" for note in table.notes)
     folder.write("results.md", f"{table.markdown()}\n{notes}\n".encode())
     for i, picture in enumerate(result.pictures.values()):
         folder.write(f"samples/grid{f'-{i + 1}' if i else ''}{picture.suffix}", picture.data)
@@ -105,21 +105,23 @@ def read_result(path: str) -> Comparable:
         path: ``results.json``, or its folder; a path or URL.
 
     Raises:
-        UsageError: when there is none.
+        UsageError: when there is none, or it is damaged.
     """
     folder, name = Folder(path), RESULTS
     if path.endswith(".json"):
         parent, _, name = path.rpartition("/")
         folder = Folder(parent or ".")
     try:
-        data = json.loads(folder.read(name))
-        known = data["format"] == FORMAT
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
-        known = False
+        data = folder.read_json(name)
+        known, reason = data.get("format") == FORMAT, ""
+    except (FileNotFoundError, NotADirectoryError):
+        known, reason = False, ""
+    except CheckpointError as error:
+        known, reason = False, f" ({error})"
     if not known:
         raise UsageError(
-            f"{path!r} holds no results of `dimo compare` or `dimo evaluate`. Give their folders, or the "
-            f"{RESULTS} in them."
+            f"{path!r} holds no results of `dimo compare` or `dimo evaluate`{reason}. Give their folders, or "
+            f"the {RESULTS} in them."
         )
     pictures = {}
     for suffix in (".png", ".txt"):

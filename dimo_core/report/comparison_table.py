@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 
+from dimo_core import conditions
 from dimo_core.evaluation.comparison import Comparison, size_notes
 from dimo_core.evaluation.drawing import Method
 from dimo_core.evaluation.protocols import digest
@@ -144,8 +145,10 @@ def _grid(comparison: Comparison, methods: Sequence[Method], cells: Cells) -> di
     if not shown:
         return {}
     teacher, raw = comparison.teacher, comparison.shown_conditions()
-    c = teacher.encode_conditions(raw)
+    device = comparison.device
+    c = conditions.to(teacher.encode_conditions(raw), device)
     with torch.no_grad():
-        previews = {name: teacher.preview(torch.tensor(tokens), c) for name, tokens in shown.items()}
+        x = {name: torch.tensor(tokens, device=device) for name, tokens in shown.items()}
+        previews = {name: teacher.preview(tokens, c) for name, tokens in x.items()}
     names = [teacher.describe(each) for each in raw]
     return {f"The same conditions and draws: {', '.join(names)}": below(previews, names)}

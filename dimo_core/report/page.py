@@ -15,6 +15,7 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.options import flat
 from dimo_core.report.sheets import Sheet
+from dimo_core.texts import masked, printable
 
 NAME = "report.html"
 TILES = 4
@@ -61,7 +62,7 @@ def write_report(folder: Folder, report: Report) -> str:
     """Write ``report.html`` and its plots into a folder; returns its path."""
     for name, data in report.plots.items():
         folder.write(f"plots/{name}.png", data)
-    folder.write(NAME, report.html().encode())
+    folder.write(NAME, masked(report.html()).encode())
     return folder.path(NAME)
 
 
@@ -115,4 +116,4 @@ def _lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif isinstance(value, float):
             yield name, f"{value:g}"
         else:
-            yield name, "none" if value is None else str(value)
+            yield name, "none" if value is None else printable(str(value))

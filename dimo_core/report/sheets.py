@@ -24,6 +24,7 @@ from dimo_core.generator import Generator
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview, Teacher
+from dimo_core.texts import printable
 from dimo_core.tokens import Tokens
 
 PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
@@ -146,8 +147,8 @@ def _tops(count: int, height: int, rows: Sequence[str]) -> list[int]:
 
 
 def _fitted(text: str, width: int) -> str:
-    """The text, or as much of its beginning as fits."""
-    cut = text[: width + 1]  # no letter is narrower than a pixel
+    """The text on one line, or as much of its beginning as fits."""
+    cut = printable(text[: width + 1])  # no letter is narrower than a pixel
     shorter = (f"{cut[:n]}…" for n in reversed(range(len(cut))))
     return next((each for each in (cut, *shorter) if _font().getlength(each) <= width), "…")
 
@@ -160,7 +161,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 def _text(panels: Mapping[str, Preview], names: Sequence[str]) -> Sheet:
     """Lines under a caption for each panel, each line after the name of its condition."""
-    parts = []
+    parts, names = [], [printable(name, LABEL) for name in names]
     for title, preview in panels.items():
         lines = preview.lines or ()
         width = max((len(name) for name in names[: len(lines)]), default=0)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
-import fsspec
 import numpy as np
 import safetensors
 import torch
@@ -16,7 +15,9 @@ from jaxtyping import Int, Shaped, UInt8
 from safetensors.numpy import load as load_safetensors
 from torch import Tensor
 
+from dimo_core import limits
 from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.files.urls import content
 from dimo_core.sources import Data, Examples
 from dimo_images.parts import SPLITS, part_of
 
@@ -68,6 +69,11 @@ class Arrays(Data):
         images = self._images(stored["images"])
         labels = self._labels(stored["labels"], len(images))
         count = int(labels.max()) + 1
+        if count > limits.CLASSES:
+            raise UsageError(
+                f"{self.path!r} has labels up to {count - 1:,}, and there may be {limits.CLASSES:,} classes. "
+                "Number the classes from 0 on."
+            )
         classes = self.classes or tuple(map(str, range(count)))
         if len(classes) < count:
             raise UsageError(
@@ -110,11 +116,10 @@ def _read(path: str) -> Mapping[str, Array]:
     if not path.lower().endswith((".safetensors", ".npz")):
         raise UsageError(f"{path!r} is of no known format. Known endings: .safetensors, .npz.")
     try:
-        with fsspec.open(path, "rb") as file:
-            content = file.read()
+        data = content(path, limits.ARRAYS)
         if path.lower().endswith(".safetensors"):
-            return dict(load_safetensors(content))
-        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(load_safetensors(data))
+        with np.lib.npyio.NpzFile(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except BROKEN as error:
         raise CheckpointError(f"cannot read arrays from {path!r}: {error}.") from error

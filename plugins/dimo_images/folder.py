@@ -6,18 +6,22 @@ from functools import partial
 from typing import Any
 
 import attrs
-import fsspec
 from attrs import validators as v
+from loguru import logger
 
 from dimo_core.errors import UsageError
+from dimo_core.files.images import SUFFIXES, Listing
 from dimo_core.files.urls import version_of
 from dimo_core.sources import Picture, PictureStream
 from dimo_images.decoding import Look, Raw, decoded
-from dimo_images.options import ImageOptions
+from dimo_images.options import NAMED, ImageOptions
 from dimo_images.parts import SPLITS, part_of
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Files with other endings are no images."""
+NO_CLASS = -1
+"""The label of images that lie beside the folders of classes."""
+
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
+"""Folders that are hardly meant as classes."""
 
 SHARD = 1000
 """Images of a shard."""
@@ -27,8 +31,8 @@ SHARD = 1000
 class ImageFolder(ImageOptions):
     """Images in PATH/CLASS/..., cropped to their middle square and scaled.
 
-    The classes are the sorted names of the folders in PATH that hold images, at any depth. Which images are
-    held out depends on names and seed alone.
+    The classes are the sorted names of the folders in PATH that hold images, at any depth; links are
+    followed. Which images are held out depends on names and seed alone.
 
     Attributes:
         path: The folder, or any fsspec URL of one.
@@ -50,22 +54,25 @@ class ImageFolder(ImageOptions):
         Raises:
             UsageError: for an unknown or empty split, or a folder without images.
         """
-        filesystem, root = fsspec.core.url_to_fs(self.path)
-        named = _images_by_class(filesystem, root)
-        if not named:
+        listing = Listing.of(self.path)
+        named = sorted((_class_of(path, listing.root), path, facts) for path, facts in listing.pictures)
+        if not any(name for name, _, _ in named):
             raise UsageError(
                 f"no images in {self.path!r}: expected {self.path.rstrip('/')}/CLASS/IMAGE with one of the"
                 f" endings {', '.join(SUFFIXES)}."
             )
-        classes = tuple(sorted({name for name, _, _ in named}))
-        index = {name: label for label, name in enumerate(classes)}
+        classes = tuple(sorted({name for name, _, _ in named if name}))
+        index = {"": NO_CLASS} | {name: label for label, name in enumerate(classes)}
         labels = [index[name] for name, _, _ in named]
+        if split == SPLITS[0]:
+            listing.tell()
+            _tell_classes(classes)
         part = part_of(labels, split, held_out=self.held_out, seed=self.seed)
         return FolderStream(
-            filesystem=filesystem,
+            filesystem=listing.filesystem,
             files=[(labels[i], named[i][1]) for i in part],
-            states=[named[i][2] for i in part],
-            root=root,
+            states=[version_of(named[i][2]) for i in part],
+            root=listing.root,
             classes=classes,
             look=self.look,
             max_broken=self.max_broken,
@@ -117,18 +124,28 @@ class FolderStream(PictureStream):
         """Its images, in the order of their paths."""
         start = int(shard.partition("-")[0]) * SHARD
         raws = (
-            Raw(key=path, label=label, read=partial(self.filesystem.cat_file, path))
+            Raw(
+                key=path,
+                label=label,
+                read=partial(self.filesystem.cat_file, path),
+                error="it is in no folder of a class" if label == NO_CLASS else "",
+            )
             for label, path in self.files[start : start + SHARD]
         )
         return decoded(raws, self.look, self.threads)
 
 
-def _images_by_class(filesystem: Any, root: str) -> list[tuple[str, str, str]]:
-    """Class name, path and state of every image below ``root``, sorted."""
-    found = []
-    for path, info in filesystem.find(root, detail=True).items():
-        inside = path[len(root) :].strip("/").split("/")
-        hidden = any(part.startswith(".") for part in inside)
-        if len(inside) > 1 and not hidden and path.lower().endswith(SUFFIXES):
-            found.append((inside[0], path, version_of(info)))
-    return sorted(found)
+def _class_of(path: str, root: str) -> str:
+    """The folder in ``root`` that a file is in; empty for none."""
+    folder, slash, _ = path[len(root) :].strip("/").partition("/")
+    return folder if slash else ""
+
+
+def _tell_classes(classes: Sequence[str]) -> None:
+    """Log which classes were found."""
+    shown = ", ".join(classes[:NAMED]) + (", ..." if len(classes) > NAMED else "")
+    logger.info("{} classes: {}", len(classes), shown)
+    if set(map(str.lower, classes)) <= SPLIT_NAMES:
+        logger.warning(
+            "the classes are named as the parts of a data set are: is one of them meant as --data.path?"
+        )

@@ -9,9 +9,11 @@ import attrs
 import fsspec
 from attrs import validators as v
 
+from dimo_core import limits
+from dimo_core.conditions import called
 from dimo_core.errors import UsageError
-from dimo_core.files.tar_samples import tar_samples
-from dimo_core.files.urls import client_options, expanded, version_of
+from dimo_core.files.tar_samples import lacking, tar_samples
+from dimo_core.files.urls import check_regular, client_options, content, expanded, version_of
 from dimo_core.sources import Picture, PictureStream
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
@@ -37,8 +39,9 @@ class ImageShards(ImageOptions):
             of these.
         held_out: The same for the split ``held-out``; null for none.
         classes: Number of classes, list of their names, or path of a text file with one name a line.
-        label: Ending of the member that holds the label, or ``json.FIELD``. Labels are class indices, or
-            names from ``classes``.
+        label: Ending of the member that holds the label, or ``json.FIELD``. Labels are names from
+            ``classes``, or class indices; where a class is named by a number that is not its index, names
+            alone.
     """
 
     url: str | tuple[str, ...] = attrs.field(converter=_as_urls)
@@ -91,6 +94,11 @@ class ShardStream(PictureStream):
     look: Look
     max_broken: float
     threads: int
+    _called: dict[str, int] = attrs.field(init=False)
+
+    @_called.default
+    def _names_and_indices(self) -> dict[str, int]:
+        return called(self.classes)
 
     def versions(self) -> Sequence[str]:
         """URL and state of every shard; of one that cannot be asked, the URL."""
@@ -102,25 +110,25 @@ class ShardStream(PictureStream):
 
     def _samples(self, url: str) -> Iterator[Raw]:
         try:
+            check_regular(url)
             with fsspec.open(url, "rb", **client_options(url)) as file:
                 for sample in tar_samples(file, url):
-                    yield self._sample(url, sample)
+                    yield from self._sample(url, sample)
         except Exception as error:  # of file system, tarfile or decompressor; webdataset adds arguments
             reason = error.args[0] if error.args and isinstance(error.args[0], str) else error
             text = " ".join(f"{type(error).__name__}: {reason}".split())
             yield Raw(key=url, error=text, lost=True)
 
-    def _sample(self, url: str, sample: Mapping[str, Any]) -> Raw:
+    def _sample(self, url: str, sample: Mapping[str, Any]) -> list[Raw]:
         key = f"{url}::{sample['__key__']}"
         ending = next((ending for ending in IMAGES if ending in sample), None)
         if ending is None:
-            members = ", ".join(name for name in sample if not name.startswith("__"))
-            return Raw(key=key, error=f"no member {', '.join(IMAGES)}; there are {members}")
+            return [Raw(key=key, error=reason) for reason in lacking(sample, IMAGES)]
         try:
             label = self._label(sample)
         except ValueError as error:
-            return Raw(key=key, error=str(error))
-        return Raw(key=key, label=label, read=partial(bytes, sample[ending]))
+            return [Raw(key=key, error=str(error))]
+        return [Raw(key=key, label=label, read=partial(bytes, sample[ending]))]
 
     def _label(self, sample: Mapping[str, Any]) -> int:
         """The class index of a sample; ValueError says what is wrong."""
@@ -128,19 +136,13 @@ class ShardStream(PictureStream):
         if member not in sample:
             raise ValueError(f"no label: there is no member {member}")
         try:
-            value: Any = sample[member].decode().strip()
+            value: Any = sample[member].decode("utf-8-sig").strip()
             for field in [None, *fields.split(".")] if fields else ():
                 value = json.loads(value) if field is None else value[field]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"no label: {self.label} cannot be read ({error!r})") from error
-        if str(value) in self.classes and not str(value).isdigit():
-            return self.classes.index(str(value))
-        try:
-            label = int(str(value))
-        except ValueError:
-            raise ValueError(f"label {value!r} is no class") from None
-        if not 0 <= label < len(self.classes):
-            raise ValueError(f"label {label} is not in 0..{len(self.classes) - 1}")
+        if (label := self._called.get(str(value))) is None:
+            raise ValueError(f"label {value!r} is no class: neither a name nor an index of `classes`")
         return label
 
 
@@ -151,11 +153,13 @@ def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
         UsageError: when there is none, one is named twice, or the file cannot be read.
     """
     if isinstance(classes, int):
+        if classes > limits.CLASSES:
+            raise UsageError(f"classes is {classes:,}; there may be {limits.CLASSES:,}.")
         names = tuple(map(str, range(classes)))
     elif isinstance(classes, str):
         try:
-            with fsspec.open(classes, "rt", encoding="utf-8") as file:
-                names = tuple(line.strip() for line in file.read().splitlines() if line.strip())
+            lines = content(classes, limits.TEXT).decode("utf-8-sig").splitlines()
+            names = tuple(line.strip() for line in lines if line.strip())
         except (OSError, ValueError, ImportError) as error:
             raise UsageError(
                 f"cannot read class names from {classes!r} ({error}). classes takes their number, a list of"

@@ -33,7 +33,7 @@ class ClipScore(Metric):
         model: A folder or URL with the published files (config.json, model.safetensors or pytorch_model.bin,
             tokenizer, preprocessor_config.json), or a name on the Hugging Face Hub that is in its cache.
         batch_size: Images that pass the network at a time.
-        device: Where it computes: auto, or a torch device.
+        device: Where it computes: auto for the device of the run, or a torch device.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {NAME: "larger"}

@@ -28,6 +28,10 @@ NAMES = {
 """torch-fidelity's names and ours."""
 
 
+ENOUGH = 100
+"""Samples of a part of which the mean prediction of an inception score is taken, at least."""
+
+
 def _distinct(numbers: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([numbers] if isinstance(numbers, str) else numbers))
 
@@ -107,6 +111,11 @@ class Fidelity(Metric):
         return None if self.statistics is None else file_sha256(local_copy(self.statistics))
 
     @cached_property
+    def _told(self) -> list[str]:
+        """What was warned of: intervals compute the numbers a hundred times."""
+        return []
+
+    @cached_property
     def _published(self) -> Statistics:
         assert self.statistics is not None
         return read_statistics(self.statistics)
@@ -130,6 +139,9 @@ class Fidelity(Metric):
         torch_fidelity = load_torch_fidelity()
         if not wanted:
             return {}
+        if "is" in wanted and len(features) < ENOUGH * self.isc_splits and not self._told:
+            self._told.append(f"the inception score of {len(features)} samples in {self.isc_splits} parts")
+            logger.warning("{} comes out too small; give each part {} at least", self._told[0], ENOUGH)
         numbers = torch_fidelity.calculate_metrics(
             input1=PackedFeatures(features, logits),
             input2=None if real is None else PackedFeatures(real, None),

@@ -47,7 +47,7 @@ class Inception(FeatureExtractor):
         weights: Path or URL of the weights, as torch-fidelity or pytorch-fid publish them, or as
             safetensors; null looks for the published file in torch's cache.
         batch_size: Images that pass the network at a time.
-        device: Where it computes: auto, or a torch device.
+        device: Where it computes: auto for the device of the run, or a torch device.
     """
 
     weights: str | None = None

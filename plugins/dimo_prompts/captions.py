@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import attrs
 
+from dimo_core import limits
 from dimo_core.errors import UsageError
-from dimo_core.files.tar_samples import tar_samples
+from dimo_core.files.tar_samples import lacking, tar_samples
 
 Format = Literal["tar", "text", "jsonl"]
 """What a file is."""
@@ -25,9 +27,6 @@ ENDINGS: dict[str, Format] = {
 
 COMPRESSORS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
 """fsspec's names of what files may be compressed with, by ending."""
-
-MARK = b"\xef\xbb\xbf"
-"""What some editors write at the beginning of UTF-8 text."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,24 +99,28 @@ class Layout:
         for sample in tar_samples(file, url, lambda name: name.lower().endswith(ending)):
             key = sample["__key__"]
             if member not in sample:
-                there = ", ".join(name for name in sample if not name.startswith("__"))
-                yield Broken(key=key, reason=f"no member {member}; there are {there}")
+                yield from (Broken(key=key, reason=reason) for reason in lacking(sample, [member]))
             else:
                 yield _read(key, sample[member], path if "json" in member.split(".") else None)
 
-    def of_lines(self, lines: Iterable[bytes], url: str) -> Iterator[tuple[int, Entry | None]]:
+    def of_lines(self, file: Any, url: str) -> Iterator[tuple[int, Entry | None]]:
         """The length of each line with its end, and the prompt in it; None for an empty line.
 
         Args:
-            lines: With their ends, from the first line of the file or of a part of it.
-            url: The file.
+            file: A binary file, read from its beginning, or a part of one.
+            url: Its name.
+
+        Raises:
+            ValueError: for a line without an end.
         """
         path = None
         if self.format_of(url) == "jsonl":
             member, path = _place(self.field or "prompt")
             path = path if member.endswith("json") else [*member.split("."), *path]
-        for number, line in enumerate(lines, 1):
-            content = line.removeprefix(MARK).strip()
+        for number, line in enumerate(iter(partial(file.readline, limits.TEXT_LINE), b""), 1):
+            if len(line) == limits.TEXT_LINE:
+                raise ValueError(f"line {number} has {limits.TEXT_LINE:,} bytes or more")
+            content = line.strip()
             yield len(line), _read(f"line {number}", content, path) if content else None
 
 
@@ -143,13 +146,15 @@ def _place(field: str) -> tuple[str, list[str]]:
 def _read(key: str, content: bytes, path: list[str] | None) -> Entry:
     """A prompt from text, or from JSON where there is a path to follow in it; a JSON string is a prompt."""
     try:
-        found: Any = content.decode()
+        found: Any = content.decode("utf-8-sig")
         if path is not None:
             found = json.loads(found)
             for name in [] if isinstance(found, str) else path:
                 found = found[name]
         if not isinstance(found, str):
             return Broken(key=key, reason=f"no text but {type(found).__name__}")
+        if len(found) > limits.CAPTION:
+            return Broken(key=key, reason=f"{len(found):,} characters; {limits.CAPTION:,} is the most")
         found.encode()  # JSON may hold half of a surrogate pair
     except UnicodeError as error:
         return Broken(key=key, reason=f"no UTF-8: {error}")

@@ -82,6 +82,10 @@ class Counted:
         """Number of prompts."""
         return sum(part.count for part in self.parts)
 
+    def at(self, url: str) -> "Counted":
+        """The same, of a file that has another URL now, such as another signature."""
+        return attrs.evolve(self, url=url, parts=tuple(attrs.evolve(part, url=url) for part in self.parts))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         parts = [[part.start, part.length, part.count, part.digest] for part in self.parts]

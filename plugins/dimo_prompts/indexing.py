@@ -19,6 +19,7 @@ from dimo_core.files.cache import cache_folder
 from dimo_core.files.urls import is_missing
 from dimo_core.progress import Progress
 from dimo_core.sources import FEW
+from dimo_core.texts import masked
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import LINES, Count, Counted, Index
 from dimo_prompts.reading import Reader, told
@@ -102,7 +103,7 @@ class Indexer:
             version = {}
         place = self._place(url, version) if version else None
         if place is not None and (kept := _kept(place)) is not None:
-            return kept
+            return kept.at(url)
         found = self._read(url)
         if place is not None and not found.lost:
             _keep(place, found)
@@ -125,7 +126,7 @@ class Indexer:
 
     def _place(self, url: str, version: dict[str, str]) -> Path:
         """Where the result for this version of a file is kept."""
-        key = [url, self.layout.format_of(url), self.layout.field, LINES, sorted(version.items())]
+        key = [masked(url), self.layout.format_of(url), self.layout.field, LINES, sorted(version.items())]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         return cache_folder() / "prompts" / f"{name}.json"
 
@@ -192,7 +193,7 @@ def _keep(place: Path, found: Counted) -> None:
     part = place.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found.as_dict()))
+        part.write_text(json.dumps(masked(found.as_dict())))
         os.replace(part, place)
     except OSError as error:
         logger.warning("the count of {} is not kept: {}", found.url, error)

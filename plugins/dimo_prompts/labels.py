@@ -84,14 +84,11 @@ class Labels(Conditions):
             raise UsageError(
                 "conditions.classes is empty: name at least one class, or leave it null for all."
             )
-        return tuple(dict.fromkeys(_index(entry, conditioning.classes) for entry in self.classes))
+        return tuple(dict.fromkeys(self._label(entry, conditioning) for entry in self.classes))
 
-
-def _index(entry: int | str, classes: tuple[str, ...]) -> int:
-    if entry in classes:
-        return classes.index(str(entry))
-    if str(entry).isdecimal() and int(entry) < len(classes):
-        return int(entry)
-    shown = ", ".join(f"{i} {name!r}" for i, name in enumerate(classes[:10]))
-    more = f", ... ({len(classes)} in all)" if len(classes) > 10 else ""
-    raise UsageError(f"conditions.classes names {entry!r}. The teacher's classes: {shown}{more}.")
+    @staticmethod
+    def _label(entry: object, conditioning: Conditioning) -> int:
+        try:
+            return conditioning.label(entry)
+        except UsageError as error:
+            raise UsageError(f"conditions.classes: {error}") from error

@@ -13,6 +13,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.files.urls import SILENCE, expanded, is_missing
 from dimo_core.sources import Conditions
+from dimo_core.texts import is_masked, masked
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import Index, read_whole
 from dimo_prompts.indexing import Indexer, no_files
@@ -102,6 +103,9 @@ class Prompts(Conditions):
         check_kind(conditioning, "prompts")
         try:
             index = Index.from_dict(record)
+            if is_masked(record):  # their secrets are in the options again
+                urls = {masked(url): url for url in expanded(self.url, silence=self.timeout)}
+                index = Index(files=tuple(file.at(urls[file.url]) for file in index.files))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is no record of prompts ({error!r}). Start a new run.") from error
         return self._stream(index, seed)

@@ -14,7 +14,7 @@ import attrs
 import fsspec
 from loguru import logger
 
-from dimo_core.files.urls import cause_of, client_options, is_missing, told_version
+from dimo_core.files.urls import cause_of, check_regular, client_options, is_missing, told_version
 
 T = TypeVar("T")
 
@@ -104,6 +104,7 @@ class Reader:
         raise AssertionError("the last attempt returns or raises")
 
     def _found(self, url: str) -> tuple[Any, str]:
+        check_regular(url)
         filesystem, path = fsspec.core.url_to_fs(url, **client_options(url, self.timeout))
         return filesystem, path
 
@@ -121,7 +122,7 @@ def told(error: Exception) -> str:
 
 
 def _is_final(url: str, error: Exception) -> bool:
-    if is_missing(error) or isinstance(error, PermissionError | IsADirectoryError | ImportError):
+    if is_missing(error) or isinstance(cause_of(error), PermissionError | IsADirectoryError | ImportError):
         return True
     return is_local(url) and isinstance(error, DAMAGE)
 

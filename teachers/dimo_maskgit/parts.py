@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import yaml
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
+from dimo_core.files.state import card_of
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.yaml_text import YamlFault, parsed
+from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.tokenizers import load_tokenizer
 from dimo_maskgit.transformer import PUBLISHED, Architecture
@@ -28,8 +31,11 @@ from dimo_maskgit.vqgan_config import VqganConfig
 FORMAT = "dimo-maskgit/1"
 CARD, NETWORK, TOKENIZER = "teacher.yaml", "network.safetensors", "tokenizer.safetensors"
 
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-"""Names of foreign weights files end so; anything else is taken for a folder."""
+ENTRIES: Mapping[str, Any] = {
+    "network.classes": int, "tokenizer": dict, "classes": list, "recipes": str,
+    "evaluation": (dict, type(None)), f"sha256.{NETWORK}": str, f"sha256.{TOKENIZER}": str
+}  # fmt: skip
+"""What the card must hold."""
 
 PUBLISHED_HEADS = {(PUBLISHED.width, PUBLISHED.depth, PUBLISHED.mlp): PUBLISHED.heads}
 """Heads by width, depth and mlp; the networks for 256 and for 512 pixels are alike in these."""
@@ -64,16 +70,6 @@ class Parts:
     check: Callable[[], None]
 
 
-def _plain(url: str) -> str:
-    """A URL without its query, such as ``?download=true``; a path as it is."""
-    return url.partition("?")[0] if "://" in url else url
-
-
-def is_weights_file(url: str) -> bool:
-    """Whether a path or URL names a foreign weights file, and not a folder."""
-    return _plain(url).endswith(WEIGHTS_SUFFIXES)
-
-
 def folder_parts(url: str, name: str) -> Parts:
     """The parts of a teacher folder.
 
@@ -87,17 +83,14 @@ def folder_parts(url: str, name: str) -> Parts:
     folder = Folder(url)
     if not is_there(folder.path(CARD)):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
-    try:
-        card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{folder.path(CARD)} is unreadable: {' '.join(str(error).split())}") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
-    try:
-        digests = {file: str(card["sha256"][file]) for file in (NETWORK, TOKENIZER)}
-        spec, origin = card["tokenizer"], card.get("converted_from") or {}
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.path(CARD)} lacks the entry {error}") from error
+    card = card_of(local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, ENTRIES)
+    names, classes = card["classes"], card["network"]["classes"]
+    if len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{folder.path(CARD)} is damaged: it has not the names of {classes} classes")
+    if (scale := card["recipes"]) not in SAMPLINGS:
+        raise CheckpointError(f"{folder.path(CARD)}: recipes {scale!r} are none of {', '.join(SAMPLINGS)}")
+    digests = {file: card["sha256"][file] for file in (NETWORK, TOKENIZER)}
+    spec, origin = card["tokenizer"], card.get("converted_from") or {}
 
     def tensors(file: str) -> dict[str, Tensor]:
         return read_tensors(folder, file, digests[file], cached=True)
@@ -253,13 +246,14 @@ def read_tokenizer(url: str) -> Tokenizer:
                 else f" It holds: {', '.join(sorted(shapes)[:6])} ..."
             )
         )
-    beside, config = Folder(_plain(url).rpartition("/")[0] or "."), None
+    plain = split_key(url)[0].partition("?")[0] if "://" in url else split_key(url)[0]
+    beside, config = Folder(plain.rpartition("/")[0] or "."), None
     if is_there(beside.path("model.yaml"), certain=True):  # without it, the sizes would be others
         source = beside.path("model.yaml")
         try:
-            data = yaml.safe_load(local_copy(source).read_bytes())
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{source} is no YAML file: {' '.join(str(error).split())}") from error
+            data = parsed(local_copy(source).read_bytes())
+        except YamlFault as error:
+            raise CheckpointError(f"{source} is no YAML file: {error}") from error
         config = VqganConfig.from_model_yaml(data, source)
     return Vqgan.from_taming(file.state_dict(), config, url)
 

@@ -4,6 +4,7 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.errors import UsageError
+from dimo_core.files.urls import from_anywhere
 from dimo_core.sources import Examples
 from dimo_maskgit.codebook import PatchCodebook, fit_codebook
 from dimo_maskgit.parts import read_tokenizer
@@ -35,7 +36,7 @@ class Pretraining:
     embedding_std: float = attrs.field(default=0.5, validator=v.gt(0))
     codes: int = attrs.field(default=64, validator=v.gt(1))
     patch: int = attrs.field(default=2, validator=v.gt(0))
-    tokenizer: str | None = None
+    tokenizer: str | None = attrs.field(default=None, converter=from_anywhere)
 
 
 def tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokenizer:

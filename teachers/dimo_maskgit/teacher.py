@@ -13,8 +13,10 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
-from dimo_core.errors import CheckpointError, ConfigError, UsageError
+from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import from_anywhere
+from dimo_core.files.weight_files import is_weights_file
 from dimo_core.files.weights import assign, encode_tensors, sha256
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -28,7 +30,6 @@ from dimo_maskgit.parts import (
     Parts,
     digest_of,
     folder_parts,
-    is_weights_file,
     published_parts,
 )
 from dimo_maskgit.pretraining import Pretraining, tokenizer_for
@@ -55,10 +56,10 @@ class MaskGit(Teacher):
             only codes (drop).
     """
 
-    checkpoint: str | None = None
-    tokenizer: str | None = None
+    checkpoint: str | None = attrs.field(default=None, converter=from_anywhere)
+    tokenizer: str | None = attrs.field(default=None, converter=from_anywhere)
     heads: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
-    class_names: str | None = None
+    class_names: str | None = attrs.field(default=None, converter=from_anywhere)
     mask_logit: Literal["drop", "keep"] = "drop"
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
@@ -144,19 +145,13 @@ class MaskGit(Teacher):
         return network
 
     def encode_conditions(self, raw: Sequence[Any]) -> Int[Tensor, " B"]:
-        """Class indices, or class names, to class indices.
+        """Class indices as integers, or what a class is called, to class indices.
 
         Raises:
             UsageError: for an unknown class.
         """
-        names = {name: index for index, name in enumerate(self.conditioning.classes)}
-        c = [names.get(label, label) for label in raw]
-        for label in c:
-            if not isinstance(label, int) or not 0 <= label < len(names):
-                raise UsageError(
-                    f"unknown class {label!r}. Known: 0..{len(names) - 1}, or {', '.join(names)}"
-                )
-        return torch.tensor(c)
+        indices = range(len(self.conditioning.classes))
+        return torch.tensor([c if c in indices else self.conditioning.label(c) for c in raw])
 
     def null_condition(self, c: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """The null class."""
@@ -184,8 +179,7 @@ class MaskGit(Teacher):
 
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says."""
-        plan = self._parts.card["evaluation"]
-        return EvaluationPlan(**plan) if plan else None
+        return EvaluationPlan.of_card(self._parts.card["evaluation"], f"{self._source}, {CARD}")
 
     def provenance(self) -> Mapping[str, str]:
         """Where network and tokenizer came from, and their SHA-256."""

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
+from dimo_core.limits import check_network
 from dimo_core.tokens import Tokens
 
 
@@ -43,13 +44,15 @@ class Architecture:
     classes: int = attrs.field(validator=v.gt(0))
 
     def __attrs_post_init__(self) -> None:
-        """Check that heads divide the width.
+        """Check that heads divide the width, and that there are machines for such sizes.
 
         Raises:
-            ValueError: if they do not.
+            ValueError: if not.
         """
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        block, ids = 4 * self.width**2 + 2 * self.width * self.mlp, self.codes + self.classes + self.grid**2
+        check_network(self.depth, self.depth * block + ids * self.width + self.grid**2 * self.codes)
 
 
 PUBLISHED = Architecture(

@@ -7,6 +7,7 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.errors import CheckpointError
+from dimo_core.limits import check_network
 
 GROUPS = 32
 """Groups of every group norm."""
@@ -71,6 +72,8 @@ class VqganConfig:
                 f"resolution {self.resolution} cannot be halved {len(self.ch_mult) - 1} times, once between "
                 f"each two of the levels ch_mult {list(self.ch_mult)}"
             )
+        blocks = len(self.ch_mult) * self.num_res_blocks
+        check_network(blocks, blocks * 18 * max(self.widths) ** 2 + self.n_embed * self.embed_dim)
         if odd := [width for width in self.widths if width % GROUPS]:
             raise ValueError(f"ch * ch_mult gives widths {odd} that are no multiples of {GROUPS}")
 

@@ -7,6 +7,7 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.errors import CheckpointError
+from dimo_core.limits import check_network
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +55,9 @@ class Architecture:
             raise ValueError(f"axes_dims_rope {self.axes_dims_rope} does not add up to attention_head_dim")
         if any(size % 2 for size in self.axes_dims_rope):
             raise ValueError(f"axes_dims_rope {self.axes_dims_rope} has an odd entry")
+        layers = self.num_layers + self.num_single_layers
+        width = max(self.width, self.joint_attention_dim)
+        check_network(layers, layers * 12 * width**2 + self.vocab_size * width)
         if self.codebook_size >= self.vocab_size:
             raise ValueError(f"vocab_size {self.vocab_size} leaves no id for the mask token")
 

@@ -10,7 +10,6 @@ from importlib.resources import files
 from typing import Any
 
 import attrs
-import yaml
 from loguru import logger
 from torch import Tensor
 
@@ -18,24 +17,35 @@ from dimo_core.errors import CheckpointError, StorageError
 from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
-from dimo_core.files.weights import read_tensors
+from dimo_core.files.state import card_of
+from dimo_core.files.weight_files import INDEX, shards
+from dimo_core.files.weights import read_tensors, sha256
 from dimo_meissonic.digests import remembered_sha256
 
 FORMAT = "dimo-meissonic/1"
 CARD = "teacher.yaml"
 """Written by `dimo convert` beside the published sub-folders; not part of a published folder."""
 
+OPTIONAL: Mapping[str, type] = {"grid": list, "negative_prompt": str, "prompts": dict, "recipes": str}
+"""What the card may hold besides."""
+
 EMBEDDED = "embedded in dimo_meissonic"
 """What the teacher that ships with the package is called."""
 
 TRANSFORMER, VQVAE, TEXT, TOKENIZER = "transformer", "vqvae", "text_encoder", "tokenizer"
 
+
+def _names(stem: str) -> tuple[str, ...]:
+    whole, half = f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+    return whole, f"{whole}{INDEX}", half, f"{whole}.index.fp16.json"
+
+
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
-    TRANSFORMER: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
-    VQVAE: ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
-    TEXT: ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"),
+    TRANSFORMER: _names("diffusion_pytorch_model"),
+    VQVAE: _names("diffusion_pytorch_model"),
+    TEXT: (*_names("model"), "pytorch_model.bin", f"pytorch_model.bin{INDEX}"),
 }
-"""Weight files of each part, the best first: fp32, then half precision."""
+"""Weight files of each part, or indices of their shards, the best first: fp32, then half precision."""
 
 VOCABULARY = (
     ("vocab.json", True),
@@ -88,8 +98,12 @@ class Part:
         return read_tensors(self.folder, self.weights, self.sha256, cached=True)
 
     def digest(self) -> str:
-        """The SHA-256 of the weights file: as written down, or computed once and remembered."""
-        return self.sha256 or remembered_sha256(local_copy(self.source))
+        """The SHA-256 of the weights file, or of its shards' digests: as written down, or once computed."""
+        if self.sha256:
+            return self.sha256
+        parts = (shards(self.source) or {}) if self.weights.endswith(".json") else {}
+        own, *others = (remembered_sha256(local_copy(url)) for url in (self.source, *parts))
+        return sha256(" ".join([own, *others]).encode()) if others else own
 
 
 @attrs.frozen(kw_only=True)
@@ -120,12 +134,14 @@ class Published:
         folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
         if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)
-        try:
-            card = yaml.safe_load(local_copy(folder.path(CARD)).read_bytes())
-        except yaml.YAMLError as error:
-            raise CheckpointError(f"{folder.path(CARD)} is unreadable: {error}") from error
-        if not isinstance(card, dict) or card.get("format") != FORMAT or "sha256" not in card:
-            raise CheckpointError(f"{folder.path(CARD)} is not a teacher of the format {FORMAT!r}")
+        card = card_of(
+            local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, {"sha256": dict}
+        )
+        for key, kind in OPTIONAL.items():
+            if not isinstance(card.get(key, kind()), kind):
+                raise CheckpointError(
+                    f"{folder.path(CARD)} is damaged at the entry {key!r}: take another copy"
+                )
         return cls(folder=folder, card=card, name=name)
 
     def prompts(self) -> dict[str, Any] | None:

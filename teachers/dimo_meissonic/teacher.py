@@ -16,6 +16,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
 from dimo_core.device import find_device
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import from_anywhere
 from dimo_core.files.weights import assign
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -23,7 +24,7 @@ from dimo_core.teacher import Capability, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.conditions import PromptConditions
-from dimo_meissonic.files import VQVAE
+from dimo_meissonic.files import CARD, VQVAE
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.parts import Parts
 from dimo_meissonic.pretraining import Pretraining
@@ -64,14 +65,14 @@ class Meissonic(Teacher):
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
-    checkpoint: str | None = None
+    checkpoint: str | None = attrs.field(default=None, converter=from_anywhere)
     timestep: Convention = "zero"
     timestep_steps: int = attrs.field(default=64, validator=v.ge(1))
     negative_prompt: str | None = None
     micro_conditions: tuple[float, float, float, float, float] | None = attrs.field(
         default=None, converter=optional(tuple)
     )
-    text_encoder: str | None = None
+    text_encoder: str | None = attrs.field(default=None, converter=from_anywhere)
     text_device: str = "auto"
     text_cache: int = attrs.field(default=1024, validator=v.ge(1))
     grid: tuple[int, int] | None = attrs.field(default=None, converter=optional(tuple), validator=_SIDES)
@@ -261,8 +262,7 @@ class Meissonic(Teacher):
 
     def evaluation(self) -> EvaluationPlan | None:
         """What ``teacher.yaml`` says; nothing for a published folder."""
-        plan = self._card.get("evaluation")
-        return EvaluationPlan(**plan) if plan else None
+        return EvaluationPlan.of_card(self._card.get("evaluation"), self._parts.published.folder.path(CARD))
 
     def provenance(self) -> Mapping[str, str]:
         """The folder, and the SHA-256 of each file that was or would be read."""

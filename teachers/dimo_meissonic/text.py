@@ -144,6 +144,10 @@ def load_tokenizer(files: Mapping[str, bytes], source: str) -> Any:
             raise CheckpointError(f"{source} holds no CLIP tokenizer: {error}") from error
 
 
+SHOWN = 60
+"""Characters of a prompt that the log shows."""
+
+
 class PromptEncoder:
     """Prompts to embeddings on the CPU; the latest ones are remembered.
 
@@ -170,6 +174,7 @@ class PromptEncoder:
         large = sum(p.numel() for p in tower.parameters()) > SMALL
         self._rows = rows or (1 if large and device.type == "cpu" else ROWS)
         self._known: OrderedDict[str, Embedding] = OrderedDict()
+        self._cut_is_told = False
 
     @property
     def length(self) -> int:
@@ -226,9 +231,21 @@ class PromptEncoder:
                 truncation=True,
                 return_tensors="pt",
             ).input_ids
+            self._tell_cut([text for text, row in zip(part, ids, strict=False) if row[-2] != row[-1]])
             text, pooled = self._passed(ids)
             for row in range(len(part)):
                 yield text[row].clone(), pooled[row].clone()  # or else the whole pass would be remembered
+
+    def _tell_cut(self, full: Sequence[str]) -> None:
+        """Log the first prompt that is cut; only those that leave no padding can be."""
+        for prompt in () if self._cut_is_told else full:
+            count = len(self.tokenizer(prompt, verbose=False).input_ids)
+            if count > self.length:
+                self._cut_is_told = True
+                shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+                text = "the text tower reads {} words and cuts the rest: {!r} has {} (others are not named)"
+                logger.warning(text, self.length, shown, count)
+                return
 
     @torch.no_grad()
     def _passed(self, ids: Int[Tensor, "R S"]) -> tuple[Float[Tensor, "R S J"], Float[Tensor, "R P"]]:

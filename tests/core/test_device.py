@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dimo_core.device import available_devices, find_device
+from dimo_core.device import arithmetic, available_devices, find_device, transfer, widest
 from dimo_core.errors import UsageError
 
 
@@ -36,3 +36,46 @@ def test_what_is_not_there_is_an_error_that_names_what_is(machine, name):
     machine()
     with pytest.raises(UsageError, match=f"device '{name}' is not available. This machine has: cpu."):
         find_device(name)
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """What tensors are asked to do, on a machine that has no accelerator: the arguments of ``to``."""
+    asked = []
+
+    def to(self, device, *, non_blocking):
+        asked.append((str(device), self.dtype, non_blocking))
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("mps", ("mps", torch.float32, False)),
+        ("cpu", ("cpu", torch.float64, False)),
+        ("cuda:1", ("cuda:1", torch.float64, True)),
+    ],
+)
+def test_apples_gpus_have_no_float64_and_only_cuda_reads_temporaries_later(moves, device, expected):
+    transfer(torch.ones(2, dtype=torch.float64), device)
+    transfer(torch.ones(2, dtype=torch.long), device)
+    assert [expected, (expected[0], torch.long, expected[2])] == moves
+    assert expected[1] == widest(torch.device(device))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_precision_holds_within_and_torchs_settings_are_back_afterwards(precision):
+    def settings():
+        rounded = torch.backends.cudnn.allow_tf32
+        return torch.get_float32_matmul_precision(), rounded, torch.is_autocast_enabled("cpu")
+
+    before, x = settings(), torch.ones(2, 2)
+    with arithmetic(precision, torch.device("cpu")):
+        assert {"bf16": torch.bfloat16}.get(precision, torch.float32) == (x @ x).dtype
+        now = ("high", True, False) if precision == "tf32" else (*before[:2], precision == "bf16")
+        assert now == settings()
+    assert before == settings()

@@ -77,6 +77,14 @@ def test_the_ramp_follows_the_steps_of_sampling_not_the_ratio() -> None:
 
 
 @pytest.mark.parametrize("kind", [Constant, Ramp, Adaptive])
+def test_that_a_scale_of_0_leaves_the_condition_out_is_said(kind: type, told: list[str]) -> None:
+    kind(scale=1.0)
+    assert [] == told
+    kind(scale=0.0)
+    assert "guidance 0 leaves the condition out altogether; no guidance is 1" in told[0]
+
+
+@pytest.mark.parametrize("kind", [Constant, Ramp, Adaptive])
 def test_a_negative_scale_is_refused(kind: type) -> None:
     with pytest.raises(ValueError, match="scale"):
         kind(scale=-0.5)

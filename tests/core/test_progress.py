@@ -1,10 +1,12 @@
 """Progress: how far a run is, and how long the rest takes."""
 
+import signal
+
 import pytest
 from loguru import logger
 
 from dimo_core import progress as progress_module
-from dimo_core.progress import Progress
+from dimo_core.progress import NOTICES, Progress, Stop, interruptible
 
 
 class Clock:
@@ -78,3 +80,39 @@ def test_a_bar_shows_the_same_estimate(clock, lines, monkeypatch):
         str(column(task)) for column in progress.bar.columns if hasattr(column, "text_format")
     )
     assert [] == lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *NOTICES], ids=lambda number: number.name)
+def test_every_signal_that_asks_for_an_end_is_a_request(lines, number):
+    with interruptible(), Stop() as stop:
+        signal.raise_signal(number)
+        assert number.name == stop.requested
+    assert [f"{number.name}: finishing this step, then saving; Ctrl-C then stops at once"] == lines
+
+
+def test_batch_systems_warn_by_several_signals():
+    assert {"SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"} == {number.name for number in NOTICES}
+
+
+def test_after_a_request_only_ctrl_c_stops_at_once():
+    with Stop() as stop:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGXCPU, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert "SIGUSR1" == stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_what_others_do_with_a_signal_stays_theirs():
+    heard = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    other = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with interruptible(), Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR1)
+        assert ("", [signal.SIGUSR1]) == (stop.requested, heard)
+        assert signal.SIG_IGN == signal.getsignal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGUSR1, other)

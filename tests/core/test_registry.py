@@ -183,6 +183,8 @@ def test_an_unknown_name_points_to_plugins_that_did_not_load(site):
         ("wrong", r"no subclass of dimo_core\.metric\.Metric"),
         ("abstract", r"does not define compute"),
         ("plain", r"no attrs class"),
+        ("untyped", r"an option 'level' without an annotation"),
+        ("mutable", r"can be changed after it was checked"),
     ],
 )
 def test_a_target_that_cannot_be_used_says_why(toys, name, reason):

@@ -1,17 +1,21 @@
 """The embedded teacher, its codebook, teacher folders, and pretraining."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import dimo_maskgit
 from dimo_core.cli import main as dimo
 from dimo_core.config.pretrain import PretrainDraft
+from dimo_core.engine.checkpoint import complete_steps
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import load_generator
 from dimo_core.jobs.pretrain import pretrain
 from dimo_core.sources import Examples
 from dimo_core.testing import check_options, check_teacher
@@ -68,7 +72,7 @@ def test_a_drawn_mask_token_shows_as_the_last_code() -> None:
 
 @pytest.mark.parametrize("wrong", ["evn", 2, -1, None])
 def test_an_unknown_class_is_named(wrong: Any) -> None:
-    with pytest.raises(UsageError, match=r"unknown class .*Known: 0\.\.1, or even, odd"):
+    with pytest.raises(UsageError, match=r"unknown class .*Known: even, odd; or an index from 0 to 1"):
         MaskGit().encode_conditions([wrong])
 
 
@@ -216,3 +220,101 @@ def test_a_remote_teacher_works_without_a_connection_once_it_was_fetched(
         torch.equal(expected[0][name], tensor) for name, tensor in again.network().state_dict().items()
     )
     assert torch.equal(expected[1], again.decode(torch.zeros(1, 16, dtype=torch.long), c))
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [("depth", "10,000,000 layers; 10,000 is the most"), ("width", "about .* parameters")]
+)
+def test_sizes_beyond_any_machine_are_refused_before_a_network_is_built(
+    tmp_path: Path, size: str, reason: str
+) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(EMBEDDED, folder)
+    card = yaml.safe_load((folder / "teacher.yaml").read_text())
+    card["network"][size] = 10**7
+    (folder / "teacher.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(CheckpointError, match=reason):
+        MaskGit(checkpoint=str(folder)).skeleton()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The embedded teacher as it would be saved, with a checksum in its card."""
+    MaskGit().save(str(tmp_path / "t"), MaskGit().network(), {})
+    return tmp_path / "t"
+
+
+def test_a_card_that_was_cut_or_changed_is_refused(folder: Path) -> None:
+    card = folder / "teacher.yaml"
+    lines = card.read_text().splitlines(keepends=True)
+    harmed = ["".join(lines[:count]) for count in range(1, len(lines), 3)]
+    harmed.append("".join(lines).replace("heads: 4", "heads: 2"))  # no tensor tells their number
+    assert MaskGit(checkpoint=str(folder)).architecture.heads == 4
+    for text in harmed:
+        card.write_text(text)
+        with pytest.raises(CheckpointError, match=r"teacher\.yaml"):
+            _ = MaskGit(checkpoint=str(folder)).architecture
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("classes", ["even"], "has not the names of 2 classes"),
+        ("classes", [1, 2], "has not the names of 2 classes"),
+        ("classes", None, "lacks the entry 'classes'"),
+        ("network", {}, "lacks the entry 'network.classes'"),
+        ("tokenizer", "patches", "is damaged at the entry 'tokenizer'"),
+        ("recipes", "large", "recipes 'large' are none of small, imagenet"),
+        ("evaluation", {"metric": []}, "section 'evaluation'"),
+        ("sha256", {}, "lacks the entry 'sha256.network.safetensors'"),
+    ],
+)
+def test_a_card_with_a_wrong_entry_names_it(folder: Path, key: str, value: Any, message: str) -> None:
+    card = folder / "teacher.yaml"
+    card.write_text(yaml.safe_dump({**yaml.safe_load(card.read_text()), key: value}))
+    teacher = MaskGit(checkpoint=str(folder))
+    with pytest.raises(CheckpointError, match=rf"teacher\.yaml.*{message}"):
+        _ = (teacher.conditioning, teacher.tokens, teacher.evaluation(), teacher.recipes())
+
+
+def test_relative_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = MaskGit(checkpoint="t/x.pth", tokenizer="t/v", class_names="names.txt")
+    expected = [f"{tmp_path}/t/x.pth", f"{tmp_path}/t/v", f"{tmp_path}/names.txt"]
+    assert expected == [teacher.checkpoint, teacher.tokenizer, teacher.class_names]
+
+
+def test_a_run_with_a_relative_teacher_is_used_and_resumed_from_any_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    options = ["--steps", "1", "--batch-size", "2", "--eval.enabled", "false", "--train.sample_every", "0"]
+    assert dimo(["run", "--teacher.checkpoint", "t", *options, "--out", "r"]) == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    run = str(folder.parent / "r")
+    teacher, _ = load_generator(f"{run}/generator")
+    assert teacher == MaskGit(checkpoint=str(folder))
+    assert dimo(["run", "--resume", run, "--steps", "2"]) == 0
+    assert [1, 2] == complete_steps(Folder(f"{run}/checkpoints"))
+
+
+def test_a_pretraining_is_not_resumed_on_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--batch-size", "2"]
+    monkeypatch.setattr(Digits, "evaluation", lambda _: None)
+    out = str(tmp_path / "t")
+    assert dimo(["pretrain", "--data", "digits", *options, "--steps", "1", "--out", out]) == 0
+    assert dimo(["pretrain", "--resume", out, "--steps", "2"]) == 0
+    load = Digits.load
+
+    def other(self: Digits, split: str) -> Examples:
+        examples = load(self, split)
+        examples.images[0, 0, 0, 0] += 1
+        return examples
+
+    monkeypatch.setattr(Digits, "load", other)
+    capsys.readouterr()
+    assert dimo(["pretrain", "--resume", out, "--steps", "3"]) == 1
+    assert "have changed: the SHA-256 of data is another" in capsys.readouterr().err

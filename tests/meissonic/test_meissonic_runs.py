@@ -137,7 +137,17 @@ def test_a_file_that_changed_after_conversion_is_refused(
         use()
 
 
-@pytest.mark.parametrize("text", ["format: other/1\n", "[1]\n", "a: [\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "format: other/1\n",
+        "[1]\n",
+        "a: [\n",
+        "format: dimo-meissonic/1\n",
+        "{format: dimo-meissonic/1, sha256: {}, grid: 8}\n",
+        "{format: dimo-meissonic/1, sha256: {}, negative_prompt: []}\n",
+    ],
+)
 def test_a_card_of_another_kind_is_refused(
     tmp_path: Path, options: dict[str, Any], published: Path, text: str
 ) -> None:

@@ -518,3 +518,14 @@ def test_it_equals_another_one_of_the_same_options(options: dict[str, Any]) -> N
     one.encode_conditions(["a"])
     assert one == other
     assert one != attrs.evolve(other, negative_prompt="")
+
+
+def test_a_prompt_that_is_cut_is_named_once(options: dict[str, Any], told: list[str]) -> None:
+    teacher = Meissonic(**options)
+    long = "a red cat " * 40
+    teacher.encode_conditions(["a cat"])
+    assert [] == [line for line in told if "cuts" in line]
+    for prompt in (long, f"{long} again"):
+        teacher.encode_conditions([prompt, "a cat"])
+    (line,) = (line for line in told if "cuts" in line)
+    assert "the text tower reads 77 words and cuts the rest: 'a red cat" in line

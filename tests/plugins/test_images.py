@@ -346,3 +346,9 @@ def test_a_file_of_another_format_or_none_is_refused(tmp_path: Path) -> None:
         Arrays(path="data.pt").load("train")
     with pytest.raises(CheckpointError, match="cannot read"):
         Arrays(path=str(tmp_path / "none.npz")).load("train")
+
+
+def test_a_label_beyond_all_classes_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 10**8]))
+    with pytest.raises(UsageError, match="labels up to 100,000,000, and there may be 1,000,000 classes"):
+        Arrays(path=str(tmp_path / "a.npz")).load("train")

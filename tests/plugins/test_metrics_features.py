@@ -139,6 +139,15 @@ def test_the_inception_score_is_that_of_the_formula() -> None:
     assert plain_score(a.logits) == pytest.approx(numbers["is"], rel=1e-6)
 
 
+def test_an_inception_score_of_few_samples_is_said_to_be_one_once(told: list[str]) -> None:
+    a, b, metric = samples(9, 4, seed=0, classes=5), samples(50, 4, seed=1), Fidelity(kid_subsets=1)
+    for _ in range(2):
+        metric.compute(a, b, NoTeacher())
+    assert [
+        "the inception score of 9 samples in 10 parts comes out too small; give each part 100 at least\n"
+    ] == told
+
+
 def test_the_inception_score_is_left_out_without_logits() -> None:
     numbers = Fidelity(kid_subsets=1).compute(samples(50, 4, seed=0), samples(50, 4, seed=1), NoTeacher())
     assert {"fid", "kid", "precision", "recall"} == set(numbers)

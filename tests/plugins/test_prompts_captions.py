@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dimo_core import limits
 from dimo_core.errors import UsageError
 from dimo_prompts.captions import Broken, Layout
 
@@ -91,6 +92,8 @@ CAPTION = {"caption": "a cat", "meta": {"long": "a grey cat"}}
         ({"a.json": b'"a cat"'}, "json", "a cat"),
         ({"a.txt": "eine Möwe, 鳥, 🐈".encode()}, None, "eine Möwe, 鳥, 🐈"),
         ({"a.txt": b"two\nlines"}, None, "two\nlines"),
+        ({"a.txt": b"\xef\xbb\xbfa cat"}, None, "a cat"),
+        ({"a.json": b"\xef\xbb\xbf" + json.dumps(CAPTION).encode()}, "json.caption", "a cat"),
     ],
 )
 def test_a_field_of_samples_is_read(members: dict[str, bytes], field: str | None, prompt: str) -> None:
@@ -169,3 +172,24 @@ def test_broken_lines_of_json_are_named() -> None:
         ("line 6", "empty"),
     ]
     assert expected == reasons(entries)
+
+
+def test_absurd_lengths_are_broken_and_a_line_without_end_ends_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = b"a cat\n" + b"x" * 10_000_000 + b"\n"
+    (_, cat), (_, long) = Layout().of_lines(io.BytesIO(content), "a.txt")
+    assert ("a cat", "10,000,000 characters; 100,000 is the most") == (cat, getattr(long, "reason", ""))
+    monkeypatch.setattr(limits, "TEXT_LINE", 100)
+    with pytest.raises(ValueError, match="line 2 has 100 bytes or more"):
+        list(Layout().of_lines(io.BytesIO(content), "a.txt"))
+
+
+def test_a_member_of_absurd_size_is_not_read() -> None:
+    member = tarfile.TarInfo("a.txt")
+    member.size = 3 * 2**30
+    entries = Layout().of_tar(io.BytesIO(member.tobuf() + bytes(1024)), "a.tar")
+    with pytest.raises(
+        tarfile.ReadError, match=r"'a\.txt' has 3,221,225,472 bytes; 1,073,741,824 is the most"
+    ):
+        list(entries)

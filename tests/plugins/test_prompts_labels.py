@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimo_core.conditions import Conditioning
+from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import UsageError
 from dimo_prompts.labels import BLOCK, Labels
 
@@ -48,7 +48,15 @@ def test_classes_are_named_or_numbered(
 def test_a_name_wins_over_an_index() -> None:
     reversed_names = Conditioning(kind="label", classes=("1", "0"))
     assert (1,) == Labels(classes=("0",)).chosen(reversed_names)
-    assert (0,) == Labels(classes=(0,)).chosen(reversed_names)
+    assert (1,) == Labels(classes=(0,)).chosen(reversed_names)
+
+
+def test_where_names_are_numbers_no_class_is_called_by_its_index() -> None:
+    folders = Conditioning(kind="label", classes=("1", "10", "2"))
+    assert (2, 1) == Labels(classes=(2, "10")).chosen(folders)
+    assert [2, 0] == raw_conditions(folders, ["2", "1"], 2)
+    with pytest.raises(UsageError, match=r"unknown class '0'. Known: 1, 10, 2; .* no index will do"):
+        Labels(classes=(0,)).chosen(folders)
 
 
 def test_balanced_conditions_go_round_the_classes() -> None:
@@ -58,7 +66,9 @@ def test_balanced_conditions_go_round_the_classes() -> None:
 
 @pytest.mark.parametrize("entry", [2, -1, "prime", "2"])
 def test_an_unknown_class_is_answered_with_the_known_ones(entry: int | str) -> None:
-    with pytest.raises(UsageError, match=r"0 'even', 1 'odd'"):
+    with pytest.raises(
+        UsageError, match=r"conditions.classes: unknown class .*Known: even, odd; or an index"
+    ):
         Labels(classes=(entry,)).open(PARITY, seed=0)
 
 

@@ -7,10 +7,13 @@ import pytest
 from loguru import logger
 from PIL import Image
 
+from dimo_core.choice import Choice
 from dimo_core.cli import main
 from dimo_core.errors import UsageError
+from dimo_core.evaluation.protocols import Protocol, digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.owner import owned
 from dimo_core.jobs.locate import find_subject
 from dimo_core.method.one_step import OneStep
 from dimo_core.registry import Registry
@@ -128,7 +131,7 @@ def test_a_generator_of_another_teacher_is_refused(generator, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     (other / "generator.yaml").write_text(
-        card.read_text().replace("frozen:\n", "frozen:\n  x: " + "f" * 64 + "\n")
+        card.read_text().partition("\n")[2].replace("frozen:\n", "frozen:\n  x: " + "f" * 64 + "\n")
     )
     assert 2 == main(["compare", "--teacher", "maskgit", "--generators", str(other), *FEW, "--out", "out"])
     error = capsys.readouterr().err
@@ -252,8 +255,10 @@ def test_rows_that_were_measured_elsewhere_are_told(capsys):
     command = ["compare", "--samplers", "maskgit", *FEW, "--out", "out", "--sampling-steps", "1"]
     assert main(command) == 0
     assert not any("Seconds do not compare" in note for note in results("out")["notes"])
-    for row in Path("out/rows").iterdir():
-        row.write_text(row.read_text().replace('"cpu (', '"cuda:0 (Some, '))
+    rows = Folder("out/rows")
+    for name in rows.names():
+        text = json.dumps(rows.read_json(name)).replace('"cpu (', '"cuda:0 (Some, ')
+        rows.write_json(name, json.loads(text))
     assert main([*command, "2"]) == 0
     (told,) = (note for note in results("out")["notes"] if "Seconds do not compare" in note)
     assert "cuda:0 (Some" in told
@@ -309,6 +314,34 @@ def test_a_folder_with_other_things_is_left_alone(capsys):
     assert main(["compare", "--sampling-steps", "1", *FEW, "--out", "mine"]) == 2
     assert "holds other things than a comparison: report.html" in capsys.readouterr().err
     assert ["report.html"] == [path.name for path in Path("mine").iterdir()]
+
+
+@pytest.mark.parametrize("place", ["out", "kept"])
+def test_two_comparisons_do_not_share_a_folder(capsys, place):
+    command = ["compare", "--sampling-steps", "1", *FEW, "--out", "out", "--keep-samples", "kept"]
+    with owned(place):
+        assert 2 == main(command)
+        assert f"'{place}' is being written to by process" in capsys.readouterr().err
+    assert [] == list(Path().iterdir())
+
+
+def test_shards_work_beside_each_other_and_the_whole_waits_for_them(capsys):
+    command = ["compare", "--sampling-steps", "1", *FEW, "--out", "out"]
+    teacher = Registry.discover({}).load("teacher", "maskgit")()
+    changes = {"samples": 24, "metrics": [Choice("fidelity"), Choice("digits")]}
+    of = digest(Protocol.resolve(teacher.evaluation(), "plan", changes).as_dict())
+    with owned("out", of, "1 of 2"):
+        assert 0 == main([*command, "--shard", "2/2"])
+        assert 2 == main([*command, "--shard", "1/2"])
+        assert 2 == main(command)
+        assert "'out' is being written to by process" in capsys.readouterr().err
+
+
+def test_a_merge_waits_for_its_folder(capsys):
+    assert 0 == main(["compare", "--sampling-steps", "1", *FEW, "--out", "one"])
+    with owned("both"):
+        assert 2 == main(["compare", "--merge", "one", "--out", "both"])
+    assert "'both' is being written to by process" in capsys.readouterr().err
 
 
 def test_a_row_without_any_number_is_an_error(tmp_path, capsys):

@@ -1,12 +1,15 @@
 """The command line: what reaches a run, what is printed, and how each failure ends."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from loguru import logger
 
 from dimo_core.cli import COMMANDS, main
+from dimo_core.cli.command import log_from
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
@@ -118,6 +121,54 @@ def test_a_run_is_resumed_where_it_was(started, capsys):
     assert ("done", 99, "cpu", True) == (job.out, job.train.steps, job.device, options["resume"])
 
 
+def test_a_requeued_command_starts_its_run_or_goes_on(started, capsys):
+    command = [*TOY, "--seed", "3", "--resume", "auto", "--out", "mine"]
+    assert 0 == main(command)
+    assert 0 == main([*command, "--print_config"])
+    Path("mine").mkdir()
+    Path("mine/slurm-1.out").write_text("")
+    assert 0 == main(command)
+    Path("mine/config.yaml").write_text(capsys.readouterr().out)
+    assert 0 == main(command)
+    assert [False, False, True] == [options["resume"] for _, _, options in started]
+    assert [("mine", 3)] * 3 == [(job.out, job.seed) for _, (job,), _ in started]
+
+
+def test_the_folder_of_a_requeued_command_may_come_from_a_file(started, capsys):
+    Path("a.yaml").write_text("{teacher: toy, out: mine}")
+    command = ["run", "--config", "a.yaml", "--resume", "auto"]
+    assert 0 == main([*command, "--print_config"])
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text(capsys.readouterr().out)
+    assert 0 == main(command)
+    assert started[0][2]["resume"]
+
+
+@pytest.mark.parametrize("command", ["run", "pretrain"])
+def test_a_requeued_command_has_to_name_its_folder(started, capsys, command):
+    assert 2 == main([command, "--resume", "auto"])
+    (line,) = lines_of(capsys.readouterr().err)
+    assert "--resume auto continues the run in --out, or starts it there: give --out FOLDER as well" in line
+    assert [] == started
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "evaluate", "compare", "pretrain", "convert"])
+def test_one_of_several_processes_of_a_launcher_is_refused(started, capsys, monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert 2 == main([command, *TOY[1:]])
+    (line,) = lines_of(capsys.readouterr().err)
+    assert line.startswith(f"dimo {command}: error: WORLD_SIZE is 2: a launcher such as torchrun started 2")
+    assert [] == started
+    assert 0 == main([command, "--help"])
+
+
+@pytest.mark.parametrize("size", ["1", "", "many"])
+def test_a_launcher_of_one_process_is_fine(started, monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert 0 == main(TOY)
+    assert 1 == len(started)
+
+
 def test_the_environment_does_not_disturb_a_resumed_run(started, capsys, monkeypatch):
     assert 0 == main([*TOY, "--print_config"])
     Path("done").mkdir()
@@ -216,6 +267,13 @@ def test_a_bug_is_short_on_the_screen_and_whole_in_a_file(monkeypatch, capsys, t
     (log,) = tmp_path.glob("dimo-error-*.log")
     assert str(log) in second
     assert "Traceback" in log.read_text()
+
+
+def test_a_bug_of_a_plugin_is_told_by_its_function_and_distribution(capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert 1 == main([*TOY, "--device", "cpu", "--out", str(tmp_path / "out")])
+    first = next(line for line in lines_of(capsys.readouterr().err) if "unexpected" in line)
+    assert first.endswith("(in Coin.open of the plugin dimo-toy 1.0)")
 
 
 def test_a_bug_shows_its_traceback_on_request(monkeypatch, capsys):
@@ -319,6 +377,7 @@ def test_sample_hands_over_what_was_asked_for(started, capsys):
         "seed": 4,
         "out": "o",
         "device": "cpu",
+        "precision": "fp32",
         "batch_size": 2,
     } == options
     assert "3 samples in drawn\n" == capsys.readouterr().out
@@ -405,3 +464,29 @@ def test_broken_clashing_and_disabled_plugins_are_shown(tmp_path, monkeypatch, c
     assert "DISABLED  off 2.0 (entry point 'off')" in text
     assert 1 == main([*TOY, "--divergence", "flat"])
     assert "is claimed by" in capsys.readouterr().err
+
+
+def test_errors_and_log_lines_show_no_foreign_signs_no_secrets_and_no_end(capsys, monkeypatch):
+    def fail(*_):
+        raise CheckpointError("no \x1b[31m https://u:PW@h\x85x\nsecond " + "y" * 10_000_000)
+
+    monkeypatch.setattr("dimo_core.cli.command.run", fail)
+    assert 1 == main(["run"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert r"dimo run: error: no \x1b[31m https://***@h x" == first
+    assert second.startswith("dimo run: error: second yyy")
+    assert len(second) < 2200
+    log_from("info")
+    logger.warning("class {}", "\x1b[2J\nhttps://h/?token=T")
+    assert capsys.readouterr().err.endswith("WARNING class \\x1b[2J https://h/?token=***\n")
+
+
+def test_the_traceback_of_an_unexpected_error_has_no_secrets(capsys, monkeypatch):
+    def fail(*_):
+        raise KeyError("https://u:PW@h \ud800")
+
+    monkeypatch.setattr("dimo_core.cli.command.run", fail)
+    assert 1 == main(["run"])
+    told = capsys.readouterr().err
+    path = re.search(r"traceback is in (\S+);", told)[1]
+    assert "PW" not in told + Path(path).read_text()

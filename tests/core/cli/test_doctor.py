@@ -1,6 +1,8 @@
 """``dimo doctor`` finds what is there and what is missing, and never fails itself."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from loguru import logger
@@ -89,3 +91,11 @@ def test_another_interpreter_is_asked_and_its_failure_is_an_answer(monkeypatch):
     assert ("1\n", "ended with code 3") == doctor._python("-c", "print(1); exit(3)")
     monkeypatch.setattr(doctor.sys, "executable", "/nowhere/python")
     assert "/nowhere/python" in doctor._python("-c", "1")[1]
+
+
+def test_the_backend_of_a_notebook_is_left_out(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://that.is.not.here")
+    assert ("None\n", "") == doctor._python("-c", "import os; print(os.environ.get('MPLBACKEND'))")
+    code = "import os, dimo_core.report.plots; print(os.environ['MPLBACKEND'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (0, "module://that.is.not.here\n") == (done.returncode, done.stdout), done.stderr

@@ -59,6 +59,7 @@ def test_the_first_sampling_is_used_and_everything_is_handed_over(started, capsy
         "seed": 4,
         "out": "runs/sample-toy-slow-1",
         "device": "cpu",
+        "precision": "fp32",
         "batch_size": 2,
     } == options
     expected = "3 samples in runs/sample-toy-slow-1 (teacher, slow (8 steps), 15 forward passes each)\n"

@@ -219,8 +219,12 @@ def test_numbers_in_scientific_notation_are_numbers(registry, tmp_path):
         ("- 1\n- 2", "must hold a mapping"),
         ("seed: 1\nseed: 2", "line 2, column 1: the key 'seed' is there twice"),
         ("teacher: [{a: 1, a: 2}]", "line 1, column 18: the key 'a' is there twice"),
-        ("teacher: &me [*me]", "teacher in .*expected a name"),
+        ("teacher: &me [*me]", "no valid YAML: an alias stands for what holds it"),
         ("teacher: 3", "teacher in .*expected a name"),
+        ("seed: 017", "line 1, column 7: 017 would be read as 15: write 15, or quotes"),
+        ("seed: 1:30", "1:30 would be read as 90"),
+        ("train: {steps: 1}\ntrain.steps: 2", r"train\.steps in .* is given a value twice"),
+        ("seed: 3\nseed.a: 2", r"seed\.a in .* is given a value twice"),
         ("teacher: !!python/object/apply:os.system [echo]", "no valid YAML"),
     ],
 )
@@ -231,6 +235,29 @@ def test_a_file_that_cannot_be_used_says_where(tmp_path, text, reason):
         from_file(str(path))
     assert "run.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dotted_key_of_a_file_is_a_nested_one(registry, tmp_path):
+    plain = "train.steps: 5\ntrain: {batch_size: 4}\nteacher: toy\nteacher.widths: [1]\n"
+    job = drafted(registry, tmp_path, file=f"{plain}objective.generator.lr: 0.25").job()
+    assert (5, 4, [1], 0.25) == (
+        job.train.steps,
+        job.train.batch_size,
+        [*job.teacher.widths],
+        job.objective.generator.lr,
+    )
+
+
+def test_a_preset_that_is_no_name_is_one_mistake(registry, tmp_path):
+    (line,) = (str(each) for each in drafted(registry, tmp_path, file="preset: [maskgit]").problems)
+    assert "unknown preset \"['maskgit']\"" in line
+
+
+def test_a_short_form_in_a_file_is_told_what_it_stands_for(registry, tmp_path):
+    given = layers(tmp_path, file="steps: 5")
+    draft = DistilDraft(layers=given, registry=registry, short={"steps": ("train", "steps")})
+    (line,) = (str(problem) for problem in draft.problems)
+    assert line.endswith("unknown option. Did you mean 'train.steps'?")
 
 
 def test_a_missing_file_is_named():
@@ -252,12 +279,19 @@ def test_a_missing_file_is_named():
         ),
         (
             {"train": {"precision": "fp8"}},
-            "train.precision in the arguments: expected fp32 | bf16, got 'fp8'",
+            "train.precision in the arguments: expected fp32 | tf32 | bf16, got 'fp8'",
         ),
         ({"seed": "x"}, "seed in the arguments: expected int, got 'x'"),
         ({"seed": None}, "seed in the arguments: expected int, got null"),
         ({"seed": -1}, "seed in the arguments: must be >= 0: -1"),
-        ({"teacher": {"name": "toy", "widths": [1, "b"]}}, "expected list of int, got [1, 'b']"),
+        (
+            {"teacher": {"name": "toy", "widths": [1, "b"]}},
+            "expected list of int, got [1, 'b']; entry 2 is \"b\"",
+        ),
+        (
+            {"teacher": {"name": "toy", "widths": [1, None]}},
+            "got [1, None]; entry 2 is null: text that YAML takes for something else needs quotes",
+        ),
         ({"teacher": {"name": "toy", "names": {"a": "b"}}}, "teacher.names in the arguments: expected dict"),
         (
             {"teacher": {"name": "toy", "shape": {"corners": 1}}},
@@ -364,7 +398,32 @@ def test_only_a_run_folder_can_be_resumed(registry, tmp_path):
 def test_a_teacher_that_is_not_there_is_the_only_complaint():
     """Its recipe would have said which conditions the option is meant for."""
     wrong = {"teacher": {"name": "maskgit", "checkpoint": "nowhere"}, "conditions": {"url": "prompts.txt"}}
-    with pytest.raises(DimoError, match="no teacher in 'nowhere'") as caught:
+    with pytest.raises(DimoError, match=r"no teacher in '/.*/nowhere'") as caught:
         resolve_job(wrong)
     assert "url" not in str(caught.value).partition("Hugging Face")[0].replace("paths or URLs", "")
     assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_configuration_has_no_secrets_and_a_resumed_run_asks_for_them(registry, tmp_path):
+    url, given = "http://u:SECRET@host/w.pt", {"generator": {"init": "http://u:SECRET@host/w.pt"}}
+    job = resolve(registry, **given)
+    assert (url, "http://***@host/w.pt") == (job.generator.init, job.config["generator"]["init"])
+    folder = tmp_path / "signed"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
+    with pytest.raises(
+        ConfigError, match=r"was left out when it was stored\. Give it again.*--generator\.init"
+    ):
+        resume(registry, str(folder))
+    assert url == resume(registry, str(folder), **given).generator.init
+    with pytest.raises(ConfigError, match=r"generator\.init is 'http://\*\*\*@host/w\.pt' in the run"):
+        resume(registry, str(folder), generator={"init": "http://u:SECRET@host/other.pt"})
+
+
+def test_the_first_mistakes_are_named_and_the_others_counted(registry, tmp_path):
+    path = tmp_path / "many.yaml"
+    path.write_text("\n".join(f"key{i}: 1" for i in range(50_000)))
+    with pytest.raises(ConfigError) as caught:
+        DistilDraft(layers=[from_file(str(path))], registry=registry).job()
+    lines = str(caught.value).splitlines()
+    assert (21, "and 49,980 mistakes more") == (len(lines), lines[-1])

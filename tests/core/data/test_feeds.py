@@ -119,3 +119,22 @@ def test_a_run_sees_the_same_rows_with_any_number_of_micro_batches(
         again, close = run(accumulate)
         assert torch.equal(rows, again)
         torch.testing.assert_close(close, weights, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("data", [Noisy(), Digits(augment_probability=0.0)])
+def test_images_and_conditions_are_encoded_on_the_device_of_the_run(
+    tiny_teacher: Any, monkeypatch: pytest.MonkeyPatch, data: Data
+) -> None:
+    seen = []
+
+    def encode(self: Any, images: Tensor, c: Tensor) -> Tensor:
+        seen.append((images.device.type, c.device.type))
+        return torch.zeros(len(images), 4, dtype=torch.long)
+
+    monkeypatch.setattr(type(tiny_teacher), "encode", encode, raising=False)
+    examples = data.load(data.splits()[0])
+    f = TokenFeed(tiny_teacher, data, examples, seed=3, device=torch.device("meta"))
+    batch = f.read(0, 8)
+    assert {("meta", "meta")} == set(seen)
+    assert data.augments or "meta" == batch.tokens.device.type
+    assert "meta" == batch.conditions.device.type

@@ -223,6 +223,28 @@ def test_a_shard_whose_facts_were_not_written_is_encoded_again(folder: Folder, a
     assert (["s1"], straight) == (album.opened, contents(folder))
 
 
+@pytest.mark.parametrize("harm", ["digit", "line", "other"])
+def test_a_shard_whose_facts_are_damaged_is_encoded_again(
+    folder: Folder, album: Pictures, log: list[str], harm: str
+) -> None:
+    fill(folder)
+    straight, shards = contents(folder), folder.sub("shards")
+    folder.remove("manifest.json")
+    text = shards.read("00001.json").decode()
+    lines = [line for line in text.splitlines() if '"pictures"' not in line]
+    other = shards.read("00002.json").decode()
+    changed = {
+        "digit": text.replace('"pictures": ', '"pictures": 1'),
+        "line": "\n".join(lines),
+        "other": other,
+    }
+    shards.write("00001.json", changed[harm].encode())
+    album.opened.clear()
+    fill(folder)
+    assert (["s1"], straight) == (album.opened, contents(folder))
+    assert any("00001.json" in line and "encoded again" in line for line in log)
+
+
 def test_other_data_another_split_and_another_tokenizer_are_refused(folder: Folder) -> None:
     fill(folder)
     with pytest.raises(UsageError, match=r"another data: path was 'album', is 'elsewhere'.*another --tokens"):

@@ -1,5 +1,6 @@
 """The loop: exact resume, micro-batches, signals, non-finite gradients."""
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -168,6 +169,64 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tiny_teacher: Any, tmp_pa
     assert resumed.step == 9
 
 
+def harmed(manifest: dict[str, Any], harm: str) -> dict[str, Any]:
+    """The manifest without an entry, or with another value of it."""
+    if harm.startswith("no "):
+        return {key: value for key, value in manifest.items() if key != harm[3:]}
+    changes: dict[str, Any] = {"step": 11, "skipped": 7, "metrics": None, "sha256": {}}
+    return {**manifest, harm: changes[harm]}
+
+
+@pytest.mark.parametrize(
+    "harm", ["step", "skipped", "metrics", "sha256", "no step", "no skipped", "no sha256"]
+)
+def test_a_manifest_that_was_changed_is_passed_over_and_named(
+    tiny_teacher: Any, tmp_path: Path, told: list[str], harm: str
+) -> None:
+    engine(tiny_teacher, tmp_path, keep_last=2).run()
+    path = tmp_path / "checkpoints" / step_name(12) / "manifest.json"
+    path.write_text(json.dumps(harmed(json.loads(path.read_text()), harm)))
+    resumed = engine(tiny_teacher, tmp_path, keep_last=2, steps=10)
+    resumed.resume()
+    assert (9, 0) == (resumed.step, resumed.skipped)
+    assert any("passing over a checkpoint" in line and f"{path} is damaged" in line for line in told)
+    resumed.run()
+    assert [9, 10] == complete_steps(resumed.checkpoints)  # the damaged one counts for nothing any more
+
+
+def test_a_checkpoint_under_the_name_of_another_is_passed_over(tiny_teacher: Any, tmp_path: Path) -> None:
+    engine(tiny_teacher, tmp_path).run()
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / step_name(12)).rename(checkpoints / step_name(15))
+    resumed = engine(tiny_teacher, tmp_path)
+    resumed.resume()
+    assert 9 == resumed.step
+
+
+@pytest.mark.parametrize("harm", ["line missing", "digit", "broken", "all"])
+def test_damage_in_the_log_is_named_and_the_rest_is_kept(
+    tiny_teacher: Any, tmp_path: Path, told: list[str], harm: str
+) -> None:
+    engine(tiny_teacher, tmp_path, steps=6).run()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = {"line missing": "", "digit": lines[2].replace("0.", "1.", 1), "broken": "{" + lines[2]}.get(
+        harm, ""
+    )
+    path.write_text("" if harm == "all" else "".join(lines))
+    resumed = engine(tiny_teacher, tmp_path, steps=8)
+    resumed.resume()
+    resumed.run()
+    steps = {"digit": [1, 2, 3, 4, 5, 6], "all": []}.get(harm, [1, 2, 4, 5, 6])
+    assert [*steps, 7, 8] == [line["step"] for line in read_metrics(Folder(str(tmp_path)))]
+    (line,) = [line for line in told if f"{path} is damaged: of the 6 lines up to step 6" in line]
+    assert f"{len(steps)} can be read" in line
+    assert (harm == "broken") == any("left out are the lines 3" in line for line in told)
+    told.clear()
+    engine(tiny_teacher, tmp_path, steps=8).resume()
+    assert not any("is damaged" in line for line in told)  # it was said once
+
+
 def test_a_half_written_checkpoint_is_never_loaded(tiny_teacher: Any, tmp_path: Path) -> None:
     engine(tiny_teacher, tmp_path).run()
     (tmp_path / "checkpoints" / step_name(12) / "manifest.json").unlink()
@@ -185,7 +244,6 @@ def test_only_damaged_checkpoints_are_an_error(tiny_teacher: Any, tmp_path: Path
 
 def test_a_pickle_in_place_of_a_checkpoint_file_is_not_executed(tiny_teacher: Any, tmp_path: Path) -> None:
     import hashlib
-    import json
     import pickle
 
     class Bomb:
@@ -196,9 +254,9 @@ def test_a_pickle_in_place_of_a_checkpoint_file_is_not_executed(tiny_teacher: An
     folder = tmp_path / "checkpoints" / step_name(3)
     data = pickle.dumps(Bomb())
     (folder / "generator.safetensors").write_bytes(data)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = Folder(folder).read_json("manifest.json")
     manifest["sha256"]["generator.safetensors"] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    Folder(folder).write_json("manifest.json", manifest)
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         engine(tiny_teacher, tmp_path).resume()
     assert not (tmp_path / "executed").exists()
@@ -305,17 +363,12 @@ def counted(method: Any, calls: list[None]) -> Any:
     return count
 
 
-def unclipped_norm(state: PartState) -> Tensor:
-    return torch.stack([p.grad.norm() for p in state.trained.values() if p.grad is not None]).norm()
-
-
 @pytest.mark.parametrize("rollout", ["shared", "fresh"])
 def test_one_step_reads_nothing_back_from_the_device(
     tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollout: str
 ) -> None:
     """On the meta device, asking for the value of a tensor is an error."""
-    monkeypatch.setattr(PartState, "clip", unclipped_norm)  # torch has no foreach norm for this device
-    monkeypatch.setattr(PartState, "update", lambda *_: None)  # and no fused optimiser
+    monkeypatch.setattr(PartState, "update", lambda *_: None)  # torch has no fused optimiser for this device
     e = engine(tiny_teacher, tmp_path, dimo={"rollout": rollout})
     meta = torch.device("meta")
     e.device, e.guard = meta, FiniteGuard(meta, stop=True)
@@ -344,3 +397,28 @@ def test_a_bf16_run_stays_finite_and_keeps_fp32_weights(tiny_teacher: Any, tmp_p
     e.run()
     assert {t.dtype for n, t in tensors(e).items() if not n.endswith("step")} == {torch.float32}
     assert all(bool(t.isfinite().all()) for t in tensors(e).values())
+
+
+@pytest.mark.parametrize("steps", [12, 300])
+def test_a_teacher_of_nan_does_not_end_well_because_its_updates_are_skipped(
+    tiny_teacher: Any, tmp_path: Path, steps: int
+) -> None:
+    e = engine(tiny_teacher, tmp_path, nonfinite="skip", steps=steps, checkpoint_every=150)
+    with torch.no_grad():
+        e.objective.frozen()["teacher"].out.bias[0] = torch.nan
+    row = min(steps, 100)
+    with pytest.raises(NumericalError, match=rf"all of the last {row} updates .*the teacher's weights"):
+        e.run()
+    assert row - 1 == e.step
+    assert all(bool(t.isfinite().all()) for t in tensors(e).values())
+
+
+def test_updates_are_counted_in_a_row_for_each_phase_without_waiting_for_the_device() -> None:
+    guard = FiniteGuard(CPU, stop=False)
+    for step, (a, b) in enumerate([(1.0, torch.nan), (torch.nan, torch.nan), (1.0, torch.inf)]):
+        guard.check(step, "a", {"loss": torch.tensor(a)})
+        guard.check(step, "b", {"loss": torch.tensor(b)})
+    assert {"a": 0, "b": 3} == {phase: int(count) for phase, count in guard.in_a_row.items()}
+    meta = FiniteGuard(torch.device("meta"), stop=False)
+    meta.check(0, "a", {"loss": torch.zeros((), device="meta")})
+    assert "meta" == meta.in_a_row["a"].device.type

@@ -7,6 +7,7 @@ import weakref
 import attrs
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dimo_core.choice import Choice
@@ -18,7 +19,9 @@ from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import Protocol, digest
 from dimo_core.evaluation.store import Store
 from dimo_core.files.folder import Folder
+from dimo_core.report.comparison_table import _grid
 from dimo_core.sampler import Sampled
+from dimo_core.teacher import Preview
 
 SAMPLES, BATCH, BLOCK = 30, 4, 10
 BATCHES = 9  # of 4, 4 and 2 samples in each of three blocks
@@ -154,14 +157,20 @@ def test_what_was_drawn_otherwise_is_not_used(world, change):
     assert world.drawn > 0
 
 
-@pytest.mark.parametrize("harm", [b"", b"not safetensors", None])
+@pytest.mark.parametrize("harm", [b"", b"not safetensors", None, "flipped", "facts"])
 def test_a_damaged_batch_is_drawn_again(world, tmp_path, harm):
     whole = world.comparison("whole").run([world.method()])
     world.drawn, world.stop_at = 0, 6
     with pytest.raises(KeyboardInterrupt):
         world.comparison().run([world.method()])
     parts = sorted((tmp_path / "out" / "batches").rglob("*.safetensors"))
-    parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
+    if harm == "facts":
+        save_file({name: t for name, t in load_file(parts[1]).items() if name != "facts"}, parts[1])
+    elif harm == "flipped":
+        tensors = load_file(parts[1])
+        save_file({**tensors, "tokens": 4 - tensors["tokens"]}, parts[1])
+    else:
+        parts[1].write_bytes(parts[2].read_bytes()[:-3] if harm is None else harm)
     world.stop_at = None
     assert numbers(whole) == numbers(world.comparison().run([world.method()]))
     assert BATCHES + 1 == world.drawn
@@ -179,10 +188,19 @@ def test_a_batch_of_another_request_is_not_used(world, tmp_path):
     assert (BATCHES, numbers(whole)[0]) == (world.drawn, numbers(found)[1])
 
 
-def test_a_damaged_row_is_computed_again(world, tmp_path):
+@pytest.mark.parametrize("harm", ["request", "digit", "line"])
+def test_a_damaged_row_is_computed_again(world, tmp_path, harm):
     first = world.comparison().run([world.method()])
     (row,) = (tmp_path / "out" / "rows").iterdir()
-    row.write_text(row.read_text().replace('"generator": "a"', '"generator": "x"'))
+    text = row.read_text()
+    lines = [line for line in text.splitlines() if '"missing"' not in line]
+    changed = {
+        "request": text.replace('"generator": "a"', '"generator": "x"'),
+        "digit": text.replace("0.", "1.", 1),
+        "line": "\n".join(lines),
+    }
+    assert changed[harm] != text
+    row.write_text(changed[harm])
     assert numbers(first) == numbers(world.comparison().run([world.method()]))
     assert 2 * BATCHES == world.drawn
 
@@ -443,3 +461,59 @@ def test_a_row_of_an_older_version_that_does_not_say_where_it_was_timed_is_drawn
         path.write_text(json.dumps(row))
     assert numbers(whole) == numbers(world.comparison().run([world.method()]))
     assert 2 * BATCHES == world.drawn
+
+
+def test_the_grid_is_decoded_on_the_device_of_the_comparison(world, toy, monkeypatch):
+    seen = []
+
+    def preview(self, x, c):
+        seen.append((x.device.type, c["label"].device.type))
+        return Preview(images=torch.zeros(len(x), 1, 2, 2, dtype=torch.uint8))
+
+    monkeypatch.setattr(toy.Teacher, "preview", preview)
+    comparison = world.comparison(device=torch.device("meta"))
+    shown = [[0] * 4 for _ in comparison.shown_conditions()]
+    assert _grid(comparison, [world.method()], [[{"shown": shown}]])
+    assert [("meta", "meta")] == seen
+
+
+def test_a_device_is_warmed_up_with_one_sample_and_the_first_batch_is_drawn_once(world, toy, monkeypatch):
+    """On the meta device; its tokens are made on the CPU, where they can be read."""
+    monkeypatch.setattr(drawing_module.Drawing, "_clock", lambda self: 0.0)
+    counts = []
+
+    def draw(c, draws):
+        counts.append((draws.count, len(c["label"])))
+        return Sampled(tokens=torch.zeros(draws.count, 4, dtype=torch.long), passes=1)
+
+    comparison = world.comparison(device=torch.device("meta"))
+    drawn = comparison.drawing(0).draw([0] * 6, Opened(draw=draw, network=nn.Linear(1, 1)))
+    assert [(1, 1), (4, 4), (2, 2)] == counts
+    assert 6 == len(drawn.tokens)
+
+
+def test_logits_that_are_not_finite_are_an_error_wherever_they_are_drawn_from(toy, tiny_teacher):
+    """From any sampler, and although the weights are finite; minus infinity alone forbids a code."""
+    network = tiny_teacher.network()
+
+    def draw(change):
+        def drawn(c, draws):
+            z = network.head(change(torch.ones(draws.count, 4, 8)))
+            return Sampled(tokens=z.argmax(-1), passes=1)
+
+        opened = Opened(draw=drawn, network=network)
+        own = {"teacher": tiny_teacher, "seed": 0, "phase": "x", "batch_size": 2, "block": 4}
+        return drawing_module.Drawing(**own).draw([0, 1, 0], opened)
+
+    width = network.out.in_features
+    assert 3 == len(draw(lambda x: torch.ones(len(x), 4, width)).tokens)
+    with torch.no_grad():
+        network.out.bias[0] = -torch.inf
+    assert 3 == len(draw(lambda x: torch.ones(len(x), 4, width)).tokens)
+    with pytest.raises(NumericalError, match=r"such as 'out\.bias'"):
+        draw(lambda x: torch.full((len(x), 4, width), torch.nan))
+    with torch.no_grad():
+        network.out.bias[0] = 0
+    with pytest.raises(NumericalError, match=r"nothing can be drawn from them: the weights are finite"):
+        draw(lambda x: torch.full((len(x), 4, width), torch.inf))
+    assert "head" not in vars(network)

@@ -344,3 +344,20 @@ def test_small_samples_are_warned_of(counts, width, expected):
     rows.append(Row(name="real data", kind="real", samples=500, metrics={}))
     notes = size_notes(width, rows, "--samples")
     assert expected == [next(start for start in expected if note.startswith(start)) for note in notes], notes
+
+
+@attrs.frozen(kw_only=True)
+class Placed(Small):
+    device: str = "auto"
+
+
+@pytest.mark.parametrize(("option", "expected"), [("auto", "cuda:1"), ("cpu", "cpu")])
+def test_an_extractor_computes_on_the_device_of_the_run_unless_told_another(toy, option, expected):
+    class Plugins(toy.Registry):
+        def load(self, kind, name):
+            return Placed if kind == "features" else super().load(kind, name)
+
+    plan = attrs.evolve(toy.plan, features=Choice("placed", {"device": option}))
+    for device, found in ((torch.device("cuda:1"), expected), (None, option)):
+        judge = Judge.resolve(toy.Teacher(), plan, Plugins(), batch_size=4, device=device)
+        assert found == judge.features.device

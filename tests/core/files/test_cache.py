@@ -1,5 +1,6 @@
 """The cache of remote files: fetched once, whole or not at all, usable offline; failures name the URL."""
 
+import contextlib
 import hashlib
 import http.server
 import os
@@ -16,6 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from loguru import logger
 
+from dimo_core import limits
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import cache_folder, file_sha256, local_copy
 
@@ -43,7 +45,7 @@ def files(cache: Path) -> list[str]:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/whole``, ``/cut`` (ends in the middle), ``/moved``, ``/broken`` (500); all else is 404."""
+    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/broken`` (500); else 404."""
 
     asked: list[str]
 
@@ -59,10 +61,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, *, body: bool) -> None:
         page = self.path.split("?")[0].strip("/").split(".")[0]
-        if page == "moved":
+        if page in ("moved", "away"):
             self.send_response(302)
-            self.send_header("Location", "/whole.pth")
+            host = f"http://localhost:{self.server.server_address[1]}" if page == "away" else ""
+            self.send_header("Location", f"{host}/whole.pth")
             self.end_headers()
+        elif page == "endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while body:
+                    self.wfile.write(bytes(2**20))
         elif page in ("whole", "cut"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(CONTENT)))
@@ -195,6 +204,35 @@ class TestHttp:
 
     def test_a_redirect_is_followed(self, server: str) -> None:
         assert CONTENT == local_copy(f"{server}/moved.pth").read_bytes()
+
+    def test_another_host_is_asked_only_if_that_is_allowed(
+        self, server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(
+            CheckpointError, match=r"sends to http://localhost, .* set DIMO_REDIRECTS=localhost"
+        ):
+            local_copy(f"{server}/away.pth")
+        monkeypatch.setenv("DIMO_REDIRECTS", "example.org, localhost")
+        assert CONTENT == local_copy(f"{server}/away.pth").read_bytes()
+
+    def test_what_has_no_end_is_given_up_where_there_is_no_room(
+        self, server: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(limits, "FETCHED", 2**22)
+        with pytest.raises(CheckpointError, match=r"more than 4\.2 MB came, and there is room for no more"):
+            local_copy(f"{server}/endless.pth")
+        assert [] == files(cache)
+        monkeypatch.setattr(limits, "FETCHED", 9)
+        with pytest.raises(CheckpointError, match=r"has 10\.2 kB, and .* has room for 9 bytes"):
+            local_copy(f"{server}/whole.pth")
+
+    def test_a_file_is_known_again_without_its_signature(self, server: str) -> None:
+        copy = local_copy(f"{server}/whole.pth?a=1&sig=ONE")
+        for other in ("sig=TWO", "sig=***"):
+            assert copy == local_copy(f"{server}/whole.pth?a=1&{other}")
+        assert 1 == len(Handler.asked)
+        with pytest.raises(CheckpointError, match="its user name, password or signature was left out"):
+            local_copy(f"{server}/other.pth?sig=***")
 
     def test_a_missing_file_is_named(self, server: str, cache: Path) -> None:
         with pytest.raises(CheckpointError, match=f"^no file {server}/none.pth$"):

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.foreign import WRAPPERS, read_foreign
+from dimo_core.files.foreign import read_foreign
 from dimo_core.files.inert import Inert
+from dimo_core.files.weight_sets import WRAPPERS
 
 TYPES = (
     *("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"),
@@ -176,17 +177,75 @@ class TestFindingTheWeights:
         save({"model_state_dict": state}, path)
         assert_same(dict(state), read_foreign(path).state_dict())
 
+    @pytest.mark.parametrize("average", ["ema", "model_ema", "ema_state_dict", "params_ema"])
+    @pytest.mark.parametrize("raw", ["model", "state_dict", "params"])
+    def test_raw_weights_beside_an_average_are_told_and_each_can_be_named(
+        self, path: str, raw: str, average: str, told: list[str]
+    ) -> None:
+        averaged = {name: tensor + 5 for name, tensor in self.weights.items()}
+        save({average: averaged, raw: self.weights, "optimizer": {"state": {0: torch.ones(1)}}}, path)
+        assert_same(self.weights, read_foreign(path).state_dict())
+        assert [
+            f"{path}: several sets of weights: {raw!r} is taken, and there is {average!r} too; "
+            f"name another as {path}::{average}\n"
+        ] == told
+        assert_same(averaged, read_foreign(f"{path}::{average}").state_dict())
+        assert_same(self.weights, read_foreign(f"{path}::{raw}").state_dict())
+        assert 1 == len(told)
+
+    def test_an_average_alone_is_taken(self, path: str, told: list[str]) -> None:
+        save({"ema": {"state_dict": self.weights}, "model": {"width": 3}}, path)
+        assert_same(self.weights, read_foreign(path).state_dict())
+        assert_same(self.weights, read_foreign(f"{path}::ema").state_dict())
+        save({"ema": self.weights, "step": 3}, path)
+        assert_same(self.weights, read_foreign(path).state_dict())
+        assert [] == [line for line in told if "several" in line]
+
+    def test_a_set_may_be_under_any_key_or_before_the_names(self, path: str) -> None:
+        save({"critic": self.weights, "model": {"g.a": torch.ones(1), "h.a": torch.zeros(1)}}, path)
+        assert_same(self.weights, read_foreign(f"{path}::critic").state_dict())
+        assert_same({"a": torch.zeros(1)}, read_foreign(f"{path}::h").state_dict())
+        with pytest.raises(
+            CheckpointError, match=r"holds no set of weights 'ema'\. Top-level keys: 'critic'"
+        ):
+            read_foreign(f"{path}::ema").state_dict()
+
+    def test_the_digest_of_a_named_set_is_its_own(self, path: str) -> None:
+        save({"model": self.weights, "ema": self.weights}, path)
+        digests = {read_foreign(url).sha256 for url in (path, f"{path}::ema", f"{path}::model")}
+        assert 3 == len(digests)
+
     def test_a_name_like_a_usual_key_does_no_harm(self, path: str) -> None:
         weights = {"model": torch.ones(1), "weights": torch.zeros(2)}
         save(weights, path)
         assert_same(weights, read_foreign(path).state_dict())
 
     @pytest.mark.parametrize(
-        "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."]
+        "prefix",
+        [
+            "module.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.module.",
+            "model.",
+            "model._orig_mod.",
+        ],
     )
     def test_prefixes_of_all_names_are_taken_off(self, path: str, prefix: str) -> None:
         save({prefix + name: tensor for name, tensor in self.weights.items()}, path)
         assert_same(self.weights, read_foreign(path).state_dict())
+
+    def test_what_wraps_a_part_is_taken_out_of_the_names(self, path: str) -> None:
+        names = (
+            "blocks.0._orig_mod.w",
+            "a._fsdp_wrapped_module._checkpoint_wrapped_module.w",
+            "my_orig_mod.w",
+        )
+        save({name: torch.ones(1) for name in names}, path)
+        assert ["blocks.0.w", "a.w", "my_orig_mod.w"] == list(read_foreign(path).state_dict())
+        two = {"a._orig_mod.w": torch.ones(1), "a.w": torch.zeros(1)}
+        save(two, path)
+        assert_same(two, read_foreign(path).state_dict())
 
     def test_prefixes_of_some_names_stay(self, path: str) -> None:
         weights = {"module.a": torch.ones(1), "b": torch.ones(1)}
@@ -493,3 +552,19 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(container: str, data
             Path(path).write_bytes(content)
         with contextlib.suppress(CheckpointError):
             read_foreign(path).state_dict()
+
+
+def test_a_tensor_without_strides_is_not_larger_than_a_machine(path: str) -> None:
+    save({"w": torch.zeros(1).as_strided((2**40,), (0,))}, path)
+    with pytest.raises(
+        CheckpointError, match=r"a tensor of 1,099,511,627,776 elements, of which the file has 1"
+    ):
+        read_foreign(path).state_dict()
+
+
+def test_a_tree_that_holds_itself_many_times_is_answered_at_once(path: str) -> None:
+    tree: dict[str, object] = {}
+    tree |= dict.fromkeys(WRAPPERS, tree)
+    save(tree, path)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_foreign(path).state_dict()

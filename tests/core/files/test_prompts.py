@@ -50,6 +50,11 @@ def test_text_has_one_prompt_a_line_and_empty_lines_are_none(tmp_path):
     assert ["a red seven", "a blue three"] == [prompt.text for prompt in read_prompts([str(path)])]
 
 
+def test_the_ending_of_a_file_may_be_in_capitals(tmp_path):
+    (tmp_path / "UP.TXT").write_bytes(b"\xef\xbb\xbfa cat\n")
+    assert ["a cat"] == [prompt.text for prompt in read_prompts([f"{tmp_path}/UP.TXT"])]
+
+
 def test_json_lines_keep_the_whole_object(geneval):
     prompts = read_prompts([str(geneval)])
     assert [("0", GENEVAL[0]), ("1", GENEVAL[1])] == [(p.text, p.record) for p in prompts]

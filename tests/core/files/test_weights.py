@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, NumericalError
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import assign, check_finite, encode_tensors, read_tensors, sha256
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3).t(),
@@ -154,3 +154,36 @@ def test_a_long_list_of_differences_is_cut() -> None:
     tensors = {f"x{i}": torch.ones(1) for i in range(30)}
     with pytest.raises(CheckpointError, match=r"\(37 differences\)[\s\S]*and 25 more$"):
         assign(network(), tensors, "here")
+
+
+def test_a_prefix_that_hides_the_names_comes_first_and_both_kinds_are_shown() -> None:
+    own = nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+    given = {f"student.{name}": tensor for name, tensor in own.state_dict().items()}
+    given |= {f"ema.{name}": tensor for name, tensor in list(own.state_dict().items())[:2]}
+    with pytest.raises(CheckpointError) as caught:
+        assign(own, given, "c.ckpt")
+    first, *lines = str(caught.value).split("\n  ")
+    assert (
+        "c.ckpt does not fit the network: its names carry the prefix 'student.', as do others 'ema.'; "
+        "without it 40 of 40 fit. Of a file, FILE::student takes these (82 differences):"
+    ) == first
+    assert [6, 6] == [sum(line.startswith(kind) for line in lines) for kind in ("missing", "unexpected")]
+    assert "... and 70 more" == lines[-1]
+
+
+def test_a_prefix_of_the_network_itself_is_put_back() -> None:
+    own = nn.ModuleDict({"model": nn.Linear(2, 2)})
+    bare = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
+    assign(own, bare, "here")
+    assert torch.equal(torch.ones(2, 2), own["model"].weight)
+    assign(own, {f"model.{name}": tensor + 1 for name, tensor in bare.items()}, "here")
+    assert torch.equal(torch.ones(2), own["model"].bias)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_and_named(value: float) -> None:
+    net = network()
+    check_finite("it", net)
+    net[1].running_mean[0] = value  # type: ignore[index,operator]
+    with pytest.raises(NumericalError, match=r"it: 1 tensors .* such as '1.running_mean'"):
+        check_finite("it", net)

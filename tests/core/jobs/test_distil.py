@@ -4,16 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from loguru import logger
 
+from dimo_core.config.distil import resolve_job
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.metrics_log import read_metrics
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import CheckpointError, StorageError, UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.jobs.distil import RunResult, distill
+from dimo_core.files.owner import owned
+from dimo_core.jobs import distil
+from dimo_core.jobs.distil import RunResult, distill, run
 from dimo_core.method.one_step import OneStep
+from dimo_core.registry import Registry
 from dimo_divergences import Jeffrey
 
 QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}
@@ -54,6 +59,62 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tiny_teacher: Any,
     assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_runs_that_were_given_the_same_free_folder_take_one_each(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = resolve_job(
+        {"teacher": tiny_teacher, "divergence": Jeffrey(beta=0.2), "train": QUICK, "device": "cpu"}
+    )
+    names = [run(job).folder.url for _ in range(2)]
+    assert 2 == len(set(names))
+    assert {job.out, job.out.replace("-1", "-2")} == set(names)
+    assert all([2, 4, 6] == [line["step"] for line in read_metrics(Folder(name))] for name in names)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_another_process_writes_to_is_refused(
+    tiny_teacher: Any, tmp_path: Path, resume: bool
+) -> None:
+    if resume:
+        small_run(tiny_teacher, tmp_path / "run")
+    with (
+        owned(str(tmp_path / "run")),
+        pytest.raises(UsageError, match=r"is being written to by process \d+ on "),
+    ):
+        small_run(tiny_teacher, tmp_path / "run", resume=resume)
+    assert resume == (tmp_path / "run").exists()
+
+
+def test_the_log_of_a_batch_system_is_no_run(tiny_teacher: Any, tmp_path: Path) -> None:
+    for name in ("slurm-12_3.out", "job.err", "job.o77", "job.e77.1", "77.log"):
+        (tmp_path / name).write_text("log")
+    small_run(tiny_teacher, tmp_path)
+    assert "log" == (tmp_path / "slurm-12_3.out").read_text()
+
+
+@pytest.mark.parametrize("name", ["run.log", "out", "model.o", "a.out.txt"])
+def test_other_files_are_no_log_of_a_batch_system(tiny_teacher: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(UsageError, match="is not empty"):
+        small_run(tiny_teacher, tmp_path)
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_run_whose_folder_is_removed_meanwhile_fails(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, capfd: Any
+) -> None:
+    def alarm_and_remove(at: int, *args: Any, **more: Any) -> None:
+        if at == step:
+            (tmp_path / "run").rename(tmp_path / "away")
+
+    monkeypatch.setattr(distil, "alarm", alarm_and_remove)
+    with pytest.raises(StorageError, match=r"run' was removed, moved or taken over"):
+        small_run(tiny_teacher, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_resuming_a_finished_run_repeats_its_report_and_changes_no_weight(
     tiny_teacher: Any, tmp_path: Path
 ) -> None:
@@ -66,6 +127,45 @@ def test_a_run_is_not_resumed_with_other_options(tiny_teacher: Any, tmp_path: Pa
     small_run(tiny_teacher, tmp_path / "run")
     with pytest.raises(UsageError, match=r"generator\.r_init is 0\.6 in the run .* got 0\.5"):
         small_run(tiny_teacher, tmp_path / "run", resume=True, generator=OneStep(r_init=0.5))
+
+
+def test_a_run_is_not_resumed_with_another_teacher(
+    tiny_teacher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"folder": "anywhere", "network": "a" * 64}
+    monkeypatch.setattr(type(tiny_teacher), "provenance", lambda _: digests)
+    small_run(tiny_teacher, tmp_path / "run")
+    digests["folder"] = "elsewhere"
+    small_run(tiny_teacher, tmp_path / "run", resume=True)
+    digests["network"] = "b" * 64
+    before = (tmp_path / "run/generator/generator.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"files .* have changed: the SHA-256 of network is another"):
+        small_run(tiny_teacher, tmp_path / "run", resume=True)
+    assert before == (tmp_path / "run/generator/generator.safetensors").read_bytes()
+
+
+def test_other_versions_of_plugins_are_named_and_no_obstacle(
+    tiny_teacher: Any, tmp_path: Path, told: list[str]
+) -> None:
+    registry = Registry.discover({})
+    small_run(tiny_teacher, tmp_path / "run", registry=registry)
+    assert not any(" up to step " in line for line in told)
+    newer = tuple(
+        attrs.evolve(offer, version="9.9") if offer.name == "jeffrey" else offer for offer in registry.found
+    )
+    small_run(tiny_teacher, tmp_path / "run", resume=True, registry=attrs.evolve(registry, found=newer))
+    (line,) = [line for line in told if " up to step " in line]
+    was = registry.offer("divergence", "jeffrey").version
+    assert f"divergence 'jeffrey' was dimo {was} up to step 6, and is dimo 9.9 now" in line
+
+
+def test_a_stored_configuration_that_was_cut_is_refused(tiny_teacher: Any, tmp_path: Path) -> None:
+    """What is missing would be taken for its default."""
+    small_run(tiny_teacher, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(CheckpointError, match=r"config\.yaml is damaged, or was edited"):
+        small_run(tiny_teacher, tmp_path / "run", resume=True)
 
 
 def test_a_trained_generator_can_be_continued(tiny_teacher: Any, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dimo_core.choice import Choice
 from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import CheckpointError, Interrupted, UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.files.owner import owned
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
 from dimo_core.jobs import sample
@@ -92,6 +94,15 @@ def test_samples_overwrite_nothing(loaded, tmp_path):
         sample_folder("g", count=1, out=str(tmp_path), device="cpu")
     assert ["precious.txt"] == [path.name for path in tmp_path.iterdir()]
     assert [] == loaded.calls
+
+
+def test_two_commands_do_not_draw_into_one_folder(loaded, toy, way, tmp_path):
+    with owned(str(tmp_path / "out")):
+        with pytest.raises(UsageError, match="is being written to by process"):
+            sample_folder("g", count=1, out=str(tmp_path / "out"), device="cpu")
+        with pytest.raises(UsageError, match="is being written to by process"):
+            sample_teacher(toy.Teacher(), way, count=1, out=str(tmp_path / "out"), device="cpu")
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_where_no_generator_is_nothing_is_written(tmp_path):
@@ -302,6 +313,42 @@ def test_a_stopped_command_given_again_leaves_the_same_bytes(loaded, toy, tmp_pa
     assert sum(loaded.generators[0].batches) - 5 * batches == sum(loaded.generators[-1].batches)
     complete = [f"{i:05d}.png" for i in range(5 * batches)] if what == "pictures" else []
     assert [before[name] for name in complete] == [(out / name).stat().st_mtime_ns for name in complete]
+
+
+@pytest.mark.parametrize("harm", ["picture", "empty", "gone", "record"])
+def test_what_was_damaged_meanwhile_is_drawn_or_written_again(loaded, tmp_path, stopping, harm):
+    options = {"conditions": PROMPTS, "seed": 3, "device": "cpu", "batch_size": 5}
+    sample_folder("g", out=str(tmp_path / "whole"), **options)
+    out = tmp_path / "out"
+    resume = stopping(13)
+    with pytest.raises(Interrupted):
+        sample_folder("g", out=str(out), **options)
+    resume()
+    record = next((out / "unfinished").rglob("00000000.safetensors"))
+    if harm == "record":
+        tensors = load_file(record)
+        save_file({**tensors, "tokens": tensors["tokens"].flip(0)}, record)
+    elif harm == "gone":
+        (out / "00003.png").unlink()
+    else:
+        (out / "00003.png").write_bytes((out / "00004.png").read_bytes() if harm == "picture" else b"")
+    sample_folder("g", out=str(out), **options)
+    assert tree_of(tmp_path / "whole") == tree_of(out)
+    assert 21 - 5 * (1 if harm == "record" else 2) == sum(loaded.generators[-1].batches)
+
+
+@pytest.mark.parametrize("change", [('"seed": 3', '"seed": 4'), ('"samples": 21,', "")])
+def test_a_request_that_was_damaged_is_refused(loaded, tmp_path, stopping, change):
+    options = {"conditions": PROMPTS, "seed": 3, "device": "cpu", "batch_size": 5}
+    resume = stopping(13)
+    with pytest.raises(Interrupted):
+        sample_folder("g", out=str(tmp_path / "out"), **options)
+    resume()
+    request = tmp_path / "out" / "unfinished" / "request.json"
+    assert change[0] in request.read_text()
+    request.write_text(request.read_text().replace(*change))
+    with pytest.raises(CheckpointError, match=r"request\.json is damaged.*another --out"):
+        sample_folder("g", out=str(tmp_path / "out"), **options)
 
 
 def test_a_teachers_samples_go_on_too_in_any_place_and_layout(toy, way, stopping):

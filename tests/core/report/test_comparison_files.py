@@ -17,7 +17,7 @@ from dimo_core.evaluation.drawing import Method
 from dimo_core.evaluation.reference import picture_batches
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
-from dimo_core.files.images import picture_files, png
+from dimo_core.files.images import Listing, png
 from dimo_core.jobs.compared import labels
 from dimo_core.report.comparison_files import Comparable, csv_text, merged, publish, read_result, warnings
 from dimo_core.report.comparison_table import row_of as rows_of
@@ -223,8 +223,43 @@ def test_pictures_of_dimo_sample_have_their_conditions_and_the_grid_is_none_of_t
     assert ((1, 0), 2) == (batch.conditions, len(batch.images))
 
 
+def test_a_record_of_others_is_left_alone_with_a_warning(pictures, tmp_path, told):
+    url = pictures((2, 2), (2, 2))
+    (tmp_path / "samples.jsonl").write_text(
+        '{"id": 0, "prompt": "x"}\n[1]\nno json\n{"file": 1, "condition": "x"}\n'
+    )
+    (batch,) = picture_batches(url, LABELS, 4)
+    assert ((None, None), 2) == (batch.conditions, len(batch.images))
+    assert any("samples.jsonl is not of `dimo sample`" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"file": "000.png", "condition": "odd"}', "torn"], "line 2 is not that of sample 1"),
+        (['{"file": "000.png", "condition": "odd"}', '{"file": "001.png"}'], "line 2 is not that"),
+        (['{"file": "001.png", "index": 1, "condition": "odd"}'], "line 1 is not that of sample 0"),
+        (['{"file": "009.png", "condition": "odd"}'], r"names '009\.png', and there is no such picture"),
+        (['{"file": "../x/000.png", "condition": "odd"}'], "there is no such picture"),
+    ],
+)
+def test_a_damaged_record_of_samples_is_named(pictures, tmp_path, lines, message):
+    url = pictures((2, 2), (2, 2))
+    (tmp_path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(UsageError, match=rf"samples\.jsonl .*{message}"):
+        list(picture_batches(url, LABELS, 4))
+
+
+def test_pictures_that_the_record_does_not_name_are_counted(pictures, tmp_path, told):
+    url = pictures((2, 2), (2, 2))
+    (tmp_path / "samples.jsonl").write_text('{"file": "001.png", "index": 0, "condition": "odd"}\n')
+    (batch,) = picture_batches(url, LABELS, 4)
+    assert (1,) == batch.conditions
+    assert any("1 pictures that" in line and line.strip().endswith(": 000.png") for line in told)
+
+
 def test_pictures_that_cannot_be_judged_are_explained(pictures, tmp_path):
-    assert [] == picture_files(str(tmp_path))
+    assert () == Listing.of(str(tmp_path)).pictures
     with pytest.raises(UsageError, match="no pictures in"):
         list(picture_batches(str(tmp_path), LABELS, 4))
     url = pictures((2, 2), (2, 4))

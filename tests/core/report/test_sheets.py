@@ -125,3 +125,18 @@ def test_png_files_hold_the_exact_pixels():
     image = torch.randint(256, (3, 5, 7), dtype=torch.uint8)
     assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(opened(image_png(image))))
     assert (4, 4) == opened(png(Image.new("L", (4, 4)))).size
+
+
+@pytest.mark.parametrize(
+    "name", ["red\nblue", "red\r\nblue", "red\x85blue", "red\u2028blue", "red\u2029blue"]
+)
+def test_a_label_of_several_lines_is_one_line(name):
+    image = Preview(images=flat(200))
+    assert sheet(image, ["red blue"]).data == sheet(image, [name]).data
+    assert "red blue  up" == sheet(Preview(lines=("up",)), [name]).data.decode().strip()
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m", "\ud800", "\x00", "x" * 10_000_000])
+def test_no_label_ends_a_sheet(name):
+    assert opened(sheet(Preview(images=flat(200)), [name]).data).width < 600
+    assert len(sheet(Preview(lines=("up",)), [name]).data) < 600

@@ -204,3 +204,17 @@ class Plain(Metric):
 
     def compute(self, samples, reference, teacher):
         return {}
+
+
+@attrs.frozen(kw_only=True, auto_attribs=False)
+class Untyped(Plain):
+    """A metric with an option that nobody can read."""
+
+    level = attrs.field(default=1)
+
+
+@attrs.define(kw_only=True)
+class Mutable(Plain):
+    """A metric whose option may change after it was checked."""
+
+    level: int = 1

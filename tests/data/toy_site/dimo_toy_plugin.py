@@ -18,3 +18,5 @@ def dimo_register(register):
     register("metric", "wrong", "dimo_toy:Flat")
     register("metric", "abstract", "dimo_toy:Abstract")
     register("metric", "plain", "dimo_toy:Plain")
+    register("metric", "untyped", "dimo_toy:Untyped")
+    register("metric", "mutable", "dimo_toy:Mutable")

@@ -1,0 +1,199 @@
+"""Who writes to a folder: one process at a time, by a record in it that others read.
+
+A record is written under a name of its own, and only then its writer looks around: of processes that begin
+together each sees the others, or is seen by them. Who sees another takes its record back before it looks once
+more, so exactly one goes on. Nothing is locked: it holds wherever a listing shows what was written before it,
+on local disks, on shared ones, and on object stores.
+"""
+
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import attrs
+from loguru import logger
+
+from dimo_core.errors import StorageError, UsageError
+from dimo_core.files.folder import OWNER, Folder, writing
+from dimo_core.files.urls import local_path
+from dimo_core.progress import interruptible
+
+
+class Proposed(str):
+    """A folder that nobody asked for by name, ``runs/NAME-1``: if it is taken, the next number will do."""
+
+    __slots__ = ()
+
+
+@attrs.frozen
+class Owner:
+    """A process that writes to a folder.
+
+    Attributes:
+        host: Its machine.
+        pid: Its number there.
+        born: When it was started, in ticks of that machine; empty where the platform does not tell.
+        since: When it began to write.
+        share: What it does together with others, and its part of that; empty for what is done alone.
+        requeued: Number of its batch job, and how often that was started again; empty without one.
+    """
+
+    host: str
+    pid: int = attrs.field(converter=int)
+    born: str
+    since: str
+    share: list[str]
+    requeued: list[str]
+
+    @classmethod
+    def here(cls, share: tuple[str, ...]) -> "Owner":
+        """This process."""
+        since, pid = datetime.now().astimezone().isoformat(" ", "seconds"), os.getpid()
+        job = os.environ.get("SLURM_JOB_ID")
+        requeued = [job, os.environ.get("SLURM_RESTART_COUNT", "0")] if job else []
+        return cls(platform.node(), pid, _born(pid) or "", since, list(share), requeued)
+
+    def hinders(self, me: "Owner") -> bool:
+        """Whether ``me`` may not write beside it: only different parts of the same go together."""
+        return not (self.share and me.share and self.share[0] == me.share[0] and self.share != me.share)
+
+    def has_ended(self, me: "Owner") -> bool:
+        """Whether it is certain that it writes no more."""
+        if self.requeued and self.requeued[:1] == me.requeued[:1] and self.requeued != me.requeued:
+            return True
+        born = _born(self.pid) if self.host == me.host else ""
+        return born is None or ("" not in (born, self.born) and born != self.born)
+
+    def __str__(self) -> str:
+        """``process 12 on host, since 2026-01-01 12:00:00+00:00``."""
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this machine was started; empty where nobody tells, None when there is none."""
+    if os.name == "posix":
+        try:
+            os.kill(pid, 0)  # a question, no signal
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass  # it is there, and another user's
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return None if facts[0] in "ZX" else facts[19]
+
+
+@contextmanager
+def taken(url: str) -> Iterator[str]:
+    """A folder within; what was made for it goes again at the end, if nothing was put into it.
+
+    Args:
+        url: A folder by name, which may be there or not, or a ``Proposed`` one: then the next that is free is
+            made at once, and belongs to nobody else.
+
+    Raises:
+        StorageError: when the proposed folder cannot be made.
+    """
+    place = local_path(url)
+    made = [] if place is None else [path for path in (place, *place.parents) if not os.path.lexists(path)]
+    try:
+        if isinstance(url, Proposed):
+            url = _next_free(url)
+            made = [Path(url), *made[1:]]
+        yield str(url)
+    finally:
+        for path in made:
+            with suppress(OSError, ValueError):
+                path.rmdir()
+
+
+def _next_free(url: str) -> str:
+    stem, _, first = url.rpartition("-")
+    with writing(url):
+        for number in count(int(first)):
+            with suppress(FileExistsError):
+                os.makedirs(url := f"{stem}-{number}")
+                return url
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def owned(url: str, *share: str) -> Iterator[Folder]:
+    """A folder within, to which no other process writes meanwhile; signals of a batch system act as Ctrl-C.
+
+    Args:
+        url: The folder, as ``taken`` takes it.
+        share: What is done in it together with others, and which part of it; nothing for work alone.
+
+    Yields:
+        The folder, which refuses to be written to when it was removed meanwhile.
+
+    Raises:
+        UsageError: when another process owns it.
+        StorageError: when it cannot be written, or was removed meanwhile.
+    """
+    with taken(url) as name, interruptible():
+        folder, record = Folder(name), f"{uuid.uuid4().hex[:8]}{OWNER}"
+        _enter(folder, record, Owner.here(share))
+        guarded = attrs.evolve(folder, guard=str(local_path(folder.path(record)) or ""))
+        try:
+            yield guarded
+            guarded.check()
+        finally:
+            with suppress(Exception):  # a store that is out of reach now has told so before
+                folder.remove(record)
+
+
+def _enter(folder: Folder, record: str, me: Owner) -> None:
+    while True:
+        _write(folder, record, me)
+        if not _others(folder, record, me):
+            return
+        folder.remove(record)
+        if others := _others(folder, record, me):
+            raise UsageError(others[0])
+        time.sleep(uuid.uuid4().int % 100 / 1000)  # others began at the same moment, and gave way as well
+
+
+def _write(folder: Folder, record: str, me: Owner) -> None:
+    for attempt in range(5):
+        try:
+            return folder.write(record, json.dumps(attrs.asdict(me)).encode(), durable=False)
+        except StorageError as error:
+            # A process that failed may take the folder away just when it was found there.
+            if attempt == 4 or not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _others(folder: Folder, record: str, me: Owner) -> list[str]:
+    """Why ``me`` may not write to the folder, for each owner that hinders it; ended ones are removed."""
+    found = []
+    for name in folder.names(ending=OWNER):
+        try:
+            owner = Owner(**json.loads(folder.read(name)))
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError):
+            text = f"{folder.path(name)!r} should tell who writes to this folder, and is damaged."
+            found.append(f"{text} Remove it if nobody does.")
+            continue
+        if name == record or not owner.hinders(me):
+            continue
+        if owner.has_ended(me):
+            logger.warning("{!r} is taken over from {}, which has ended without a word", folder.url, owner)
+            folder.remove(name)
+            continue
+        text = f"{folder.url!r} is being written to by {owner}. Wait for its end, or choose another folder."
+        gone = f" If it has ended already, remove {folder.path(name)!r}." if owner.host != me.host else ""
+        found.append(text + gone)
+    return found

@@ -1,0 +1,39 @@
+"""YAML of others: what it may hold, and that no file takes long."""
+
+import time
+
+import pytest
+
+from dimo_core import limits
+from dimo_core.files.yaml_text import YamlFault, parsed
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 8)}]\n" for i in range(20)
+)
+
+
+def test_aliases_are_read():
+    assert {"a": {"b": 1}, "c": {"b": 1, "d": 2}} == parsed(b"a: &a {b: 1}\nc: {<<: *a, d: 2}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB, "with its aliases written out it has more than 4,194,304 characters"),
+        ("a: &a [*a]", "an alias stands for what holds it"),
+        (f"a: &a {'x' * 500_000}\nb: [{', '.join(['*a'] * 100)}]", "with its aliases written out"),
+        ("a: " + "x" * limits.YAML, "it has 1,048,579 bytes, and at most 1,048,576 are read"),
+        ("[" * 500_000, "nest|deep"),
+        ("a: 1\nb: {c: 2, c: 3}", "line 2, column 11: the key 'c' is there twice"),
+        ("a: 2026-99-99", "month must be in"),
+        (f"a: {'9' * 5000}", "digits"),
+        ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
+    ],
+    ids=["bomb", "itself", "text", "long", "deep", "twice", "date", "number", "object"],
+)
+def test_what_is_wrong_is_said_in_a_line_and_soon(text, reason):
+    began = time.process_time()
+    with pytest.raises(YamlFault, match=reason) as caught:
+        parsed(text.encode())
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - began < 10
