@@ -47,6 +47,9 @@ class Conditioning:
         raise UsageError(f"unknown class {text!r}. {known} {by_index}.{nearest(text, self.classes)}")
 
 
+KINDS = ("label", "text")
+"""Kinds of conditions that everybody can read from text; of others their source can."""
+
 KNOWN = 20
 """The most class names that an error lists."""
 
@@ -109,25 +112,17 @@ def batch_size(tree: Condition) -> int:
     return len(tree)
 
 
-def raw_conditions(conditioning: Conditioning, given: Sequence[str] | None, count: int) -> list[Any]:
-    """``count`` raw conditions: the given ones in turn, or all classes in turn.
+def from_text(conditioning: Conditioning, given: Sequence[str]) -> list[Any]:
+    """Raw conditions from text: of labels the class that is called so, and all else as it is.
 
     Args:
         conditioning: What the teacher takes.
-        given: Class names or indices for labels; prompts, or whatever the teacher reads, otherwise.
-        count: How many.
+        given: Class names or indices, prompts, or whatever the teacher reads.
 
     Raises:
-        UsageError: for an unknown class, or when a teacher without classes is given nothing.
+        UsageError: for an unknown class.
     """
-    classes = conditioning.classes
-    if given and conditioning.kind == "label":
-        labels = {text: conditioning.label(text) for text in dict.fromkeys(given)}
-        chosen: Sequence[Any] = [labels[text] for text in given]
-    elif given:
-        chosen = given
-    elif classes:
-        chosen = range(len(classes))
-    else:
-        raise UsageError(f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ...")
-    return [chosen[i % len(chosen)] for i in range(count)]
+    if conditioning.kind != "label":
+        return [*given]
+    labels = {text: conditioning.label(text) for text in dict.fromkeys(given)}
+    return [labels[text] for text in given]

@@ -19,7 +19,7 @@ import attrs
 import pluggy
 
 import dimo_core.hookspecs
-from dimo_core.errors import DimoError, PluginError, UnknownNameError
+from dimo_core.errors import DimoError, PluginError, UnknownNameError, UsageError
 from dimo_core.hookspecs import GROUP, INTERFACES, KINDS, PLUGIN_API
 from dimo_core.options import build
 from dimo_core.suggestions import Choice
@@ -283,10 +283,15 @@ def _is_frozen(cls: type) -> bool:
     return False
 
 
-def built(registry: Registry, kind: str, choice: Choice) -> Any:
-    """The plugin that ``choice`` names, with its options.
+def built(registry: Registry, kind: str, choice: Choice, whose: str = "") -> Any:
+    """The plugin that ``choice`` names, with its options; ``whose`` tells what plugin suggested it, if any.
 
     Raises:
-        UsageError: for an unknown name, or options that it refuses.
+        UsageError: for an unknown name, or options that it refuses; a ``PluginError`` of a suggestion.
     """
-    return build(registry.load(kind, choice.name), choice.options)
+    try:
+        return build(registry.load(kind, choice.name), choice.options)
+    except UsageError as error:
+        if not whose:
+            raise
+        raise PluginError(f"{whose}: {error}") from error

@@ -79,16 +79,17 @@ class TeacherSampling:
     name: str = ""
 
     @classmethod
-    def of(cls, sampling: Sampling, registry: Registry, name: str = "") -> "TeacherSampling":
+    def of(cls, sampling: Sampling, registry: Registry, name: str = "", whose: str = "") -> "TeacherSampling":
         """Build what a sampling names.
 
         Raises:
-            UsageError: for an unknown sampler or guidance, or options that they refuse.
+            UsageError: for an unknown sampler or guidance, or options that they refuse; a ``PluginError``
+                where ``whose`` tells what plugin's sampling it is.
         """
         return cls(
             steps=sampling.steps,
-            sampler=built(registry, "sampler", sampling.sampler),
-            guidance=built(registry, "guidance", sampling.guidance),
+            sampler=built(registry, "sampler", sampling.sampler, whose),
+            guidance=built(registry, "guidance", sampling.guidance, whose),
             name=name,
         )
 
@@ -97,11 +98,12 @@ class TeacherSampling:
         """The teacher's sampling of this name; its first one when None.
 
         Raises:
-            UsageError: when there is none of this name, or it cannot be built.
+            UsageError: when there is none of this name.
+            PluginError: when it names what does not exist, or cannot be built.
         """
-        samplings = teacher.samplings()
+        samplings, whose = teacher.samplings(), f"teacher {type(teacher).__name__}"
         name = next(iter(samplings), "") if name is None else name
-        return cls.of(find(samplings, name, f"teacher {type(teacher).__name__}"), registry, name)
+        return cls.of(find(samplings, name, whose), registry, name, f"sampling {name!r} of {whose}")
 
     @property
     def title(self) -> str:

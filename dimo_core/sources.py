@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning, from_text
 from dimo_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from dimo_core.conditions import Conditioning
     from dimo_core.draws import Draws
     from dimo_core.suggestions import EvaluationPlan
 
@@ -47,7 +47,7 @@ class Conditions(ABC):
     """A source of raw conditions, c ~ D (labels, prompts); a frozen attrs class of its options."""
 
     @abstractmethod
-    def open(self, conditioning: "Conditioning", *, seed: int) -> ConditionStream:
+    def open(self, conditioning: Conditioning, *, seed: int) -> ConditionStream:
         """Start reading.
 
         Args:
@@ -58,9 +58,7 @@ class Conditions(ABC):
             UsageError: when the source is empty, or of another kind than the teacher takes.
         """
 
-    def reopen(
-        self, conditioning: "Conditioning", record: Mapping[str, Any], *, seed: int
-    ) -> ConditionStream:
+    def reopen(self, conditioning: Conditioning, record: Mapping[str, Any], *, seed: int) -> ConditionStream:
         """Read what the stream reads whose ``record`` this is, whatever has come or gone since.
 
         Args:
@@ -74,8 +72,23 @@ class Conditions(ABC):
         return self.open(conditioning, seed=seed)
 
     @abstractmethod
-    def balanced(self, conditioning: "Conditioning", count: int) -> list[Any]:
+    def balanced(self, conditioning: Conditioning, count: int) -> list[Any]:
         """A fixed, evenly spread list of ``count`` conditions, for evaluation and grids."""
+
+    def parse(self, conditioning: Conditioning, given: Sequence[str]) -> list[Any]:
+        """Raw conditions from text: the words of ``dimo sample --conditions ...``, what ``describe`` gave.
+
+        Class names or indices become labels, and all else is taken as it is. A source of a kind of its own
+        overrides this with the inverse of ``Teacher.describe``.
+
+        Args:
+            conditioning: As for ``open``.
+            given: One text a condition.
+
+        Raises:
+            UsageError: for a text that stands for no condition.
+        """
+        return from_text(conditioning, given)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -93,6 +93,10 @@ class Measures:
     conditions: Choice = attrs.field(default=Choice("labels"), converter=choice)
     shown: tuple[str, ...] = attrs.field(default=(), converter=several)
 
+    def whose(self, teacher: object) -> str:
+        """Who answers for what it names: ``the evaluation plan of teacher MaskGit``; empty for its user."""
+        return f"the evaluation plan of teacher {type(teacher).__name__}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for YAML; the class takes it as keywords."""
         return {field.name: as_plain(getattr(self, field.name)) for field in attrs.fields(type(self))}

@@ -68,18 +68,20 @@ class Judge:
             device: Where the networks of extractor and metrics compute, unless their options say another.
 
         Raises:
-            UsageError: if data or extractor are unknown.
+            UsageError: if data or extractor are unknown; a ``PluginError`` where a plugin named them.
         """
+        whose = plan.whose(teacher)
+        features = built(registry, "features", plan.features, whose) if plan.features else None
         judge = cls(
             teacher=teacher,
             plan=plan,
-            features=placed(built(registry, "features", plan.features), device) if plan.features else None,
-            data=built(registry, "data", plan.data) if plan.data else None,
+            features=placed(features, device),
+            data=built(registry, "data", plan.data, whose) if plan.data else None,
             batch_size=batch_size,
         )
         for choice in plan.metrics:
             try:
-                metric = placed(built(registry, "metric", choice), device)
+                metric = placed(built(registry, "metric", choice, whose), device)
             except DimoError as error:
                 judge.note(f"metric {choice.name!r} is left out: {error}")
                 continue

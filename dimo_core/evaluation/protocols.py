@@ -76,6 +76,10 @@ class Protocol(Measures):
     )
     block: int = attrs.field(default=BLOCK, validator=[v.instance_of(int), v.gt(0)])
 
+    def whose(self, teacher: object) -> str:
+        """Who answers for what it names: the teacher, unless a user changed it."""
+        return Measures.whose(self, teacher) if self.name in NAMED else ""
+
     @classmethod
     def resolve(
         cls, plan: EvaluationPlan | None, name: str = "plan", changes: Mapping[str, Any] | None = None

@@ -9,13 +9,13 @@ from jaxtyping import UInt8
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.conditions import Conditioning, raw_conditions
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_picture
 from dimo_core.metric import Samples
-from dimo_core.sources import Data
+from dimo_core.sources import Conditions, Data
 
 
 def real_batches(data: Data, split: str, size: int) -> Iterator[Samples]:
@@ -73,7 +73,7 @@ def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
     return Samples(conditions=labels, images=torch.stack(images))
 
 
-def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator[Samples]:
+def picture_batches(url: str, source: Conditions, conditioning: Conditioning, size: int) -> Iterator[Samples]:
     """The pictures of a folder, a batch at a time.
 
     Where ``dimo sample`` wrote them, ``samples.jsonl`` tells which they are and their conditions. Of other
@@ -81,6 +81,7 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
 
     Args:
         url: The folder.
+        source: Reads their conditions.
         conditioning: What conditions look like.
         size: Pictures in a batch.
 
@@ -94,7 +95,7 @@ def picture_batches(url: str, conditioning: Conditioning, size: int) -> Iterator
     records = _records(folder, listing) if folder.exists(RECORDS) else []
     if records:
         files = [f"{listing.root}/{record['file']}" for record in records]
-        conditions = raw_conditions(conditioning, [str(r["condition"]) for r in records], len(records))
+        conditions = source.parse(conditioning, [str(r["condition"]) for r in records])
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
     if not records:

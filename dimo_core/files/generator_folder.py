@@ -50,7 +50,8 @@ def save_generator(
         folder: Where.
         generator: Holding the weights to save.
         teacher: For provenance.
-        config: The run's resolved configuration; its ``teacher`` and ``generator`` sections are kept.
+        config: The run's resolved configuration; its sections ``teacher``, ``generator`` and, if there,
+            ``conditions`` are kept.
         facts: What else to write down, such as the step and the run's seed.
     """
     data = encode_tensors(generator.backbone.state_dict())
@@ -64,6 +65,7 @@ def save_generator(
             "format": FORMAT,
             "teacher": config["teacher"],
             "generator": options,
+            **{key: config[key] for key in ("conditions",) if key in config},
             "frozen": dict(teacher.provenance()),
             "sha256": {WEIGHTS: sha256(data)},
             "versions": versions(),

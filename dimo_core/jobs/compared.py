@@ -39,16 +39,18 @@ class TeacherRows:
         """Each row with the name of its series; a sampler of the plan's name has the plan's options too.
 
         Raises:
-            UsageError: for an unknown sampler, guidance or sampling, or wrong options of one.
+            UsageError: for an unknown sampler, guidance or sampling, or wrong options of one; a
+                ``PluginError`` where the plan named it.
         """
         plan = teacher.evaluation() or ASSUMED
-        own, counts = plan.sampler, self.steps or plan.steps
-        guidance: Guidance = built(registry, "guidance", self.guidance or plan.guidance)
+        own, counts, whose = plan.sampler, self.steps or plan.steps, plan.whose(teacher)
+        chosen_guidance = (self.guidance, "") if self.guidance else (plan.guidance, whose)
+        guidance: Guidance = built(registry, "guidance", *chosen_guidance)
         found = []
         chosen = self.samplers or (() if self.samplings and not self.steps else (own,))
         for choice in chosen:
-            given = own.options if choice.name == own.name else {}
-            sampler: Sampler = built(registry, "sampler", Choice(choice.name, {**given, **choice.options}))
+            full = Choice(choice.name, {**(own.options if choice.name == own.name else {}), **choice.options})
+            sampler: Sampler = built(registry, "sampler", full, whose if choice is own else "")
             series = choice.name if choice is own else _series(choice)
             ways = [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]
             found += [(series, way) for way in ways]

@@ -87,7 +87,7 @@ def _pretrain(
         with engine.states["teacher"].averaged():
             network: Any = engine.states["teacher"].module.eval()
             if (plan := teacher.evaluation()) is not None:
-                conditions = built(plugins, "conditions", plan.conditions)
+                conditions = built(plugins, "conditions", plan.conditions, plan.whose(teacher))
                 how = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
                 rows = RunRows.of(teacher, plan, plugins, **how, device=device)
                 write_table(rows.table(None, network), folder)

@@ -69,11 +69,12 @@ class RunRows(Rows):
             more: ``conditions``, ``device`` and ``seed``.
 
         Raises:
-            UsageError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
+            PluginError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
                 noted.
         """
-        sampler = sampler or built(registry, "sampler", plan.sampler)
-        guidance = built(registry, "guidance", plan.guidance)
+        whose = plan.whose(teacher)
+        sampler = sampler or built(registry, "sampler", plan.sampler, whose)
+        guidance = built(registry, "guidance", plan.guidance, whose)
         counts = plan.steps if settings.steps is None else settings.steps
         ways = [TeacherSampling.named(teacher, name, registry) for name in dict.fromkeys(settings.samplings)]
         ways = ways or [TeacherSampling(steps=n, sampler=sampler, guidance=guidance) for n in counts]

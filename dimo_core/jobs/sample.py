@@ -1,21 +1,26 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
+from dimo_core.conditions import KINDS
 from dimo_core.device import find_device, noted
+from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
 from dimo_core.evaluation.store import Drawn
-from dimo_core.files.generator_folder import CARD, generator_folder, load_generator
+from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.jobs.sample_files import SampleFiles, Wanted, open_folder
-from dimo_core.registry import Registry
+from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling
 from dimo_core.settings import Precision
-from dimo_core.suggestions import Sampling
+from dimo_core.sources import Conditions
+from dimo_core.suggestions import Choice, Sampling
 from dimo_core.teacher import Teacher
 
 BLOCK = 64
@@ -73,7 +78,7 @@ def sample_folder(
         files = SampleFiles(
             folder=folder,
             drawing=_drawing(teacher, seed, where, precision, batch_size),
-            wanted=Wanted.of(teacher.conditioning, conditions, count),
+            wanted=Wanted.of(teacher.conditioning, _source(teacher, read_card(source)), conditions, count),
             model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
             facts={"seed": seed, **noted(precision)},
         )
@@ -119,7 +124,7 @@ def sample_teacher(
     with nullcontext() if out is None else open_folder(out) as folder:
         where = find_device(device)
         teacher, way = teacher.on(where), _way(teacher, sampling)
-        wanted = Wanted.of(teacher.conditioning, conditions, count)
+        wanted = Wanted.of(teacher.conditioning, _source(teacher), conditions, count)
         opened = Opened.teacher(teacher, teacher.network().to(where), way)
         drawing = _drawing(teacher, seed, where, precision, batch_size)
         if folder is None:
@@ -142,6 +147,18 @@ def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) ->
     if isinstance(sampling, Sampling):
         return TeacherSampling.of(sampling, Registry.discover())
     return TeacherSampling.named(teacher, sampling, Registry.discover())
+
+
+def _source(teacher: Teacher, card: Mapping[str, Any] = MappingProxyType({})) -> Conditions | None:
+    """The source of conditions that a generator was trained with, or that its teacher suggests, if any."""
+    plan, recipe = teacher.evaluation(), next(iter(teacher.recipes().values()), {})
+    section = card.get("conditions") or recipe.get("conditions") or (plan and plan.conditions)
+    try:
+        return built(Registry.discover(), "conditions", Choice.from_dict(section)) if section else None
+    except UsageError:  # such as prompts, of which only a run says where they are
+        if teacher.conditioning.kind in KINDS:
+            return None
+        raise
 
 
 def _drawing(

@@ -11,7 +11,7 @@ import fsspec
 import torch
 from loguru import logger
 
-from dimo_core.conditions import Conditioning, raw_conditions
+from dimo_core.conditions import Conditioning, from_text
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
@@ -22,6 +22,7 @@ from dimo_core.files.owner import owned
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
+from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview
 from dimo_core.texts import masked
 
@@ -66,19 +67,35 @@ class Wanted:
 
     @classmethod
     def of(
-        cls, conditioning: Conditioning, conditions: Sequence[str] | PromptSet | None, count: int
+        cls,
+        conditioning: Conditioning,
+        source: Conditions | None,
+        given: Sequence[str] | PromptSet | None,
+        count: int,
     ) -> "Wanted":
-        """Conditions as the arguments of ``dimo sample`` give them.
+        """Conditions as the arguments of ``dimo sample`` give them, in turn.
+
+        Args:
+            conditioning: What the teacher takes.
+            source: Reads them, and gives them evenly spread where none are given; None where it is not known.
+            given: Class names or indices, prompts, or what the source reads.
+            count: How many; a ``PromptSet`` has its own number.
 
         Raises:
-            UsageError: for a condition that the teacher does not take.
+            UsageError: for one that the teacher does not take, or when there are none.
         """
-        if not isinstance(conditions, PromptSet):
-            raw = raw_conditions(conditioning, conditions, count)
-            return cls(raw=raw, files=[f"{i:05d}.png" for i in range(count)])
-        texts = conditions.conditions()
-        raw = raw_conditions(conditioning, texts, len(texts))
-        return cls(raw=raw, files=conditions.files(), extras=conditions.extras())
+        texts = given.conditions() if isinstance(given, PromptSet) else given
+        if texts:
+            raw = (source.parse if source else from_text)(conditioning, texts)
+        elif source is None and not conditioning.classes:
+            text = f"this teacher takes {conditioning.kind} conditions. Give some: --conditions ..."
+            raise UsageError(text)
+        else:
+            raw = source.balanced(conditioning, count) if source else [*range(len(conditioning.classes))]
+        if isinstance(given, PromptSet):
+            return cls(raw=raw, files=given.files(), extras=given.extras())
+        raw = [raw[i % len(raw)] for i in range(count)]
+        return cls(raw=raw, files=[f"{i:05d}.png" for i in range(count)])
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -141,6 +141,9 @@ def check_conditions(source: Conditions, teacher: Teacher) -> None:
         require(len(even) == count, f"{name}.balanced gives {count} conditions, not {len(even)}")
         require(even == source.balanced(teacher.conditioning, count), f"{name}.balanced is a fixed list")
         teacher.encode_conditions(even)
+        text = [teacher.describe(condition) for condition in even]
+        read = source.parse(teacher.conditioning, text)
+        require(read == even, f"{name}.parse reads {text!r} as {even!r}, not {read!r}")
     foreign, what = Conditioning(kind="a kind that nobody has"), "conditions of a kind that it does not give"
     require_refusal(lambda: source.open(foreign, seed=0), f"{name}.open refuses {what}")
 

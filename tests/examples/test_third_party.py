@@ -62,6 +62,11 @@ def rows(run: Path) -> dict[str, dict[str, float]]:
     return {row["name"]: row["metrics"] for row in table["rows"]}
 
 
+def sides(samples: Path) -> list[str]:
+    """The condition of each sample."""
+    return [json.loads(line)["condition"] for line in (samples / "samples.jsonl").read_text().splitlines()]
+
+
 def test_installing_it_is_all_it_takes_to_be_listed(dimo: Dimo) -> None:
     listed = [line.split()[:2] for line in dimo("plugins").splitlines() if "dimo-toy-tabular 0.1.0" in line]
     assert sorted(listed) == [
@@ -104,6 +109,30 @@ def test_its_teacher_is_distilled_to_a_report(dimo: Dimo, tmp_path: Path, diverg
     assert table["teacher, 1 step"]["tv"] == pytest.approx(TEACHER_AT_ONE_STEP, abs=0.02)
     assert table["generator, 1 step"]["tv"] < 0.4
     assert table["generator, 1 step"]["of_one_step"] < 0.4 / TEACHER_AT_ONE_STEP
+    samples = tmp_path / "samples"
+    dimo("sample", str(run), "-n", "5", "--conditions", "1", "heads", "--out", str(samples))
+    assert ["tails", "heads"] * 2 + ["tails"] == sides(samples)
+
+
+def test_words_of_its_conditions_are_read_by_their_source(dimo: Dimo, tmp_path: Path) -> None:
+    dimo(
+        "sample",
+        "--teacher",
+        "tabular",
+        "-n",
+        "3",
+        "--conditions",
+        "1",
+        "heads",
+        "--out",
+        str(tmp_path / "a"),
+    )
+    assert ["tails", "heads", "tails"] == sides(tmp_path / "a")
+    dimo("sample", "--teacher", "tabular", "-n", "3", "--out", str(tmp_path / "b"))
+    assert ["heads", "tails", "heads"] == sides(tmp_path / "b")
+    with pytest.raises(AssertionError, match=r"unknown class 'edge'\. Known: heads, tails"):
+        dimo("sample", "--teacher", "tabular", "--conditions", "edge", "--out", str(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow
@@ -140,4 +169,4 @@ def test_shipped_samplers_take_its_teacher(target: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(target))
     from dimo_toy_tabular.teacher import Tabular
 
-    check_sampler(MaskGitSampler(order="random"), Tabular(), ["heads", "tails", "heads"])
+    check_sampler(MaskGitSampler(order="random"), Tabular(), [0, 1, 0])

@@ -1,5 +1,7 @@
 """The source of conditions ``coins``: an endless row of throws, read by position."""
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from attrs import validators as v
@@ -64,6 +66,14 @@ class Coins(Conditions):
         """
         self._check(conditioning)
         return [i % 2 for i in range(count)]
+
+    def parse(self, conditioning: Conditioning, given: Sequence[str]) -> list[int]:
+        """Heads and tails, or 0 and 1, as the words of a command line say them.
+
+        Raises:
+            UsageError: for anything else.
+        """
+        return [conditioning.label(side) for side in given]
 
     def _check(self, conditioning: Conditioning) -> None:
         if conditioning.kind != "coin":

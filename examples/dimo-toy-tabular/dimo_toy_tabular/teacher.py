@@ -101,16 +101,14 @@ class Tabular(Teacher):
         return network
 
     def encode_conditions(self, raw: Sequence[Any]) -> Int[Tensor, " B"]:
-        """0 and 1, or heads and tails, to indices.
+        """0 for heads and 1 for tails; the source of conditions reads words.
 
         Raises:
             UsageError: for anything else.
         """
-        names = {name: index for index, name in enumerate(SIDES)}
-        sides = [names.get(side, side) for side in raw]
-        if wrong := [side for side in sides if side not in (0, 1)]:
+        if wrong := [side for side in raw if side not in (0, 1)]:
             raise UsageError(f"a coin shows 0 (heads) or 1 (tails), not {wrong[0]!r}")
-        return torch.tensor(sides, dtype=torch.long)
+        return torch.tensor(raw, dtype=torch.long)
 
     def recipes(self) -> Mapping[str, Recipe]:
         """One preset: half a minute on one core."""

@@ -10,13 +10,14 @@ from dimo_toy_tabular.joint import CODES, LENGTH, MASK, histogram, one_step, tot
 from dimo_toy_tabular.teacher import Tabular
 
 from dimo_core.divergence import Divergence
+from dimo_core.errors import UsageError
 from dimo_core.testing import check_conditions, check_divergence, check_teacher
 
 TEACHER = Tabular(noise=0.1)
 
 
 def test_the_teacher_keeps_the_contract() -> None:
-    check_teacher(TEACHER, ["heads", "tails", 1])
+    check_teacher(TEACHER, [0, 1, 1])
 
 
 @pytest.mark.parametrize("divergence", [Bhattacharyya(), Perimeter()])
@@ -26,6 +27,14 @@ def test_the_divergences_keep_the_contract(divergence: Divergence) -> None:
 
 def test_the_coins_keep_the_contract() -> None:
     check_conditions(Coins(heads=0.3), TEACHER)
+
+
+def test_a_coin_is_called_by_its_side_or_its_number() -> None:
+    assert Coins().parse(TEACHER.conditioning, ["heads", "tails", "1", "0"]) == [0, 1, 1, 0]
+    with pytest.raises(
+        UsageError, match=r"unknown class 'edge'\. Known: heads, tails; or an index from 0 to 1"
+    ):
+        Coins().parse(TEACHER.conditioning, ["edge"])
 
 
 def test_a_coin_shows_heads_as_often_as_asked() -> None:

@@ -8,9 +8,12 @@ import torch
 from loguru import logger
 
 from dimo_core.choice import Choice
-from dimo_core.errors import UnknownNameError
+from dimo_core.errors import PluginError, UnknownNameError
 from dimo_core.evaluation.drawing import Opened
+from dimo_core.evaluation.judge import Judge
+from dimo_core.evaluation.protocols import Protocol
 from dimo_core.evaluation.table import Table
+from dimo_core.jobs.compared import TeacherRows
 from dimo_core.jobs.results import RunRows, one_step
 from dimo_core.settings import Evaluate
 
@@ -99,11 +102,9 @@ def test_a_missing_library_costs_one_metric_and_is_noted_once(evaluator, toy):
     assert {"variety", "brightness"} == set(rows[0].metrics)
 
 
-def test_an_unknown_metric_is_noted_and_unknown_data_is_an_error(evaluator, toy):
+def test_an_unknown_metric_is_noted(evaluator, toy):
     more = attrs.evolve(toy.plan, metrics=(*toy.plan.metrics, Choice("varietx")))
     assert "Did you mean 'variety'?" in evaluator(more).judge.notes[0]
-    with pytest.raises(UnknownNameError, match="unknown data 'todo'"):
-        evaluator(attrs.evolve(toy.plan, data=Choice("todo")))
 
 
 def test_the_table_has_the_teacher_at_each_step_count_then_the_generator_then_real_data(evaluator, toy):
@@ -221,3 +222,49 @@ def test_the_score_for_best_is_smaller_when_better_and_infinite_when_missing(
     evaluator, toy, best, numbers, expected
 ):
     assert expected == evaluator(attrs.evolve(toy.plan, best=best)).judge.score(numbers)
+
+
+WHOSE = "the evaluation plan of teacher ToyTeacher: unknown"
+
+
+@pytest.mark.parametrize("kind", ["data", "features", "guidance", "sampler"])
+def test_a_plan_that_names_what_does_not_exist_is_named(toy, kind):
+    plan = attrs.evolve(toy.plan, **{kind: Choice("lost")})
+    with pytest.raises(PluginError, match=f"^{WHOSE} {kind} 'lost'"):
+        RunRows.of(toy.Teacher(), plan, toy.Registry(), settings=Evaluate())
+
+
+def test_a_metric_of_a_plan_that_does_not_exist_is_named_and_left_out(toy, told):
+    plan = attrs.evolve(toy.plan, metrics=(Choice("lost"), Choice("variety")))
+    judge = Judge.resolve(toy.Teacher(), plan, toy.Registry(), batch_size=4)
+    assert ["variety"] == [*judge.metrics]
+    (note,) = judge.notes
+    assert note.startswith(f"metric 'lost' is left out: {WHOSE} metric 'lost'")
+
+
+def test_what_a_user_names_is_not_the_plans_fault(toy):
+    changed = Protocol.resolve(toy.plan, changes={"samples": 10, "features": Choice("lost")})
+    with pytest.raises(UnknownNameError, match=r"^unknown features 'lost'"):
+        Judge.resolve(toy.Teacher(), changed, toy.Registry(), batch_size=4)
+    named = Protocol.resolve(attrs.evolve(toy.plan, features=Choice("lost")), "quick")
+    with pytest.raises(PluginError, match=f"^{WHOSE} features 'lost'"):
+        Judge.resolve(toy.Teacher(), named, toy.Registry(), batch_size=4)
+
+
+class Planned:
+    """A teacher whose plan names what does not exist."""
+
+    def __init__(self, plan):
+        self.plan = plan
+
+    def evaluation(self):
+        return self.plan
+
+
+@pytest.mark.parametrize("kind", ["guidance", "sampler"])
+def test_rows_of_a_comparison_say_whose_plan_is_wrong(toy, kind):
+    teacher = Planned(attrs.evolve(toy.plan, **{kind: Choice("lost")}))
+    with pytest.raises(PluginError, match=rf"^the evaluation plan of teacher Planned: unknown {kind} 'lost'"):
+        TeacherRows().ways(teacher, toy.Registry())
+    own = TeacherRows(samplers=(Choice("toy"),), guidance=Choice("constant"))
+    assert len(own.ways(teacher, toy.Registry())) == 2

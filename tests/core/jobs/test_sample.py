@@ -7,23 +7,37 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dimo_core.choice import Choice
-from dimo_core.conditions import Conditioning, raw_conditions
-from dimo_core.errors import CheckpointError, Interrupted, UsageError
+from dimo_core.conditions import Conditioning
+from dimo_core.errors import CheckpointError, Interrupted, UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.files.generator_folder import FORMAT, WEIGHTS
 from dimo_core.files.owner import owned
 from dimo_core.files.prompts import Prompt, PromptSet
 from dimo_core.guidance import Constant
 from dimo_core.jobs import sample
 from dimo_core.jobs.sample import sample_folder, sample_teacher
+from dimo_core.jobs.sample_files import Wanted
 from dimo_core.sampler import TeacherSampling
+from dimo_core.sources import Conditions
 from dimo_core.suggestions import Sampling
 from dimo_core.testing.expectations import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
+
+
+def raw_conditions(conditioning, given, count, source=None):
+    return Wanted.of(conditioning, source, given, count).raw
+
+
+def card(name, **more):
+    """A card that is whole, of a generator that the loader of a test makes."""
+    sections = {"teacher": {"name": name}, "generator": {"name": name}, "frozen": {}, **more}
+    return yaml.safe_dump({"format": FORMAT, **sections, "sha256": {WEIGHTS: ""}})
 
 
 @pytest.fixture
@@ -33,7 +47,7 @@ def loaded(toy, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(here)
     for name in ("g", "other", "some/generator"):
         (here / name).mkdir(parents=True)
-        (here / name / "generator.yaml").write_text(name)
+        (here / name / "generator.yaml").write_text(card(name))
 
     def load(path, device, *, temperature=None):
         calls.append((path, str(device), temperature))
@@ -121,7 +135,7 @@ def test_tokens_become_lines(loaded, toy, tmp_path):
 
 def test_the_generator_of_a_run_folder_is_found_and_samples_lie_beside_it(loaded, tmp_path):
     (tmp_path / "generator").mkdir()
-    (tmp_path / "generator" / "generator.yaml").write_text("")
+    (tmp_path / "generator" / "generator.yaml").write_text(card("g"))
     for path in (tmp_path, tmp_path / "generator"):
         sample_folder(str(path), count=1, device="cpu")
         assert str(tmp_path / "generator") == loaded.calls[-1][0]
@@ -173,6 +187,60 @@ def test_prompts_are_taken_as_they_are_and_must_be_given():
     assert ["a cat", "a dog", "a cat"] == raw_conditions(text, ["a cat", "a dog"], 3)
     with pytest.raises(UsageError, match="takes text conditions"):
         raw_conditions(text, None, 3)
+
+
+@attrs.frozen(kw_only=True)
+class Pairs(Conditions):
+    """Pairs of numbers, a kind of its own."""
+
+    scale: int = 1
+
+    def open(self, conditioning, *, seed):
+        raise AssertionError("samples are drawn without a stream")
+
+    def balanced(self, conditioning, count):
+        return [[self.scale * i, 0] for i in range(count)]
+
+    def parse(self, conditioning, given):
+        return [[self.scale * int(number) for number in text.split(",")] for text in given]
+
+
+class PairTeacher:
+    conditioning = Conditioning(kind="pair")
+
+    def recipes(self):
+        return {"fast": {"conditions": {"name": "pairs", "scale": 5}}}
+
+    def evaluation(self):
+        return None
+
+
+class PairRegistry:
+    def load(self, kind, name):
+        if name != "pairs":
+            raise UnknownNameError(kind, name, ["pairs"])
+        return Pairs
+
+
+def test_conditions_of_their_own_kind_are_read_and_chosen_by_the_source_of_the_run(monkeypatch):
+    monkeypatch.setattr(sample.Registry, "discover", PairRegistry)
+    pair = PairTeacher.conditioning
+    recorded = sample._source(PairTeacher(), {"conditions": {"name": "pairs", "scale": 10}})
+    suggested = sample._source(PairTeacher())
+    for source, scale in ((recorded, 10), (suggested, 5)):
+        assert [[scale, scale * 2], [0, 0], [scale, scale * 2]] == raw_conditions(
+            pair, ["1,2", "0,0"], 3, source
+        )
+        assert [[0, 0], [scale, 0]] == raw_conditions(pair, None, 2, source)
+    with pytest.raises(UnknownNameError, match="unknown conditions 'lost'"):
+        sample._source(PairTeacher(), {"conditions": {"name": "lost"}})
+
+
+def test_labels_and_prompts_need_no_source(toy, monkeypatch):
+    monkeypatch.setattr(sample.Registry, "discover", PairRegistry)
+    source = sample._source(toy.Teacher(), {"conditions": {"name": "lost"}})
+    assert source is None
+    assert [1, 0] == raw_conditions(LABELS, ["odd", "even"], 2, source)
 
 
 def test_torchs_own_generator_is_left_alone(loaded, tmp_path):
