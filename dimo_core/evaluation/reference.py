@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.conditions import Conditioning
+from dimo_core.conditions import Conditioning, from_text
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
@@ -73,7 +73,9 @@ def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
     return Samples(conditions=labels, images=torch.stack(images))
 
 
-def picture_batches(url: str, source: Conditions, conditioning: Conditioning, size: int) -> Iterator[Samples]:
+def picture_batches(
+    url: str, conditioning: Conditioning, size: int, source: Conditions | None = None
+) -> Iterator[Samples]:
     """The pictures of a folder, a batch at a time.
 
     Where ``dimo sample`` wrote them, ``samples.jsonl`` tells which they are and their conditions. Of other
@@ -81,9 +83,9 @@ def picture_batches(url: str, source: Conditions, conditioning: Conditioning, si
 
     Args:
         url: The folder.
-        source: Reads their conditions.
         conditioning: What conditions look like.
         size: Pictures in a batch.
+        source: Reads conditions that are neither labels nor text.
 
     Raises:
         UsageError: when there are none, they differ in size, or ``samples.jsonl`` is damaged.
@@ -95,7 +97,8 @@ def picture_batches(url: str, source: Conditions, conditioning: Conditioning, si
     records = _records(folder, listing) if folder.exists(RECORDS) else []
     if records:
         files = [f"{listing.root}/{record['file']}" for record in records]
-        conditions = source.parse(conditioning, [str(r["condition"]) for r in records])
+        read = from_text if source is None else source.parse
+        conditions = read(conditioning, [str(r["condition"]) for r in records])
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
     if not records:
