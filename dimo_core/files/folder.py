@@ -72,7 +72,8 @@ class Folder:
         try:
             return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
         except Exception as error:  # each file system, and each library that is missing, raises its own
-            raise StorageError(f"cannot open {self.url!r} ({told(error)})") from error
+            advice = "Give a path, or a whole URL such as s3://bucket/folder."
+            raise StorageError(f"cannot open {self.url!r} ({told(error)}). {advice}") from error
 
     def path(self, *parts: str) -> str:
         """The path or URL of a file in the folder."""
