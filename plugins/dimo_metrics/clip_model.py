@@ -166,7 +166,7 @@ def _side(value: Any, names: Sequence[str]) -> int:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no JSON object")

@@ -113,7 +113,7 @@ def padding_token(files: Mapping[str, bytes], source: str) -> str:
         token = told.get("pad_token")
         token = token["content"] if isinstance(token, dict) else token
         known = token in vocabulary
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{source} holds no CLIP tokenizer: {error!r}") from error
     if not token:
         raise CheckpointError(

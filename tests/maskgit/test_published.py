@@ -390,7 +390,9 @@ def test_a_damaged_model_yaml_is_named(published: Published, content: str) -> No
         MaskGit(**published.options()).network()
 
 
-@pytest.mark.parametrize("content", [b'["a", ', b"\xff\xfea"])
+@pytest.mark.parametrize(
+    "content", [b'["a", ', b"\xff\xfea", b"[%s]" % (b"9" * 5000), b"[" * 100_000], ids=[*"cudn"]
+)
 def test_damaged_class_names_are_named(published: Published, content: bytes) -> None:
     names = published.folder / "names.json"
     names.write_bytes(content)

@@ -302,6 +302,7 @@ def test_a_pickled_program_is_not_run(published: Path, tmp_path: Path, judged: S
     [
         ("config.json", "{", "is no JSON"),
         ("config.json", "[]", "is no JSON object"),
+        ("config.json", "[" * 100_000, "is no JSON"),
         ("config.json", json.dumps({"model_type": "bert"}), "no vision_config"),
         ("config.json", json.dumps({"vision_config": {"patch_size": "x"}}), "no possible CLIP"),
         ("vocab.json", "{", "no CLIP tokenizer"),
