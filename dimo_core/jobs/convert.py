@@ -57,7 +57,7 @@ def convert(job: Conversion) -> Folder:
         NumericalError: when they hold NaN or infinity.
     """
     with owned(job.out) as folder:
-        if folder.names():
+        if folder.strange_names():
             raise UsageError(
                 f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out."
             )

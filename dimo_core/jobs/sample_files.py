@@ -44,7 +44,7 @@ def open_folder(url: str) -> Iterator[Folder]:
         StorageError: when it cannot be written.
     """
     with owned(url) as folder:
-        if folder.names() and not folder.exists(PLACE, REQUEST):
+        if folder.strange_names() and not folder.exists(PLACE, REQUEST):
             text = f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out."
             raise UsageError(text)
         yield folder

@@ -312,10 +312,14 @@ def test_pretraining_takes_the_published_tokenizer(published: Published, golden:
 def test_a_converted_folder_is_never_overwritten(published: Published, capsys: Any) -> None:
     out = published.folder / "converted"
     out.mkdir()
-    (out / "mine.txt").write_text("mine")
+    (out / "slurm-1.out").write_text("a log is no hindrance")
+    assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 0
+    (out / "teacher.yaml").rename(out / "mine.txt")
+    for name in ("network", "tokenizer"):
+        (out / f"{name}.safetensors").unlink()
     assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert ["mine.txt"] == [path.name for path in out.iterdir()]
+    assert ["mine.txt", "slurm-1.out"] == sorted(path.name for path in out.iterdir())
 
 
 def test_a_generator_without_a_file_to_convert_is_refused(published: Published, capsys: Any) -> None:

@@ -49,7 +49,7 @@ def files(cache: Path) -> list[str]:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/trickle``, ``/hesitant``; else an error."""
+    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/trickle``, ``/hesitant``."""
 
     asked: list[str]
 

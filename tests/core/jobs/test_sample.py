@@ -88,6 +88,13 @@ def test_another_seed_gives_other_samples(loaded, tmp_path):
     assert first != second
 
 
+def test_the_log_of_a_batch_system_hinders_no_samples(loaded, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "slurm-1.out").write_text("log")
+    sample_folder("g", count=1, out=str(tmp_path), device="cpu")
+    assert 1 == len(records(tmp_path))
+
+
 def test_samples_overwrite_nothing(loaded, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
