@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dimo_core.cli import main as dimo
 from dimo_core.config.distil import resolve_job
-from dimo_core.errors import CheckpointError, ConfigError
+from dimo_core.errors import CheckpointError, ConfigError, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.generator_folder import load_generator, read_card
@@ -307,6 +307,23 @@ def test_pretraining_takes_the_published_tokenizer(published: Published, golden:
     again = MaskGit(checkpoint=str(published.folder / "made"))
     images, c = golden("vqgan_io")["image"].float() / 2 + 0.5, torch.zeros(2, dtype=torch.long)
     assert torch.equal(made.encode(images, c), again.encode(images, c))
+
+
+@pytest.mark.parametrize("name", ["decoder.conv_in.weight", "quantize.embedding.weight"])
+def test_a_tokenizer_that_is_not_finite_is_neither_converted_nor_used(
+    published: Published, capsys: Any, name: str
+) -> None:
+    content = torch.load(published.vqgan)
+    content["state_dict"][name].view(-1)[3] = torch.nan
+    torch.save(content, published.vqgan)
+    out = published.folder / "converted"
+    assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 1
+    assert "the tokenizer of" in (told := capsys.readouterr().err)
+    assert "1 tensors of its weights hold NaN or infinity" in told
+    assert not out.exists()
+    teacher = MaskGit(**published.options())
+    with pytest.raises(NumericalError, match="the tokenizer of"):
+        teacher.decode(torch.zeros(1, 16, dtype=torch.long), torch.zeros(1, dtype=torch.long))
 
 
 def test_a_converted_folder_is_never_overwritten(published: Published, capsys: Any) -> None:
