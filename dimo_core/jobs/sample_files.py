@@ -15,11 +15,13 @@ from dimo_core.conditions import Conditioning, raw_conditions
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
+from dimo_core.evaluation.reference import record_seal
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, read_picture
 from dimo_core.files.owner import owned
 from dimo_core.files.prompts import PromptSet
+from dimo_core.files.state import SEAL
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
 from dimo_core.teacher import Preview
@@ -205,6 +207,7 @@ class SampleFiles:
             {
                 "file": self.wanted.files[i] if self._decodes else LINES,
                 "index": i,
+                "of": len(self.wanted.raw),
                 "condition": teacher.describe(self.wanted.raw[i]),
                 **masked(self.facts),
                 "passes": batch.passes,
@@ -212,4 +215,4 @@ class SampleFiles:
             }
             for i, row in enumerate(batch.tokens.tolist(), batch.start)
         ]
-        return "".join(f"{json.dumps(record)}\n" for record in records).encode()
+        return "".join(f"{json.dumps({**r, SEAL: record_seal(r)})}\n" for r in records).encode()
