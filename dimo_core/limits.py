@@ -37,6 +37,9 @@ HEADER = 2**16
 TEXT_LINE = 2**26
 """Bytes of a line of prompts or JSON."""
 
+BITS = 64
+"""Bits of a whole number that an option holds."""
+
 DIGITS = 100
 """Characters of a number in a YAML file."""
 
