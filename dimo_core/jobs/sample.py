@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from dimo_core.conditions import KINDS
+from dimo_core.config.distil import DEFAULTS
+from dimo_core.config.layers import from_mapping
 from dimo_core.device import find_device, noted
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
@@ -151,14 +153,22 @@ def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) ->
 
 def _source(teacher: Teacher, card: Mapping[str, Any] = MappingProxyType({})) -> Conditions | None:
     """The source of conditions that a generator was trained with, or that its teacher suggests, if any."""
-    plan, recipe = teacher.evaluation(), next(iter(teacher.recipes().values()), {})
-    section = card.get("conditions") or recipe.get("conditions") or (plan and plan.conditions)
+    section = card.get("conditions") or _suggested(teacher)
     try:
         return built(Registry.discover(), "conditions", Choice.from_dict(section)) if section else None
     except UsageError:  # such as prompts, of which only a run says where they are
         if teacher.conditioning.kind in KINDS:
             return None
         raise
+
+
+def _suggested(teacher: Teacher) -> Any:
+    """The section ``conditions`` of the teacher's first recipe, else of its evaluation plan, if any."""
+    plan, recipe = teacher.evaluation(), next(iter(teacher.recipes().values()), {})
+    own = None if plan is None else plan.conditions
+    assumed = {"conditions": DEFAULTS["conditions"] if own is None else own.name}
+    layer = from_mapping(recipe, f"the first recipe of teacher {type(teacher).__name__}", assumed)
+    return layer.data.get("conditions") or own
 
 
 def _drawing(

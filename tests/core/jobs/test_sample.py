@@ -25,7 +25,7 @@ from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_core.jobs.sample_files import Wanted
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sources import Conditions
-from dimo_core.suggestions import Sampling
+from dimo_core.suggestions import EvaluationPlan, Sampling
 from dimo_core.testing.expectations import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
@@ -245,6 +245,17 @@ def test_conditions_of_their_own_kind_are_read_and_chosen_by_the_source_of_the_r
         assert [[0, 0], [scale, 0]] == raw_conditions(pair, None, 2, source)
     with pytest.raises(UnknownNameError, match="unknown conditions 'lost'"):
         sample._source(PairTeacher(), {"conditions": {"name": "lost"}})
+
+
+@pytest.mark.parametrize("section", [{"scale": 5}, {"name": "pairs", "scale": 5}])
+def test_a_recipe_may_name_only_options_of_the_source_that_the_plan_names(monkeypatch, section):
+    plan = EvaluationPlan(metrics=(), best="", conditions=Choice("pairs", {"scale": 2}))
+    monkeypatch.setattr(sample.Registry, "discover", PairRegistry)
+    monkeypatch.setattr(PairTeacher, "evaluation", lambda _: plan)
+    monkeypatch.setattr(PairTeacher, "recipes", lambda _: {"fast": {"conditions": section}})
+    assert 5 == sample._source(PairTeacher()).scale
+    monkeypatch.setattr(PairTeacher, "recipes", lambda _: {"fast": {"conditions": None}})
+    assert 2 == sample._source(PairTeacher()).scale
 
 
 def test_labels_and_prompts_need_no_source(toy, monkeypatch):
