@@ -112,8 +112,8 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     shard = options.shard
     share = () if shard is None else (digest(protocol.as_dict()), f"{shard.index} of {shard.of}")
     with owned(options.out, *share) as folder, ExitStack() as keeping:
-        others = [name for name in folder.strange_names() if name != "run.log"]
-        if others and not folder.exists(PROTOCOL):
+        begun = folder.exists(PROTOCOL)
+        if others := [] if begun else [name for name in folder.strange_names() if name != "run.log"]:
             raise UsageError(
                 f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose "
                 "another --out."

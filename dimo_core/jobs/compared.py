@@ -44,8 +44,8 @@ class TeacherRows:
         """
         plan = teacher.evaluation() or ASSUMED
         own, counts, whose = plan.sampler, self.steps or plan.steps, plan.whose(teacher)
-        chosen_guidance = (self.guidance, "") if self.guidance else (plan.guidance, whose)
-        guidance: Guidance = built(registry, "guidance", *chosen_guidance)
+        asked = self.guidance or plan.guidance
+        guidance: Guidance = built(registry, "guidance", asked, "" if self.guidance else whose)
         found = []
         chosen = self.samplers or (() if self.samplings and not self.steps else (own,))
         for choice in chosen:

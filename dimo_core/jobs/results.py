@@ -69,8 +69,8 @@ class RunRows(Rows):
             more: ``conditions``, ``device`` and ``seed``.
 
         Raises:
-            PluginError: if data, extractor, sampler, guidance or a sampling are unknown. A metric is only
-                noted.
+            PluginError: if data, extractor, sampler or guidance are unknown. A metric is only noted.
+            UsageError: for an unknown sampling.
         """
         whose = plan.whose(teacher)
         sampler = sampler or built(registry, "sampler", plan.sampler, whose)

@@ -47,7 +47,7 @@ def open_folder(url: str) -> Iterator[Folder]:
         StorageError: when it cannot be written.
     """
     with owned(url) as folder:
-        if folder.strange_names() and not folder.exists(PLACE, REQUEST):
+        if not folder.exists(PLACE, REQUEST) and folder.strange_names():
             text = f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out."
             raise UsageError(text)
         yield folder
