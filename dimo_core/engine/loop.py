@@ -23,6 +23,7 @@ from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, ste
 from dimo_core.engine.finite import FiniteGuard
 from dimo_core.engine.metrics_log import forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
+from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
@@ -69,6 +70,7 @@ class Engine:
         seed: Seed of every draw.
         device: Where to train.
         origin: What the run is made of: digests of what is not trained (``frozen``), versions of ``plugins``.
+        ranks: The processes that train together.
     """
 
     def __init__(
@@ -81,14 +83,17 @@ class Engine:
         seed: int,
         device: torch.device,
         origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        ranks: Ranks = Ranks(),
     ) -> None:
-        self.objective, self.feed, self.train = objective, feed, train
+        self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
             module.to(device)
             if train.compile:
                 compile_backbones(module)
+        for part in objective.parts().values():
+            ranks.spread(part.module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
         self.phases = objective.phases()
         self.step = 0
@@ -207,14 +212,16 @@ class Engine:
             part.zero()
         scalars: dict[str, Tensor] = {}
         size = t.batch_size // t.accumulate
+        share = self.ranks.share(size)
         draws = Draws(
             seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
         )
-        for start in range(0, t.batch_size, size):
-            batch = self.feed.read(position + start, size)
+        for start in range(share.start, t.batch_size, size):
+            batch = self.feed.read(position + start, len(share))
             with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
-                logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
+                logs = phase.accumulate(batch, draws.slice(start, len(share)), watch=watch)
             add_to(scalars, logs)
+        scalars = self.ranks.total(scalars)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
         losses = {name: value for name, value in scalars.items() if name.endswith("loss")}
         blocked = self.guard.check(self.step, phase.name, {**norms, **losses})

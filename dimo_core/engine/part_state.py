@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dimo_core.engine.ranks import full
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign
 from dimo_core.objective import Optimisation, Part
@@ -82,7 +83,7 @@ class PartState:
     def clip(self) -> Float[Tensor, ""]:
         """Clip the gradient; returns its norm before that."""
         parameters = list(self.trained.values())
-        return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf)
+        return full(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
 
     def update(self, step: int, steps: int, blocked: Float[Tensor, ""]) -> None:
         """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""

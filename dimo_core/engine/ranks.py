@@ -1,0 +1,188 @@
+"""The processes that train one run together, as ``torchrun`` starts them: ``Ranks``.
+
+Each does its share of the rows of every batch. Trained weights are distributed tensors of torch's FSDP over a
+mesh of replicas x shards, so that plain replication is the mesh with one shard. Draws are keyed by global row
+(:mod:`dimo_core.draws`), and gradients, losses and counts are sums, never means of means: any number of
+processes takes the same steps, but for rounding.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from dimo_core.backbone import Backbone
+from dimo_core.device import find_device
+from dimo_core.errors import UsageError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""A process waits so long for the others: for the slowest one, which may write a checkpoint."""
+
+ENTRIES = ("embed", "head")
+"""Methods of networks that use weights, besides ``forward``."""
+
+
+def launched() -> int:
+    """How many processes a launcher started for this work; 1 without one."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() else 1
+
+
+@attrs.frozen(kw_only=True)
+class Ranks:
+    """This process among those that do the same work; alone by default.
+
+    Attributes:
+        rank: Its number, from 0.
+        size: How many there are.
+        mesh: Replicas x shards of the trained weights; None for one process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = attrs.field(default=None, eq=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes and logs for all."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of ``count`` rows are those of this process.
+
+        Raises:
+            UsageError: when they cannot be divided evenly.
+        """
+        if count % self.size:
+            raise UsageError(
+                f"{count} samples cannot be divided evenly among {self.size} processes. Choose "
+                f"train.batch_size / train.accumulate as a multiple of {self.size}."
+            )
+        size = count // self.size
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def spread(self, module: nn.Module) -> None:
+        """Make the trained parameters of a module distributed tensors, in place; alone, nothing is done.
+
+        Blocks (the members of a ``ModuleList``) are gathered one at a time. Frozen parameters stay as they are:
+        they may be another network's too.
+        """
+        if self.mesh is None:
+            return
+        frozen = {p for p in module.parameters() if not p.requires_grad}
+        parts = () if isinstance(module, Backbone) else module.children()
+        for each in (*_blocks(module), *parts, module):
+            if any(p.requires_grad and not isinstance(p, DTensor) for p in each.parameters()):
+                sharded = fully_shard(each, mesh=self.mesh, ignored_params=frozen)
+                # Each process brings its share of the sum over the global batch.
+                sharded.set_gradient_divide_factor(1.0)
+                for name in ENTRIES:
+                    if callable(getattr(each, name, None)):
+                        register_fsdp_forward_method(each, name)
+
+    def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of scalars over all processes, each of which has the same names."""
+        if self.mesh is None or not values:
+            return dict(values)
+        every = torch.stack([value.double() if value.device.type == "cpu" else value.float() for value in values.values()])
+        dist.all_reduce(every)
+        return {name: each.to(old.dtype) for each, (name, old) in zip(every, values.items(), strict=True)}
+
+    def any(self, said: bool) -> bool:
+        """Whether any process says so; no device waits for it."""
+        if self.mesh is None:
+            return said
+        flag = torch.tensor(int(said))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def gathered(self, mine: Sequence[T]) -> list[T]:
+        """What every process has, in turn: the first of each, the second of each, and so on."""
+        if self.mesh is None:
+            return [*mine]
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, [*mine])
+        longest = max(map(len, every))
+        return [each[i] for i in range(longest) for each in every if i < len(each)]
+
+    def said(self, what: T) -> T:
+        """What the first process says."""
+        if self.mesh is None:
+            return what
+        found: list[Any] = [what]
+        dist.broadcast_object_list(found)
+        said: T = found[0]
+        return said
+
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        """Within, every process has all weights of a module, and may use it as often as it likes."""
+        parts = [inner for inner in module.modules() if isinstance(inner, FSDPModule)]
+        for part in parts:
+            part.unshard()
+            part.set_reshard_after_forward(False)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.set_reshard_after_forward(True)
+                part.reshard()
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules; of lists of lists the innermost."""
+    for inner in module.children():
+        if isinstance(inner, nn.ModuleList):
+            yield from (block for block in inner if not isinstance(block, nn.ModuleList))
+        if not isinstance(module, nn.ModuleList) or isinstance(inner, nn.ModuleList):
+            yield from _blocks(inner)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor whole, on this process; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
+    """This process among those that a launcher started, and its device.
+
+    Args:
+        device: Name of a device; with several processes ``auto`` and ``cuda`` are the one of ``LOCAL_RANK``.
+        shards: Over how many processes trained weights are split.
+
+    Raises:
+        UsageError: when there is no such device, or the shards do not divide the processes.
+    """
+    size = launched()
+    if size == 1:
+        if shards > 1:
+            raise UsageError(f"train.shards is {shards}, and there is one process. Start it with torchrun.")
+        yield Ranks(), find_device(device)
+        return
+    if size % shards:
+        raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    where = find_device(device)
+    if where.type == "cuda" and where.index is None:
+        where = find_device(f"cuda:{local}")
+        torch.cuda.set_device(where)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        mesh = init_device_mesh(
+            where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards")
+        )
+        yield Ranks(rank=dist.get_rank(), size=size, mesh=mesh), where
+    finally:
+        dist.destroy_process_group()
