@@ -23,7 +23,7 @@ from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, ste
 from dimo_core.engine.finite import FiniteGuard
 from dimo_core.engine.metrics_log import forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
-from dimo_core.engine.ranks import Ranks
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
@@ -83,7 +83,7 @@ class Engine:
         seed: int,
         device: torch.device,
         origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-        ranks: Ranks = Ranks(),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
@@ -190,9 +190,10 @@ class Engine:
                 if self.step % t.checkpoint_every == 0 or self.step == t.steps:
                     self.save()
                 progress.advance(self.step, values)
-                if stop.requested and self.step < t.steps:
+                if self.ranks.any(bool(stop.requested)) and self.step < t.steps:
                     self.save()
-                    raise Interrupted(f"stopped by {stop.requested} after step {self.step}; state saved")
+                    by = stop.requested or "a signal to another process"
+                    raise Interrupted(f"stopped by {by} after step {self.step}; state saved")
 
     def take_step(self, watch: bool = False) -> dict[str, Tensor]:
         """All phases once, then the averages; returns the scalars, those for the log where ``watch``."""

@@ -7,7 +7,7 @@ processes takes the same steps, but for rounding.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,13 +21,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.device import find_device
-from dimo_core.errors import UsageError
+from dimo_core.device import find_device, widest
+from dimo_core.errors import Followed, UsageError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=30)
-"""A process waits so long for the others: for the slowest one, which may write a checkpoint."""
+PATIENCE = timedelta(days=1)
+"""A process waits so long for the others, which may be busy; of those that have ended the launcher knows."""
 
 ENTRIES = ("embed", "head")
 """Methods of networks that use weights, besides ``forward``."""
@@ -75,8 +75,8 @@ class Ranks:
     def spread(self, module: nn.Module) -> None:
         """Make the trained parameters of a module distributed tensors, in place; alone, nothing is done.
 
-        Blocks (the members of a ``ModuleList``) are gathered one at a time. Frozen parameters stay as they are:
-        they may be another network's too.
+        Blocks (the members of a ``ModuleList``) are gathered one at a time. Frozen parameters stay as they
+        are: they may be another network's too.
         """
         if self.mesh is None:
             return
@@ -95,7 +95,8 @@ class Ranks:
         """Sums of scalars over all processes, each of which has the same names."""
         if self.mesh is None or not values:
             return dict(values)
-        every = torch.stack([value.double() if value.device.type == "cpu" else value.float() for value in values.values()])
+        device = next(iter(values.values())).device
+        every = torch.stack([value.to(widest(device)) for value in values.values()])
         dist.all_reduce(every)
         return {name: each.to(old.dtype) for each, (name, old) in zip(every, values.items(), strict=True)}
 
@@ -107,23 +108,62 @@ class Ranks:
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
-    def gathered(self, mine: Sequence[T]) -> list[T]:
-        """What every process has, in turn: the first of each, the second of each, and so on."""
+    def gathered(self, mine: Iterable[T]) -> list[T]:
+        """What all processes make, the first one's at the beginning.
+
+        Raises:
+            Exception: when making it fails; in the other processes ``Followed``.
+        """
         if self.mesh is None:
             return [*mine]
-        every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, [*mine])
-        longest = max(map(len, every))
-        return [each[i] for i in range(longest) for each in every if i < len(each)]
+        failure: Exception | None = None
+        every: list[Any] = [([], "")] * self.size
+        try:
+            given: tuple[list[T], str] = ([*mine], "")
+        except Exception as error:
+            failure, given = error, ([], f"{type(error).__name__}: {error}")
+        dist.all_gather_object(every, given)
+        if failure is not None:
+            raise failure
+        if told := next((text for _, text in every if text), ""):
+            raise Followed(told)
+        return [one for each, _ in every for one in each]
 
-    def said(self, what: T) -> T:
-        """What the first process says."""
+    def led(self, do: Callable[[], T]) -> T:
+        """What the first process gets by doing something; plain data. Its failure is everybody's.
+
+        Raises:
+            Followed: in the other processes, when it fails.
+        """
         if self.mesh is None:
-            return what
-        found: list[Any] = [what]
+            return do()
+        found: list[Any] = [None, ""]
+        failure: Exception | None = None
+        if self.leads:
+            try:
+                found[0] = do()
+            except Exception as error:
+                found[1], failure = f"{type(error).__name__}: {error}", error
         dist.broadcast_object_list(found)
-        said: T = found[0]
-        return said
+        if failure is not None:
+            raise failure
+        if found[1]:
+            raise Followed(found[1])
+        done: T = found[0]
+        return done
+
+    def copied(self, module: T, skeleton: Callable[[], T]) -> T:
+        """A module with all its weights on this process: a copy, or alone the module itself."""
+        if self.mesh is None:
+            return module
+        assert isinstance(module, nn.Module)
+        copy = skeleton()
+        assert isinstance(copy, nn.Module)
+        copy.to(next(module.parameters()).device)
+        with torch.no_grad():
+            for name, tensor in copy.state_dict().items():
+                tensor.copy_(full(module.state_dict()[name]))
+        return copy
 
     @contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
@@ -138,6 +178,10 @@ class Ranks:
             for part in parts:
                 part.set_reshard_after_forward(True)
                 part.reshard()
+
+
+ALONE = Ranks()
+"""One process."""
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -169,7 +213,7 @@ def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
     if size == 1:
         if shards > 1:
             raise UsageError(f"train.shards is {shards}, and there is one process. Start it with torchrun.")
-        yield Ranks(), find_device(device)
+        yield ALONE, find_device(device)
         return
     if size % shards:
         raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
@@ -180,9 +224,7 @@ def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(where)
     dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        mesh = init_device_mesh(
-            where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards")
-        )
+        mesh = init_device_mesh(where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards"))
         yield Ranks(rank=dist.get_rank(), size=size, mesh=mesh), where
     finally:
         dist.destroy_process_group()

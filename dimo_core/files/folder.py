@@ -62,10 +62,12 @@ class Folder:
     Attributes:
         url: Path or fsspec URL.
         guard: A local file without which nothing is written here and no folder made; none when empty.
+        mute: Whether what is written here goes nowhere, as another process writes the same.
     """
 
     url: str = attrs.field(converter=_trimmed)
     guard: str = attrs.field(default="", eq=False, repr=False)
+    mute: bool = attrs.field(default=False, eq=False, repr=False)
 
     @property
     def _fs(self) -> Any:
@@ -164,6 +166,10 @@ class Folder:
         self.check()
         fs, path = self._fs, self.path(name)
         parts = [data] if isinstance(data, bytes) else data
+        if self.mute:
+            for _ in parts:  # making them may be the work of all processes
+                pass
+            return
         with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
@@ -181,6 +187,8 @@ class Folder:
         Raises:
             StorageError: when it cannot be written.
         """
+        if self.mute:
+            return
         self.check()
         fs, path = self._fs, self.path(name)
         with writing(path):
@@ -195,7 +203,7 @@ class Folder:
     def remove(self, *parts: str) -> None:
         """Delete a file or a folder within, if it is there."""
         path = self.path(*parts)
-        if self._fs.exists(path):
+        if not self.mute and self._fs.exists(path):
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:
