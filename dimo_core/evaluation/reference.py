@@ -14,6 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_picture
+from dimo_core.files.state import SEAL, checksum
 from dimo_core.metric import Samples
 from dimo_core.sources import Conditions, Data
 
@@ -123,11 +124,9 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
     Raises:
         UsageError: when a line is damaged or missing, or names a picture that is not there.
     """
-    source, lines = (
-        folder.path(RECORDS),
-        [_record(line) for line in folder.read(RECORDS).split(b"\n") if line],
-    )
-    if not any(lines):
+    source, data = folder.path(RECORDS), folder.read(RECORDS)
+    lines = [_record(line) for line in data.split(b"\n") if line]
+    if not any(lines) and f'"{SEAL}"'.encode() not in data:
         logger.warning(
             "{} is not of `dimo sample` (its lines have no file and condition): it is not read, and all "
             "pictures are taken, their conditions unknown",
@@ -142,11 +141,18 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
             )
         if f"{listing.root}/{line['file']}" not in there:
             raise UsageError(f"{source} names {line['file']!r}, and there is no such picture. {advice}")
+    if (count := (lines[0] or {}).get("of", len(lines))) != len(lines):
+        raise UsageError(f"{source} is damaged: {len(lines)} lines of {count} are there. {advice}")
     others = there - {f"{listing.root}/{name}" for name in (GRID, *(line["file"] for line in lines if line))}
     if others:
         some = ", ".join(path[len(listing.root) :].lstrip("/") for path in sorted(others)[:3])
         logger.warning("{} pictures that {} does not name are left out: {}", len(others), source, some)
     return [line for line in lines if line]
+
+
+def record_seal(record: Mapping[str, Any]) -> str:
+    """The checksum of what is read again of a line of ``samples.jsonl``, for its entry ``SEAL``."""
+    return checksum({key: record.get(key) for key in ("file", "index", "of", "condition")})
 
 
 def _record(line: bytes) -> Mapping[str, Any] | None:
@@ -155,5 +161,6 @@ def _record(line: bytes) -> Mapping[str, Any] | None:
         data = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    found = isinstance(data, dict) and all(type(data.get(key)) is str for key in ("file", "condition"))
-    return data if found else None
+    if not isinstance(data, dict) or not all(type(data.get(key)) is str for key in ("file", "condition")):
+        return None
+    return data if SEAL not in data or data[SEAL] == record_seal(data) else None

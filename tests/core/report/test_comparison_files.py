@@ -14,7 +14,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.evaluation.comparison import COUNTS_DIFFER
 from dimo_core.evaluation.drawing import Method
-from dimo_core.evaluation.reference import picture_batches
+from dimo_core.evaluation.reference import picture_batches, record_seal
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import Listing, png
@@ -247,6 +247,33 @@ def test_a_damaged_record_of_samples_is_named(pictures, tmp_path, lines, message
     url = pictures((2, 2), (2, 2))
     (tmp_path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(UsageError, match=rf"samples\.jsonl .*{message}"):
+        list(picture_batches(url, LABELS, 4))
+
+
+def sealed(*, of: int) -> list[str]:
+    """The lines that ``dimo sample`` writes."""
+    facts = {"of": of, "condition": "odd", "tokens": [1]}
+    lines = [{"file": f"{i:03d}.png", "index": i, **facts} for i in range(of)]
+    return [json.dumps({**line, "checksum": record_seal(line)}) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:2], "2 lines of 4 are there"),
+        (lambda lines: lines[1:], "line 1 is not that of sample 0"),
+        (lambda lines: [*lines[:3], lines[3].replace("odd", "even")], "line 4 is not that of sample 3"),
+        (lambda lines: [*lines[:3], lines[3].replace("003", "000")], "line 4 is not that of sample 3"),
+        (lambda lines: [line.replace('"of": 4', '"of": 2') for line in lines[:2]], "line 1 is not that"),
+    ],
+)
+def test_what_is_missing_or_changed_in_a_record_is_found(pictures, tmp_path, change, message):
+    url = pictures(*[(2, 2)] * 4)
+    (tmp_path / "samples.jsonl").write_text("\n".join(sealed(of=4)) + "\n")
+    (batch,) = picture_batches(url, LABELS, 4)
+    assert (1, 1, 1, 1) == batch.conditions
+    (tmp_path / "samples.jsonl").write_text("\n".join(change(sealed(of=4))) + "\n")
+    with pytest.raises(UsageError, match=rf"samples\.jsonl is damaged: {message}"):
         list(picture_batches(url, LABELS, 4))
 
 
