@@ -1,6 +1,8 @@
 """A whole run from Python, on a tiny teacher without an evaluation plan."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,14 @@ from dimo_core.registry import Registry
 from dimo_divergences import Jeffrey
 
 QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}
+
+
+def test_a_first_step_waits_for_no_figures() -> None:
+    code = (
+        "import sys, dimo_core.jobs.distil; print({'matplotlib.figure', 'jinja2', 'torch'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "{'torch'}\n" == done.stdout
 
 
 def small_run(teacher: Any, out: Path, **options: Any) -> RunResult:
