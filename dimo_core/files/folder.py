@@ -148,13 +148,13 @@ class Folder:
         """
         return content(self.path(*parts), most)
 
-    def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
 
         Args:
             name: The file.
-            data: Its content, or parts of it in order; where the folder is local, no more than one of them
-                is in memory.
+            data: Its content, or parts of it in order, of which no more are in memory than one, and what a
+                remote file system sends at a time.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
 
         Raises:
@@ -166,9 +166,14 @@ class Folder:
         with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
-                fs.pipe_file(path, b"".join(parts))
+                if isinstance(data, bytes):
+                    fs.pipe_file(path, data)
+                    return
+                with fs.transaction, fs.open(path, "wb") as upload:  # there as a whole, or as it was
+                    for part in parts:
+                        upload.write(part)
                 return
-            with whole(place) as part, part.open("wb") as file:
+            with whole(place) as half, half.open("wb") as file:
                 file.writelines(parts)
                 if durable:
                     file.flush()
