@@ -210,6 +210,11 @@ class Command:
             job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
+            if options.help and not any(layer.data for layer in layers):
+                from dimo_core.cli.help import overview_text
+
+                print(overview_text(parser, parser.top, self.draft, registry, self.short))
+                return None, options
             draft = self.draft(layers=layers, registry=registry, short=self.short)
             if options.help or options.print_schema:
                 from dimo_core.cli.help import help_text, schema_of
@@ -255,7 +260,6 @@ def run(argv: Sequence[str]) -> int:
 def pretrain(argv: Sequence[str]) -> int:
     """``dimo pretrain``: train a masked diffusion teacher from images."""
     from dimo_core.config.pretrain import PretrainDraft
-    from dimo_core.jobs.pretrain import pretrain
 
     command = Command(
         prog="dimo pretrain",
@@ -268,13 +272,15 @@ def pretrain(argv: Sequence[str]) -> int:
     registry = Registry.discover()
     job, options = command.job(argv, registry)
     if job is not None:
+        from dimo_core.jobs.pretrain import pretrain
+
         pretrain(job, registry=registry, resume=bool(options.resume))
     return 0
 
 
 def convert(argv: Sequence[str]) -> int:
     """``dimo convert``: foreign weights into a folder of safetensors and YAML."""
-    from dimo_core.jobs.convert import ConvertDraft, convert
+    from dimo_core.config.convert import ConvertDraft
 
     command = Command(
         prog="dimo convert",
@@ -284,5 +290,7 @@ def convert(argv: Sequence[str]) -> int:
         draft=ConvertDraft,
     )
     if (job := command.job(argv, Registry.discover())[0]) is not None:
+        from dimo_core.jobs.convert import convert
+
         convert(job)
     return 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import read_tensors, write_tensors
 
 FORMAT = "dimo-checkpoint/1"
 MANIFEST = "manifest.json"
@@ -31,11 +31,8 @@ def save_checkpoint(
     """
     target = folder.sub(name)
     target.remove(MANIFEST)
-    digests = {}
-    for file, tensors in files.items():
-        data = encode_tensors(tensors)
-        target.write(f"{file}.safetensors", data)
-        digests[f"{file}.safetensors"] = sha256(data)
+    named = {f"{file}.safetensors": tensors for file, tensors in files.items()}
+    digests = {file: write_tensors(target, file, tensors) for file, tensors in named.items()}
     target.write_json(MANIFEST, {"format": FORMAT, **facts, "sha256": digests})
 
 

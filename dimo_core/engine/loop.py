@@ -21,11 +21,11 @@ from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
-from dimo_core.engine.metrics_log import forget_metrics, metrics_facts, write_metrics
+from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import Folder, Log
 from dimo_core.files.generator_folder import strangers
 from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
@@ -87,6 +87,7 @@ class Engine:
     ) -> None:
         self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
+        self.metrics = Log(folder, NAME)
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
             module.to(device)
@@ -148,6 +149,7 @@ class Engine:
         """
         if name is None:
             self._look()
+        self.metrics.flush()
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
         facts = {
             "step": self.step,
@@ -177,17 +179,18 @@ class Engine:
             NumericalError: for a non-finite gradient, with the state saved under ``checkpoints/nonfinite_*``.
         """
         t, began = self.train, time.monotonic()
-        with Stop() as stop, Progress(t.steps, self.step) as progress:
+        with Stop() as stop, Progress(t.steps, self.step) as progress, self.metrics:
             while self.step < t.steps:
                 watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
                 scalars = self.take_step(watch)
                 values = {name: float(value) for name, value in scalars.items()} if watch else {}
                 for action in actions:
                     if action.every and self.step % action.every == 0:
+                        self.metrics.flush()
                         values |= action.run(self.step)
                 if values:
                     values["seconds"] = round(time.monotonic() - began, 3)
-                    write_metrics(self.folder, self.step, values)
+                    write_metrics(self.metrics, self.step, values)
                     if sink is not None:
                         sink(self.step, values)
                 if self.step % t.checkpoint_every == 0 or self.step == t.steps:

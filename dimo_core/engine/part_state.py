@@ -150,6 +150,7 @@ class PartState:
             )
         assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
         for n, p in self.trained.items() if moments else ():
-            self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device) for key in MOMENTS}
+            # Copies: what is read from a local file is that file, mapped.
+            self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device, copy=True) for key in MOMENTS}
         for n, average in self.average.items():
             average.copy_(averages[n])

@@ -1,10 +1,12 @@
 """A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
 
+import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ PART = ".part"
 
 OWNER = ".owner"
 """Ends the name of a file that tells who writes to a folder."""
+
+LATE = 30.0
+"""Seconds that pass between two writings of a log where a file is written anew for each."""
 
 
 BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
@@ -168,13 +173,13 @@ class Folder:
         """
         return content(self.path(*parts), most)
 
-    def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
 
         Args:
             name: The file.
-            data: Its content, or parts of it in order; where the folder is local, no more than one of them
-                is in memory.
+            data: Its content, or parts of it in order, of which no more are in memory than one, and what a
+                remote file system sends at a time.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
 
         Raises:
@@ -190,9 +195,14 @@ class Folder:
         with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
-                fs.pipe_file(path, b"".join(parts))
+                if isinstance(data, bytes):
+                    fs.pipe_file(path, data)
+                    return
+                with fs.transaction, fs.open(path, "wb") as upload:  # there as a whole, or as it was
+                    for part in parts:
+                        upload.write(part)
                 return
-            with whole(place) as part, part.open("wb") as file:
+            with whole(place) as half, half.open("wb") as file:
                 file.writelines(parts)
                 if durable:
                     file.flush()
@@ -248,3 +258,47 @@ class Folder:
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write plain data as indented JSON, without secrets of URLs."""
         self.write(name, sealed_json(masked(data)))
+
+
+@attrs.define(eq=False)
+class Log(AbstractContextManager["Log"]):
+    """A text file that grows line by line.
+
+    A local file has each line at once. On object stores, which write files as a whole, lines wait until
+    ``LATE`` seconds have passed since others were written, for ``flush``, or for the end of ``with``.
+
+    Attributes:
+        folder: Where it is.
+        name: The file.
+    """
+
+    folder: Folder
+    name: str
+    _waiting: str = attrs.field(init=False, default="")
+    _written: float = attrs.field(init=False, default=-math.inf)
+
+    def write(self, text: str) -> None:
+        """Add whole lines.
+
+        Raises:
+            StorageError: when they cannot be written; they wait for the next time then.
+        """
+        self._waiting += text
+        if local_path(self.folder.url) is not None or time.monotonic() - self._written >= LATE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        if self._waiting:
+            self._written = time.monotonic()  # also of a failure: nobody waits for every line of a lost store
+            self.folder.append(self.name, self._waiting)
+            self._waiting = ""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what waits; where something else has failed, that is the error."""
+        with suppress(*(() if kind is None else (StorageError,))):
+            self.flush()

@@ -18,7 +18,7 @@ from dimo_core.engine.loop import Action, Engine
 from dimo_core.engine.ranks import Ranks, joined
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import Folder, Log
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.files.owner import owned
 from dimo_core.files.state import checksum
@@ -229,13 +229,16 @@ def open_conditions(job: Job, folder: Folder, ranks: Ranks, *, resume: bool) -> 
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
+    log = Log(folder, "run.log")
 
     def write(message: str) -> None:
         with suppress(StorageError):  # what the work itself writes there fails as well, and says so
-            folder.append("run.log", message)
+            log.write(message)
 
     sink = logger.add(write, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:
         logger.remove(sink)
+        with suppress(StorageError):
+            log.flush()

@@ -17,7 +17,7 @@ from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
 from dimo_core.files.weight_files import is_weights_file
-from dimo_core.files.weights import assign, check_finite, encode_tensors, sha256
+from dimo_core.files.weights import assign, check_finite, write_tensors
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
 from dimo_core.teacher import Capability, Teacher
@@ -240,12 +240,6 @@ class MaskGit(Teacher):
 
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
         """Write ``teacher.yaml`` (last), ``network.safetensors`` and ``tokenizer.safetensors``."""
-        out = Folder(folder)
-        payloads = {
-            NETWORK: encode_tensors(network.state_dict()),
-            TOKENIZER: encode_tensors(self._tokenizer.state_dict()),
-        }
-        for name, data in payloads.items():
-            out.write(name, data)
-        digests = {name: sha256(data) for name, data in payloads.items()}
+        out, files = Folder(folder), {NETWORK: network, TOKENIZER: self._tokenizer}
+        digests = {name: write_tensors(out, name, module.state_dict()) for name, module in files.items()}
         out.write_yaml(CARD, {**self._parts.card, "sha256": digests, **card})

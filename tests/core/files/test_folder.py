@@ -2,19 +2,58 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from dimo_core.errors import StorageError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import LATE, Folder, Log
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+class Uploaded(AbstractBufferedFile):  # type: ignore[misc]
+    """A file as object stores have them: sent in parts, there as a whole when the last one has come."""
+
+    def _initiate_upload(self) -> None:
+        self.sent: list[bytes] = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self.fs.most = max(self.fs.most, self.buffer.tell())
+        self.sent.append(self.buffer.getvalue())
+        if final and self.autocommit:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        self.fs.pipe_file(self.path, b"".join(self.sent))
+
+    def discard(self) -> None:
+        self.sent = []
+
+
+class Store(MemoryFileSystem):  # type: ignore[misc]
+    """An object store."""
+
+    protocol, store, pseudo_dirs, most = "parts", {}, [""], 0
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **more: Any) -> Any:
+        if mode != "wb" or "data" in more:
+            return super()._open(path, mode, block_size, **more)
+        return Uploaded(self, path, mode, block_size=1000, autocommit=more["autocommit"])
+
+
+fsspec.register_implementation("parts", Store, clobber=True)
+
+
+@pytest.fixture(params=["local", "file", "memory", "parts"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
-    if request.param == "memory":
-        yield Folder("memory://test-folder/run")
-        Folder("memory://test-folder").remove()
+    if request.param in ("memory", "parts"):
+        yield Folder(f"{request.param}://test-folder/run")
+        Folder(f"{request.param}://test-folder").remove()
     else:
         yield Folder(str(tmp_path / "run") if request.param == "local" else f"file://{tmp_path}/run")
 
@@ -29,6 +68,34 @@ def test_a_file_is_replaced(folder: Folder) -> None:
     folder.write("a", b"second")
     assert b"second" == folder.read("a")
     assert ["a"] == folder.names()
+
+
+def test_a_file_is_written_in_parts(folder: Folder) -> None:
+    folder.write("a", (bytes([i]) * 400 for i in range(20)))
+    assert b"".join(bytes([i]) * 400 for i in range(20)) == folder.read("a")
+    folder.write("a", [memoryview(b"first"), b", second"])
+    assert b"first, second" == folder.read("a")
+
+
+def test_no_more_is_kept_than_what_is_sent_at_a_time() -> None:
+    folder = Folder("parts://test-parts")
+    folder.write("a", (bytes(400) for _ in range(50)))
+    assert 20_000 == len(folder.read("a"))
+    assert 0 < fsspec.filesystem("parts").most <= 1400
+
+
+def test_parts_that_end_in_an_error_leave_the_old_file(folder: Folder) -> None:
+    def parts() -> Iterator[bytes]:
+        yield bytes(5000)
+        raise OSError("the power fails")
+
+    for name in ("a", "b"):
+        if name == "a":
+            folder.write(name, b"old")
+        with pytest.raises(StorageError, match="power fails"):
+            folder.write(name, parts())
+    assert ["a"] == folder.names()
+    assert b"old" == folder.read("a")
 
 
 def test_names_are_sorted_and_of_this_level_only(folder: Folder) -> None:
@@ -53,6 +120,73 @@ def test_append_adds_to_the_end(folder: Folder) -> None:
     folder.append("logs/run.log", "one\n")
     folder.append("logs/run.log", "zwei, drei: ä\n")
     assert "one\nzwei, drei: ä\n" == folder.read("logs/run.log").decode()
+
+
+def test_a_local_log_has_each_line_at_once(tmp_path: Path) -> None:
+    log = Log(Folder(tmp_path), "run.log")
+    for number in range(3):
+        log.write(f"{number}\n")
+        assert 2 * (number + 1) == len((tmp_path / "run.log").read_text())
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which the test sets."""
+    now = [1000.0]
+    monkeypatch.setattr("dimo_core.files.folder.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def remote() -> Iterator[Folder]:
+    yield Folder("memory://test-log/run")
+    Folder("memory://test-log").remove()
+
+
+def test_lines_of_a_remote_log_are_written_together(remote: Folder, seconds: list[float]) -> None:
+    log = Log(remote, "run.log")
+    for number in range(6):
+        log.write(f"{number}\n")
+        seconds[0] += LATE / 3
+    assert b"0\n1\n2\n3\n" == remote.read("run.log")
+    log.flush()
+    assert b"0\n1\n2\n3\n4\n5\n" == remote.read("run.log")
+    log.flush()
+    assert b"0\n1\n2\n3\n4\n5\n" == remote.read("run.log")
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_no_line_of_a_remote_log_is_lost_at_its_end(remote: Folder, seconds: list[float], ends: str) -> None:
+    with suppress(ZeroDivisionError), Log(remote, "run.log") as log:
+        log.write("a\n")
+        log.write("b\n")
+        assert b"a\n" == remote.read("run.log")
+        if ends == "badly":
+            raise ZeroDivisionError
+    assert b"a\nb\n" == remote.read("run.log")
+
+
+def test_lines_wait_for_a_store_that_is_lost_and_hide_no_other_error(
+    remote: Folder, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, tried = Log(remote, "run.log"), list[str]()
+
+    def lost(_: Folder, name: str, text: str) -> None:
+        tried.append(text)
+        raise StorageError("the store is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "append", lost)
+        with pytest.raises(StorageError, match="lost"):
+            log.write("a\n")
+        log.write("b\n")  # which asks it no more before a while
+        with pytest.raises(ZeroDivisionError), log:
+            raise ZeroDivisionError
+        with pytest.raises(StorageError, match="lost"), log:
+            pass
+    assert ["a\n", "a\nb\n", "a\nb\n"] == tried
+    log.flush()
+    assert b"a\nb\n" == remote.read("run.log")
 
 
 def test_remove_takes_files_and_folders_and_forgives_missing_ones(folder: Folder) -> None:
