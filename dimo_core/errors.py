@@ -12,7 +12,6 @@
     ├── StorageError          a folder that cannot be looked up or written to
     ├── SourceError           data or conditions of a run that cannot be read any more
     ├── NumericalError        a loss or gradient that is not finite
-    ├── Followed              the first of several processes failed
     └── Interrupted           stopped by a signal, state saved               exit code 130
 
 Every message says what is wrong, what was given, what is allowed, and what to do next.
@@ -97,10 +96,6 @@ class StorageError(DimoError):
 
 class NumericalError(DimoError):
     """A loss or gradient is not finite."""
-
-
-class Followed(DimoError):
-    """The first of several processes failed, and said why; this one ends with it."""
 
 
 class Interrupted(DimoError):

@@ -28,8 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert")
-"""Commands that write to a folder."""
+ALONE = ("sample", "evaluate", "compare", "convert")
+"""Commands that write to a folder, and work in one process."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,10 +83,10 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
 def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
     """Refuse to be one of several processes of one job, each of which would do all of it."""
     size = os.environ.get("WORLD_SIZE", "")
-    if name in JOBS and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
+    if name in ALONE and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
         raise UsageError(
             f"WORLD_SIZE is {size}: a launcher such as torchrun started {size} processes of this command, "
-            f"which works in one process so far. Start `dimo {name}` without the launcher, or unset "
+            f"which works in one process. Start `dimo {name}` without the launcher, or unset "
             "WORLD_SIZE. `dimo compare --shard I/N` shares drawing out over processes."
         )
 

@@ -116,7 +116,8 @@ class Engine:
         Raises:
             CheckpointError: when checkpoints exist and none fits, or what is not trained has changed.
         """
-        found, metrics = load_newest(self.checkpoints), None
+        like = {name: tensors for state in self.states.values() for name, tensors in state.wanted().items()}
+        found, metrics = load_newest(self.checkpoints, like, self.ranks), None
         if found is not None:
             manifest, files = found
             self._compare(manifest)
@@ -157,11 +158,11 @@ class Engine:
             "skipped": self.skipped,
             "in_a_row": {phase: int(count) for phase, count in self.guard.in_a_row.items()},
             "parts": sorted(self.states),
-            "world_size": 1,
+            "world_size": self.ranks.size,
             "metrics": metrics_facts(self.folder),
             **self.origin,
         }
-        save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts)
+        save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts, self.ranks)
         if name is None:
             prune(self.checkpoints, self.train.keep_last, self.step)
 

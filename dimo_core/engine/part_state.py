@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dimo_core.engine.ranks import full
 from dimo_core.errors import CheckpointError
-from dimo_core.files.weights import assign
+from dimo_core.files.weights import assign, divided, whole
 from dimo_core.objective import Optimisation, Part
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -83,7 +82,7 @@ class PartState:
     def clip(self) -> Float[Tensor, ""]:
         """Clip the gradient; returns its norm before that."""
         parameters = list(self.trained.values())
-        return full(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
+        return whole(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
 
     def update(self, step: int, steps: int, blocked: Float[Tensor, ""]) -> None:
         """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""
@@ -134,6 +133,15 @@ class PartState:
             files[f"{self.name}.average"] = self.average
         return files
 
+    def wanted(self) -> dict[str, Mapping[str, Tensor]]:
+        """What ``load`` takes: tensors that are divided among processes as those here."""
+        moments = {f"{n}.{key}": p for n, p in self.trained.items() for key in MOMENTS[1:]}
+        return {
+            self.name: self.module.state_dict(),
+            f"{self.name}.optimizer": moments,
+            f"{self.name}.average": self.average,
+        }
+
     def load(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over what ``state`` gave.
 
@@ -151,6 +159,10 @@ class PartState:
         assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
         for n, p in self.trained.items() if moments else ():
             # Copies: what is read from a local file is that file, mapped.
-            self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device, copy=True) for key in MOMENTS}
+            step, *others = (moments[f"{n}.{key}"] for key in MOMENTS)
+            found = [step, *(divided(moment, p) for moment in others)]
+            self.optimizer.state[p] = {
+                key: moment.to(p.device, copy=True) for key, moment in zip(MOMENTS, found, strict=True)
+            }
         for n, average in self.average.items():
-            average.copy_(averages[n])
+            average.copy_(divided(averages[n], average))

@@ -22,7 +22,8 @@ from torch.distributed.tensor import DTensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.device import find_device, widest
-from dimo_core.errors import Followed, UsageError
+from dimo_core.errors import UsageError
+from dimo_core.files.weights import whole
 
 T = TypeVar("T")
 
@@ -108,49 +109,51 @@ class Ranks:
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
-    def gathered(self, mine: Iterable[T]) -> list[T]:
-        """What all processes make, the first one's at the beginning.
+    def agreed(self, do: Callable[[], T]) -> T:
+        """What this process gets by doing something; the failure of one is that of all.
 
         Raises:
-            Exception: when making it fails; in the other processes ``Followed``.
-        """
-        if self.mesh is None:
-            return [*mine]
-        failure: Exception | None = None
-        every: list[Any] = [([], "")] * self.size
-        try:
-            given: tuple[list[T], str] = ([*mine], "")
-        except Exception as error:
-            failure, given = error, ([], f"{type(error).__name__}: {error}")
-        dist.all_gather_object(every, given)
-        if failure is not None:
-            raise failure
-        if told := next((text for _, text in every if text), ""):
-            raise Followed(told)
-        return [one for each, _ in every for one in each]
-
-    def led(self, do: Callable[[], T]) -> T:
-        """What the first process gets by doing something; plain data. Its failure is everybody's.
-
-        Raises:
-            Followed: in the other processes, when it fails.
+            Exception: of the first process that failed, marked as ``followed`` in the others.
         """
         if self.mesh is None:
             return do()
-        found: list[Any] = [None, ""]
         failure: Exception | None = None
-        if self.leads:
-            try:
-                found[0] = do()
-            except Exception as error:
-                found[1], failure = f"{type(error).__name__}: {error}", error
-        dist.broadcast_object_list(found)
+        try:
+            found = do()
+        except Exception as error:
+            failure = error
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, failure and (type(failure), str(failure)))
         if failure is not None:
             raise failure
-        if found[1]:
-            raise Followed(found[1])
-        done: T = found[0]
-        return done
+        for failed in filter(None, every):
+            raise _again(*failed)
+        return found
+
+    def led(self, do: Callable[[], T]) -> T:
+        """What the first process gets by doing something, plain data; its failure is that of all.
+
+        Raises:
+            Exception: as ``agreed``.
+        """
+        found: list[Any] = [self.agreed(lambda: do() if self.leads else None)]
+        if self.mesh is not None:
+            dist.broadcast_object_list(found)
+        said: T = found[0]
+        return said
+
+    def gathered(self, mine: Iterable[T]) -> list[T]:
+        """What all processes make, that of the first one at the beginning.
+
+        Raises:
+            Exception: as ``agreed``.
+        """
+        own = self.agreed(lambda: [*mine])
+        if self.mesh is None:
+            return own
+        every: list[list[T]] = [[]] * self.size
+        dist.all_gather_object(every, own)
+        return [one for each in every for one in each]
 
     def copied(self, module: T, skeleton: Callable[[], T]) -> T:
         """A module with all its weights on this process: a copy, or alone the module itself."""
@@ -160,13 +163,14 @@ class Ranks:
         copy = skeleton()
         assert isinstance(copy, nn.Module)
         copy.to(next(module.parameters()).device)
+        state = module.state_dict()
         with torch.no_grad():
             for name, tensor in copy.state_dict().items():
-                tensor.copy_(full(module.state_dict()[name]))
+                tensor.copy_(whole(state[name]))
         return copy
 
     @contextmanager
-    def whole(self, module: nn.Module) -> Iterator[None]:
+    def gathering(self, module: nn.Module) -> Iterator[None]:
         """Within, every process has all weights of a module, and may use it as often as it likes."""
         parts = [inner for inner in module.modules() if isinstance(inner, FSDPModule)]
         for part in parts:
@@ -193,9 +197,11 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(inner)
 
 
-def full(tensor: Tensor) -> Tensor:
-    """A tensor whole, on this process; every process must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _again(kind: type[Exception], text: str) -> Exception:
+    """The failure of another process."""
+    failure = kind.__new__(kind)
+    failure.args, vars(failure)["followed"] = (text,), True
+    return failure
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) ->
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in order:
-        plain = tensors[name].detach().cpu().contiguous().view(-1)
+        plain = whole(tensors[name].detach()).cpu().contiguous().view(-1)
         yield from (memoryview(block.numpy()) for block in plain.view(torch.uint8).split(BLOCK))
 
 
@@ -153,7 +153,25 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         raise CheckpointError(f"{source} does not fit the network{cause} ({count} differences):\n  {lines}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(divided(tensors[name], tensor))
+
+
+def divided(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor, divided among processes as another one is; it is whole in each."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    here = tensor.to(like.device)
+    return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that was divided among processes, whole; every one of them must ask for it."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
 def _hidden(missing: Collection[str], strange: Collection[str]) -> str:

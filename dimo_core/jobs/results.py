@@ -187,7 +187,7 @@ class Results:
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
         ranks = self.engine.ranks
-        with self.engine.states["generator"].averaged(), ranks.whole(self.generator):
+        with self.engine.states["generator"].averaged(), ranks.gathering(self.generator):
             sheet = self.fixed.of_generator(self.generator)
         name = f"samples/{step_name(step)}{sheet.suffix}"
         self.folder.write(name, sheet.data)
@@ -200,7 +200,7 @@ class Results:
             return {}
         rows, ranks = self.rows, self.engine.ranks
         with self.engine.states["generator"].averaged():
-            with ranks.whole(self.generator):
+            with ranks.gathering(self.generator):
                 row = rows.row(one_step(self.generator), self.job.eval.samples_on_the_way)
             best = self.engine.checkpoints.sub("best")
             if ranks.led(lambda: rows.judge.score(row.metrics) < self._best_before(step)):
