@@ -83,6 +83,7 @@ class Remask:
         counts: Masked tokens of each sample.
         masked: The masked sites, on the training device.
         rows: The same sites as flat indices into B * L, sample by sample.
+        kept: The other sites, likewise.
         total: Masked tokens of the global batch, of which this may be a micro-batch.
     """
 
@@ -90,6 +91,7 @@ class Remask:
     counts: Int[Tensor, " B"]
     masked: Bool[Tensor, "B L"]
     rows: Rows
+    kept: Rows
     total: int
 
 
@@ -110,7 +112,7 @@ def draw_remask(
     host = draws.host()
     ratio = draw_ratio(schedule, host, bounds)
     masked = draw_mask(ratio, length, host, masking)
-    rows = masked.flatten().nonzero().squeeze(1)
+    rows, kept = (sites.flatten().nonzero().squeeze(1) for sites in (masked, ~masked))
     whole = draws.count == draws.total
     total = int(masked.sum()) if whole else masked_total(length, schedule, masking, draws, bounds)
     return Remask(
@@ -118,6 +120,7 @@ def draw_remask(
         counts=masked.sum(1),
         masked=transfer(masked, draws.device),
         rows=transfer(rows, draws.device),
+        kept=transfer(kept, draws.device),
         total=total,
     )
 

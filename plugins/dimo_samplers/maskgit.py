@@ -139,7 +139,7 @@ class MaskGitSampler(Sampler):
         rows = undecided.flatten().nonzero().squeeze(1)
         u = draws.uniform("drawn", undecided.shape[1]).flatten()
         drawn, log_p = [], []
-        for some in chunks(rows, columns):
+        for some in (rows[k] for k in chunks(len(rows), len(rows), columns)):
             z = logits(some) / self.temperature
             drawn.append(categorical(z, u[some]))
             log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))

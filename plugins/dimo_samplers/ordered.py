@@ -92,7 +92,8 @@ class OrderedSampler(Sampler):
             logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
             u = attrs.evolve(draws, phase=f"{draws.phase}/{i}").uniform("drawn", space.length).flatten()
             x = x.flatten()
-            for some in chunks(rows[:, done : done + count].flatten(), space.columns):
+            now = rows[:, done : done + count].flatten()
+            for some in (now[k] for k in chunks(len(now), len(now), space.columns)):
                 x = x.scatter(0, some, categorical(logits(some) / self.temperature, u[some]))
             x, done = x.view(draws.count, -1), done + count
             trajectory += [x] if keep_trajectory else []

@@ -59,11 +59,11 @@ class Watched(Backbone):
         e = self.codes[x.clamp_max(self.space.codes)]
         return e + 2 * e.mean(1, keepdim=True) + c["text"].mean(1)[:, None, None]
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         assert rows is not None
         self.asked.append(len(rows))
         assert bool((self.seen[-1].flatten()[rows] == self.space.mask_id).all())
-        return hidden.flatten(0, 1)[rows] @ self.out
+        return hidden @ self.out
 
 
 def prompted(tiny_teacher: Any, space: TokenSpace) -> Any:
