@@ -80,12 +80,14 @@ def inference(*networks: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients within; afterwards every submodule has the mode that it had.
 
     ``no_grad`` and not ``inference_mode``: whatever a network keeps from this call must still serve training.
+    What is compiled runs eagerly: other modes and batches than those of training would be compiled anew, and
+    Dynamo gives a function up that has eight graphs.
     """
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         for network in networks:
             network.eval()
-        with torch.no_grad():
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
             yield
     finally:
         for module, mode in modes:

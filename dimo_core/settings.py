@@ -19,7 +19,7 @@ class Train:
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
         precision: Arithmetic of the forward passes: fp32, tf32 (CUDA's rounded products), or bf16 (autocast);
             weights, optimiser and losses stay in fp32.
-        compile: Compile the networks with torch.compile.
+        compile: Compile the networks' blocks with torch.compile; evaluations and samples run eagerly.
         nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
             skip the update and count it (a hundred skipped in a row are an error all the same).
         log_every: Steps between lines of metrics.jsonl.
