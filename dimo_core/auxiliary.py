@@ -21,8 +21,8 @@ class Auxiliary(nn.Module, ABC):
         """Hidden states, without guidance."""
 
     @abstractmethod
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_psi from hidden states, ``[B, L, V]`` at all sites or ``[K, V]`` at flat rows."""
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_psi from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
 
     @abstractmethod
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:

@@ -51,18 +51,23 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """Logits ``[B, L, V]``, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored.
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """Logits; V + 1 columns if the mask is scored.
 
         They must be finite at every site, masked or not: a generator draws at all sites, from inputs of
         random codes and noisy embeddings that no teacher was trained on.
+
+        Args:
+            hidden: ``[B, L, D]``, or ``[K, D]`` where ``rows`` says which sites these are.
+            rows: Flat indices into B L, for a head that is not the same at all sites; there may be none.
         """
 
     def logits(
         self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
     ) -> Float[Tensor, "... V"]:
-        """``head(forward(x))``."""
-        return self.head(self(x, c, mask_ratio=mask_ratio), rows)
+        """``head(forward(x))``, ``[B, L, V]``, or ``[K, V]`` of flat rows."""
+        hidden = self(x, c, mask_ratio=mask_ratio)
+        return self.head(hidden if rows is None else hidden.flatten(0, 1)[rows], rows)
 
 
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -75,12 +80,14 @@ def inference(*networks: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients within; afterwards every submodule has the mode that it had.
 
     ``no_grad`` and not ``inference_mode``: whatever a network keeps from this call must still serve training.
+    What is compiled runs eagerly: other modes and batches than those of training would be compiled anew, and
+    Dynamo gives a function up that has eight graphs.
     """
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         for network in networks:
             network.eval()
-        with torch.no_grad():
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
             yield
     finally:
         for module, mode in modes:

@@ -23,12 +23,12 @@ class Rollout:
     Attributes:
         x_init: The input tokens.
         hidden: Hidden states of the last step, with their graph.
-        x_theta: The drawn tokens.
+        u: The uniform numbers with which ``categorical`` draws x_theta from z_theta.
     """
 
     x_init: Tokens
     hidden: Float[Tensor, "B L D"]
-    x_theta: Tokens
+    u: Float[Tensor, "B L"]
 
 
 class Generator(nn.Module, ABC):
@@ -50,13 +50,16 @@ class Generator(nn.Module, ABC):
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
         """Hidden states from x_init, with the embedding noise of the method."""
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_theta from hidden states, at all sites or at flat rows."""
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_theta from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
         return self.backbone.head(hidden, rows)
 
     @abstractmethod
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
-        """x_init, hidden and x_theta ~ softmax(z_theta), as training draws them; the draw has no gradient."""
+        """x_init, hidden states, and what x_theta ~ softmax(z_theta) is drawn with, in training.
+
+        The step draws the tokens where and when it needs them, so that the head sees no site twice.
+        """
 
     @abstractmethod
     def sample(self, c: Condition, draws: Draws) -> Tokens:

@@ -21,7 +21,7 @@ class Train:
             weights, optimiser and losses stay in fp32.
         shards: With several processes: over how many of them trained weights, gradients, averages and moments
             are split. 1 repeats all of them in each.
-        compile: Compile the networks with torch.compile.
+        compile: Compile the networks' blocks with torch.compile; evaluations and samples run eagerly.
         nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
             skip the update and count it (a hundred skipped in a row are an error all the same).
         log_every: Steps between lines of metrics.jsonl.

@@ -96,7 +96,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def encode_conditions(self, raw: Sequence[Any]) -> Condition:
-        """Raw conditions (labels, prompts) to a condition batch, on the CPU.
+        """Raw conditions (labels, prompts) to a condition batch, on the CPU or where they were computed.
 
         Raises:
             UsageError: for a condition that this teacher does not know.

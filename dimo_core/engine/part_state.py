@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -74,6 +73,12 @@ class PartState:
             fused=self._fused,
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if o.ema else {}
+        # a - w (a - p) in one kernel for all: ascent along the weights p, with decay 1
+        self._follower = (
+            torch.optim.SGD(self.average.values(), weight_decay=1.0, maximize=True, fused=self._fused)
+            if self.average
+            else None
+        )
 
     def zero(self) -> None:
         """Forget the gradients."""
@@ -88,21 +93,25 @@ class PartState:
         """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * lr_factor(step, steps, self.options)
+        self._step(self.optimizer, blocked)
+
+    def _step(self, optimizer: torch.optim.Optimizer, blocked: Float[Tensor, ""]) -> None:
+        """A step of an optimiser, unless ``blocked`` is 1."""
         if self._fused:
-            self.optimizer.found_inf = blocked  # type: ignore[attr-defined]  # read by the fused kernel
+            optimizer.found_inf = blocked  # type: ignore[attr-defined]  # read by the fused kernel
         elif bool(blocked):
             return
-        self.optimizer.step()
+        optimizer.step()
 
     @torch.no_grad()
     def follow(self, step: int, frozen: Bool[Tensor, ""]) -> None:
         """Move the average towards the weights, unless ``frozen``."""
-        if self.average:
-            weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
-            averages: list[Tensor] = list(self.average.values())
-            trained: list[Tensor] = list(self.trained.values())
-            weights: list[Any] = [weight] * len(trained)  # annotated as numbers; tensors work
-            torch._foreach_lerp_(averages, trained, weights)
+        if self._follower is not None:
+            for n, average in self.average.items():
+                average.grad = self.trained[n].detach()
+            weight = torch.tensor(1 - ema_rate(step, self.options.ema), dtype=torch.float32)
+            self._follower.param_groups[0]["lr"] = float(weight)
+            self._step(self._follower, frozen.float())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -86,12 +86,10 @@ class OneStepGenerator(Generator):
         return self._hidden(x_init, c, draws, self.options.r_init, self.options.sigma_init)
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
-        """x_theta ~ softmax(z_theta) at temperature 1, at every site."""
+        """One pass; x_theta ~ softmax(z_theta) at temperature 1, at every site."""
         x_init = self.initial_tokens(draws)
         hidden = self(x_init, c, draws)
-        with torch.no_grad():
-            x_theta = self._drawn(hidden, draws)
-        return Rollout(x_init=x_init, hidden=hidden, x_theta=x_theta)
+        return Rollout(x_init=x_init, hidden=hidden, u=draws.uniform("x_theta", self.space.length))
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
@@ -118,14 +116,13 @@ class OneStepGenerator(Generator):
         self,
         hidden: Float[Tensor, "B L D"],
         draws: Draws,
-        change: Callable[[Tensor], Tensor] = lambda z: z,
+        change: Callable[[Tensor], Tensor],
     ) -> Tokens:
-        """A token for each site, from logits that ``change`` may filter."""
+        """A token for each site, from logits that ``change`` filters."""
         u = draws.uniform("x_theta", self.space.length)
-        runs = chunks(torch.arange(u.numel(), device=hidden.device), self.space.columns)
-        if len(runs) == 1:
-            return categorical(change(self.head(hidden)), u)
-        drawn = [categorical(change(self.head(hidden, rows)), u.flatten()[rows]) for rows in runs]
+        h, sites = hidden.flatten(0, 1), torch.arange(u.numel(), device=u.device)
+        runs = chunks(len(sites), len(sites), self.space.columns)
+        drawn = [categorical(change(self.head(h[k], sites[k])), u.flatten()[k]) for k in runs]
         return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:

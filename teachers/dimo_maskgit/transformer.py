@@ -208,10 +208,8 @@ class MaskTransformer(Backbone):
         hidden: Tensor = self.last_layer(self.transformer(self.first_layer(h)))
         return hidden[:, : self.length]
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """Tied output embedding and per-position bias, for the code columns only."""
         weight = self.tok_emb.weight[: self.columns]
         bias = self.bias[: self.length, : self.columns]
-        if rows is None:
-            return F.linear(hidden, weight) + bias
-        return F.linear(hidden.flatten(0, 1)[rows], weight) + bias[rows % self.length]
+        return F.linear(hidden, weight) + (bias if rows is None else bias[rows % self.length])

@@ -154,10 +154,9 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         out: Tensor = self.mlm_layer.layer_norm(F.linear(hidden, self.mlm_layer.conv1.weight[:, :, 0, 0]))
         return out
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The last 1x1 convolution as a linear map, so that no [B, V, H, W] is ever made."""
-        rows_of_hidden = hidden if rows is None else hidden.flatten(0, 1)[rows]
-        return F.linear(rows_of_hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
+        return F.linear(hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
 
     def modulation(self, c: Mapping[str, Tensor], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """What modulates every block: pooled text, micro-conditions and timestep."""

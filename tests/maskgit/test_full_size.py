@@ -78,7 +78,7 @@ def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path
         key for key, old in before.items() if torch.equal(old, engine.states[key[0]].trained[key[1]])
     ]
     assert [] == unchanged
-    x = objective.parts()["generator"].module.rollout(torch.tensor([207]), Draws(seed=1, total=1)).x_theta
+    x = objective.parts()["generator"].module.sample(torch.tensor([207]), Draws(seed=1, total=1))
     images = made.decode(x, torch.tensor([207]))
     assert (1, 3, 256, 256) == images.shape
     assert (1, 256) == made.encode(images, torch.tensor([207])).shape
