@@ -70,6 +70,15 @@ class Backbone(nn.Module, ABC):
         return self.head(hidden if rows is None else hidden.flatten(0, 1)[rows], rows)
 
 
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of the outermost lists in a module: what repeats in it."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from blocks(child)
+
+
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Logits in fp32 at least: guidance, divergences and losses are never computed in half precision."""
     return z if z.dtype.itemsize >= 4 else z.float()
@@ -116,13 +125,16 @@ def drawable(network: nn.Module) -> Iterator[None]:
 
         return seen
 
+    own = [vars(backbone).get("head") for backbone in watched]
     for backbone in watched:
         vars(backbone)["head"] = watch(backbone.head)
     try:
         yield
     finally:
-        for backbone in watched:
-            vars(backbone).pop("head")
+        for backbone, head in zip(watched, own, strict=True):
+            vars(backbone)["head"] = head
+            if head is None:
+                vars(backbone).pop("head")
     if broken and bool(torch.stack(broken).any()):
         bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
         cause = (

@@ -16,7 +16,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, blocks
 from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
@@ -285,14 +285,5 @@ def compile_backbones(module: nn.Module, **options: Any) -> None:
     """
     for inner in module.modules():
         if isinstance(inner, Backbone):
-            for block in list(_blocks(inner)) or [inner]:
+            for block in list(blocks(inner)) or [inner]:
                 block.compile(dynamic=False, **options)
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the outermost lists in a module."""
-    for child in module.children():
-        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
-            yield child
-        else:
-            yield from _blocks(child)

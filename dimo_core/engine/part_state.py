@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.weights import assign, divided, whole
+from dimo_core.files.weights import assign, divided, here, whole
 from dimo_core.objective import Optimisation, Part
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -75,7 +75,9 @@ class PartState:
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if o.ema else {}
         # a - w (a - p) in one kernel for all: ascent along the weights p, with decay 1
         self._follower = (
-            torch.optim.SGD(self.average.values(), weight_decay=1.0, maximize=True, fused=self._fused)
+            torch.optim.SGD(
+                map(here, self.average.values()), weight_decay=1.0, maximize=True, fused=self._fused
+            )
             if self.average
             else None
         )
@@ -107,8 +109,9 @@ class PartState:
     def follow(self, step: int, frozen: Bool[Tensor, ""]) -> None:
         """Move the average towards the weights, unless ``frozen``."""
         if self._follower is not None:
-            for n, average in self.average.items():
-                average.grad = self.trained[n].detach()
+            averages: list[Tensor] = self._follower.param_groups[0]["params"]
+            for average, p in zip(averages, self.trained.values(), strict=True):
+                average.grad = here(p.detach())
             weight = torch.tensor(1 - ema_rate(step, self.options.ema), dtype=torch.float32)
             self._follower.param_groups[0]["lr"] = float(weight)
             self._step(self._follower, frozen.float())
@@ -119,15 +122,13 @@ class PartState:
         if not self.average:
             yield
             return
-        trained: list[Tensor] = list(self.trained.values())
-        kept = [p.detach().clone() for p in trained]
-        with torch.no_grad():
-            torch._foreach_copy_(trained, list(self.average.values()))
+        trained, averages = ([here(t.detach()) for t in of.values()] for of in (self.trained, self.average))
+        kept = [p.clone() for p in trained]
+        torch._foreach_copy_(trained, averages)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(trained, kept)
+            torch._foreach_copy_(trained, kept)
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors to save, by file."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -20,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, blocks
 from dimo_core.device import find_device, widest
 from dimo_core.errors import UsageError
 from dimo_core.files.weights import whole
@@ -82,15 +83,17 @@ class Ranks:
         if self.mesh is None:
             return
         frozen = {p for p in module.parameters() if not p.requires_grad}
-        parts = () if isinstance(module, Backbone) else module.children()
-        for each in (*_blocks(module), *parts, module):
+        parts, inner = () if isinstance(module, Backbone) else module.children(), {*blocks(module)}
+        for each in (*inner, *parts, module):
             if any(p.requires_grad and not isinstance(p, DTensor) for p in each.parameters()):
-                sharded = fully_shard(each, mesh=self.mesh, ignored_params=frozen)
+                # What is no block stays whole from embedding to head, and till their backward passes.
+                sharded = fully_shard(
+                    each, mesh=self.mesh, ignored_params=frozen, reshard_after_forward=each in inner
+                )
                 # Each process brings its share of the sum over the global batch.
                 sharded.set_gradient_divide_factor(1.0)
-                for name in ENTRIES:
-                    if callable(getattr(each, name, None)):
-                        register_fsdp_forward_method(each, name)
+                sharded.set_force_sum_reduction_for_comms(True)
+                _hook_entries(each)
 
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums of scalars over all processes, each of which has the same names."""
@@ -172,15 +175,15 @@ class Ranks:
     @contextmanager
     def gathering(self, module: nn.Module) -> Iterator[None]:
         """Within, every process has all weights of a module, and may use it as often as it likes."""
-        parts = [inner for inner in module.modules() if isinstance(inner, FSDPModule)]
+        parts, inner = [each for each in module.modules() if isinstance(each, FSDPModule)], {*blocks(module)}
         for part in parts:
             part.unshard()
-            part.set_reshard_after_forward(False)
+            part.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
             for part in parts:
-                part.set_reshard_after_forward(True)
+                part.set_reshard_after_forward(part in inner, recurse=False)
                 part.reshard()
 
 
@@ -188,13 +191,21 @@ ALONE = Ranks()
 """One process."""
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists of modules; of lists of lists the innermost."""
-    for inner in module.children():
-        if isinstance(inner, nn.ModuleList):
-            yield from (block for block in inner if not isinstance(block, nn.ModuleList))
-        if not isinstance(module, nn.ModuleList) or isinstance(inner, nn.ModuleList):
-            yield from _blocks(inner)
+def _hook_entries(module: nn.Module) -> None:
+    """Gather weights for ``ENTRIES``, too; within ``forward`` they are there, and would go at its end."""
+    within: list[bool] = []
+    module.register_forward_pre_hook(lambda *_: within.append(True))
+    module.register_forward_hook(lambda *_: [within.pop(), None][1], always_call=True)
+    for name in ENTRIES:
+        if (plain := getattr(module, name, None)) is not None:
+            register_fsdp_forward_method(module, name)
+            setattr(module, name, partial(_entered, within, plain, getattr(module, name)))
+
+
+def _entered(
+    within: list[bool], plain: Callable[..., T], gathering: Callable[..., T], *args: Any, **more: Any
+) -> T:
+    return (plain if within else gathering)(*args, **more)
 
 
 def _again(kind: type[Exception], text: str) -> Exception:

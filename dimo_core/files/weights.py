@@ -168,6 +168,12 @@ def divided(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def here(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be divided among processes."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that was divided among processes, whole; every one of them must ask for it."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -136,8 +136,7 @@ def _run(
         with engine.states["generator"].averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
-            with ranks.gathering(generator):
-                table = (results or judging()).finish()
+            table = (results or judging()).finish()
             averaged = {name: t.clone() for name, t in generator.state_dict().items()}
         job.tracker.finish()
         generator.load_state_dict(averaged)

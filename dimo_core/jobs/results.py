@@ -222,10 +222,12 @@ class Results:
         pictures = sheets_over_time(self.folder)
         if self.rows is not None:
             logger.info("evaluating: {} samples a row", self.rows.judge.plan.samples)
-            table = self.rows.table(self.generator, self.network)
+            with self.engine.ranks.gathering(self.generator):
+                table = self.rows.table(self.generator, self.network)
+                way = self.best_way(table)
+                both = way and self.fixed.side_by_side(self.generator, self.network, way)
             write_table(table, self.folder)
-            if (way := self.best_way(table)) is not None:
-                both = self.fixed.side_by_side(self.generator, self.network, way)
+            if both is not None:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
