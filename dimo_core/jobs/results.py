@@ -217,15 +217,15 @@ class Results:
 
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
-        table = None
+        table, both = None, None
         self.show(self.engine.step)
         pictures = sheets_over_time(self.folder)
         if self.rows is not None:
             logger.info("evaluating: {} samples a row", self.rows.judge.plan.samples)
             with self.engine.ranks.gathering(self.generator):
                 table = self.rows.table(self.generator, self.network)
-                way = self.best_way(table)
-                both = way and self.fixed.side_by_side(self.generator, self.network, way)
+                if (way := self.best_way(table)) is not None:
+                    both = self.fixed.side_by_side(self.generator, self.network, way)
             write_table(table, self.folder)
             if both is not None:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
