@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -178,8 +179,8 @@ class Folder:
 
         Args:
             name: The file.
-            data: Its content, or parts of it in order, of which no more are in memory than one, and what a
-                remote file system sends at a time.
+            data: Its content, or parts of it in order, of which no more than one is in memory; for a remote
+                folder they are gathered in a temporary file.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
 
         Raises:
@@ -198,9 +199,10 @@ class Folder:
                 if isinstance(data, bytes):
                     fs.pipe_file(path, data)
                     return
-                with fs.transaction, fs.open(path, "wb") as upload:  # there as a whole, or as it was
-                    for part in parts:
-                        upload.write(part)
+                with tempfile.NamedTemporaryFile() as spool:  # so that a part that fails leaves nothing there
+                    spool.writelines(parts)
+                    spool.flush()
+                    fs.put_file(spool.name, path)
                 return
             with whole(place) as half, half.open("wb") as file:
                 file.writelines(parts)

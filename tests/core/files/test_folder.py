@@ -4,56 +4,19 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.spec import AbstractBufferedFile
 
 from dimo_core.errors import StorageError
 from dimo_core.files.folder import LATE, Folder, Log
 
 
-class Uploaded(AbstractBufferedFile):  # type: ignore[misc]
-    """A file as object stores have them: sent in parts, there as a whole when the last one has come."""
-
-    def _initiate_upload(self) -> None:
-        self.sent: list[bytes] = []
-
-    def _upload_chunk(self, final: bool = False) -> bool:
-        self.fs.most = max(self.fs.most, self.buffer.tell())
-        self.sent.append(self.buffer.getvalue())
-        if final and self.autocommit:
-            self.commit()
-        return True
-
-    def commit(self) -> None:
-        self.fs.pipe_file(self.path, b"".join(self.sent))
-
-    def discard(self) -> None:
-        self.sent = []
-
-
-class Store(MemoryFileSystem):  # type: ignore[misc]
-    """An object store."""
-
-    protocol, store, pseudo_dirs, most = "parts", {}, [""], 0
-
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **more: Any) -> Any:
-        if mode != "wb" or "data" in more:
-            return super()._open(path, mode, block_size, **more)
-        return Uploaded(self, path, mode, block_size=1000, autocommit=more["autocommit"])
-
-
-fsspec.register_implementation("parts", Store, clobber=True)
-
-
-@pytest.fixture(params=["local", "file", "memory", "parts"])
+@pytest.fixture(params=["local", "file", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
-    if request.param in ("memory", "parts"):
-        yield Folder(f"{request.param}://test-folder/run")
-        Folder(f"{request.param}://test-folder").remove()
+    if request.param == "memory":
+        yield Folder("memory://test-folder/run")
+        Folder("memory://test-folder").remove()
     else:
         yield Folder(str(tmp_path / "run") if request.param == "local" else f"file://{tmp_path}/run")
 
@@ -77,11 +40,15 @@ def test_a_file_is_written_in_parts(folder: Folder) -> None:
     assert b"first, second" == folder.read("a")
 
 
-def test_no_more_is_kept_than_what_is_sent_at_a_time() -> None:
-    folder = Folder("parts://test-parts")
+def test_a_remote_file_system_is_given_a_file_and_not_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    put, whole = list[str](), MemoryFileSystem.put_file
+    monkeypatch.setattr(MemoryFileSystem, "put_file", lambda *a: (put.append(a[1]), whole(*a))[1])
+    monkeypatch.delattr(MemoryFileSystem, "pipe_file")
+    folder = Folder("memory://test-folder/put")
     folder.write("a", (bytes(400) for _ in range(50)))
-    assert 20_000 == len(folder.read("a"))
-    assert 0 < fsspec.filesystem("parts").most <= 1400
+    assert bytes(20_000) == folder.read("a")
+    assert [False] == [os.path.exists(path) for path in put]
+    Folder("memory://test-folder").remove()
 
 
 def test_parts_that_end_in_an_error_leave_the_old_file(folder: Folder) -> None:
