@@ -23,12 +23,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
     "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
+    "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert")
+JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert", "export")
 """Commands that write to a folder."""
 
 

@@ -161,9 +161,8 @@ class Draft:
         what, advice = repr(value), f"give a name, options or a {interface}"
         if isinstance(value, type):
             what, advice = f"the class {value.__qualname__}", "make an object of it"
-        self.problems.append(
-            layer.fault(f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}")
-        )
+        text = f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}"
+        self.problems.append(layer.fault(text))
         return None
 
     def first_look(self, section: Section | None) -> "Teacher | None":
@@ -209,14 +208,15 @@ class Draft:
                 if set(data) > {"name"} and not layer.suggested:
                     text = f"options of {key} {named!r} in {layer.origin} do not apply to {section.name!r}"
                     self.notes.append(text)
-                continue
+                if not layer.suggested or named != getattr(section.cls, "suggested_as", None):
+                    continue
+                data = {name: value for name, value in data.items() if (key, name) in paths}
             values = dict(self._flatten(data, section.prefix, paths, layer, section))
             if section.cls is None:
                 continue
             typed, wrong = convert(section.cls, values, section.prefix, text=bool(layer.spelling))
             given |= {path: (value, layer) for path, value in typed.items()}
-            for path, reason in wrong.items():
-                self.problems.append(layer.fault(f"{layer.where(path)}: {reason}"))
+            self.problems += [layer.fault(f"{layer.where(path)}: {why}") for path, why in wrong.items()]
         return given
 
     def _flatten(

@@ -76,12 +76,22 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """Every position attends to all."""
         b, s, d = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = self.in_proj(x) if "in_proj" in self._modules else self._packed(x)
         q, k, v = qkv.view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         out: Tensor = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
         projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(b, s, d))
         return projected
+
+    def _packed(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S E"]:
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def give_to_module(self) -> None:
+        """Let a linear module ``in_proj`` hold the packed projection, so that adapters can wrap it."""
+        rows, columns = self.in_proj_weight.shape
+        self.in_proj = nn.Linear(columns, rows, device="meta")
+        self.in_proj.weight, self.in_proj.bias = self.in_proj_weight, self.in_proj_bias
+        del self.in_proj_weight, self.in_proj_bias
 
 
 class PreNorm(nn.Module):
@@ -215,3 +225,11 @@ class MaskTransformer(Backbone):
         if rows is None:
             return F.linear(hidden, weight) + bias
         return F.linear(hidden.flatten(0, 1)[rows], weight) + bias[rows % self.length]
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """Every linear map but the tied head."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.give_to_module()
+        blocks = ("mha.in_proj", "mha.out_proj", "fn.net.0", "fn.net.3")
+        return (*blocks, "first_layer.2", "first_layer.6", "last_layer.2")
