@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from attrs import validators as v
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.limits import check_network
@@ -140,10 +141,16 @@ class FeedForward(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The stack of pre-norm blocks, under the reference's name ``layers``."""
+    """The stack of pre-norm blocks, under the reference's name ``layers``.
+
+    Attributes:
+        gradient_checkpointing: Compute each block again in the backward pass instead of keeping its
+            activations. No value changes.
+    """
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.layers = nn.ModuleList(
             nn.ModuleList([PreNorm(a.width, AttentionBranch(a)), PreNorm(a.width, FeedForward(a))])
             for _ in range(a.depth)
@@ -151,10 +158,20 @@ class Blocks(nn.Module):
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """All blocks in order."""
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
-            for branch in block.children():
-                x = branch(x)
+            if again:  # random is nothing in a block but dropout, in training mode
+                x = checkpoint(_both, block, x, use_reentrant=False, preserve_rng_state=self.training)
+            else:
+                x = _both(block, x)
         return x
+
+
+def _both(block: nn.Module, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    """Attention and feed-forward branch of a block."""
+    for branch in block.children():
+        x = branch(x)
+    return x
 
 
 class MaskTransformer(Backbone):

@@ -184,10 +184,13 @@ def test_a_base_in_half_precision_is_trained_on_by_adapters_in_fp32(
     assert_equal(expected, trained(teacher, shared, tmp_path / "shared", precision="bf16"))
 
 
-def test_activations_that_are_computed_again_see_the_same_dropout(tmp_path: Path) -> None:
+@each_teacher
+def test_activations_that_are_computed_again_see_the_same_dropout(
+    made: Callable[..., Teacher], tmp_path: Path
+) -> None:
     found = []
     for again in (False, True):
-        teacher = Meissonic(gradient_checkpointing=again)
+        teacher = made(gradient_checkpointing=again)
         parts = objective(teacher, dropout=0.25)
         for network in networks(parts).values():
             network.double()
@@ -338,8 +341,8 @@ def test_wrong_targets_are_named_beside_the_right_ones(
     said = capsys.readouterr().err.strip()
     assert said.endswith(
         "targets: the network of teacher MaskGit has no module 'mha.outproj' for adapters. It has: "
-        "mha.in_proj, mha.out_proj, fn.net.0, fn.net.3, first_layer.2, first_layer.6, last_layer.2. Did you mean "
-        "'mha.out_proj'?"
+        "mha.in_proj, mha.out_proj, fn.net.0, fn.net.3, first_layer.2, first_layer.6, last_layer.2. Did you "
+        "mean 'mha.out_proj'?"
     )
     assert 1 == len(said.splitlines())
     with pytest.raises(UsageError, match=r"TinyTeacher names no modules .* --generator one_step"):
