@@ -161,17 +161,12 @@ class Blocks(nn.Module):
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
             if again:  # random is nothing in a block but dropout, in training mode
-                x = checkpoint(_both, block, x, use_reentrant=False, preserve_rng_state=self.training)
-            else:
-                x = _both(block, x)
+                both = nn.Sequential(*block.children())
+                x = checkpoint(both, x, use_reentrant=False, preserve_rng_state=self.training)
+                continue
+            for branch in block.children():
+                x = branch(x)
         return x
-
-
-def _both(block: nn.Module, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-    """Attention and feed-forward branch of a block."""
-    for branch in block.children():
-        x = branch(x)
-    return x
 
 
 class MaskTransformer(Backbone):
