@@ -22,14 +22,26 @@ ARRAYS = 2**36
 FETCHED = 2**40
 """Bytes of a remote file; where the server tells no size, it ends there, or where the disk is full."""
 
+TRICKLE = 1000
+"""Bytes a second, at least, of an answer over http; measured over a time in which silence is borne."""
+
 FILES = 1_000_000
 """Files that braces such as ``{000..127}`` stand for."""
 
 MEMBER = 2**30
 """Bytes of a member of a tar file, unpacked."""
 
+HEADER = 2**16
+"""Bytes of the header of a member: its name, and what extensions of the format add."""
+
 TEXT_LINE = 2**26
 """Bytes of a line of prompts or JSON."""
+
+BITS = 64
+"""Bits of a whole number that an option holds."""
+
+DIGITS = 100
+"""Characters of a number in a YAML file."""
 
 CAPTION = 100_000
 """Characters of a prompt: text towers read some hundreds."""

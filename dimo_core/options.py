@@ -19,6 +19,7 @@ import attrs
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
+from dimo_core import limits
 from dimo_core.errors import ConfigError, PluginError
 
 Path = tuple[str, ...]
@@ -241,6 +242,8 @@ def _read(hint: Any, value: Any) -> Any:
     found = _parser(hint).parse_object({"value": value})["value"]
     if found is None and not _allows_none(hint):
         raise ArgumentError(None, "null")
+    if isinstance(found, int) and found.bit_length() > limits.BITS:
+        raise ArgumentError(None, "a whole number without end")
     return found
 
 

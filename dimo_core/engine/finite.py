@@ -41,7 +41,8 @@ class FiniteGuard:
         self.blocked: Bool[Tensor, ""] = torch.zeros((), dtype=torch.bool, device=device)
         self.count: Int[Tensor, ""] = torch.zeros((), dtype=torch.long, device=device)
         self.in_a_row: dict[str, Int[Tensor, ""]] = {}
-        """By phase, how many of its last updates were blocked, one after another; on the device."""
+        """By phase, how many of its last updates were blocked, one after another; on the device. Checkpoints
+        keep it, so that a job which is stopped every few steps comes to its end as well."""
         self._found: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
 
     def check(self, step: int, phase: str, values: Mapping[str, Tensor]) -> Float[Tensor, ""]:

@@ -118,6 +118,8 @@ class Engine:
                 state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
             self.step = manifest["step"]
             self.guard.count.fill_(manifest["skipped"])
+            for phase, count in manifest.get("in_a_row", {}).items():
+                self.guard.in_a_row[phase] = torch.full_like(self.guard.count, count)
             metrics = manifest["metrics"]
         forget_metrics(self.folder, self.step, metrics)
         return found is not None
@@ -146,6 +148,7 @@ class Engine:
             "step": self.step,
             "cursor": self.step * len(self.phases) * self.train.batch_size,
             "skipped": self.skipped,
+            "in_a_row": {phase: int(count) for phase, count in self.guard.in_a_row.items()},
             "parts": sorted(self.states),
             "world_size": 1,
             "metrics": metrics_facts(self.folder),

@@ -188,7 +188,7 @@ class Comparison(Rows):
             self._advance(method, len(raw), len(raw), True)
             return row
         opened = method.open()
-        check_finite(method.name, opened.network)
+        check_finite(method.name, opened.network.state_dict())
         drawing = self.drawing(
             seed,
             block=self.protocol.block,

@@ -9,11 +9,12 @@ from jaxtyping import UInt8
 from loguru import logger
 from torch import Tensor
 
-from dimo_core.conditions import Conditioning
+from dimo_core.conditions import Conditioning, from_text
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_picture
+from dimo_core.files.state import SEAL, checksum
 from dimo_core.metric import Samples
 from dimo_core.sources import Conditions, Data
 
@@ -73,7 +74,9 @@ def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
     return Samples(conditions=labels, images=torch.stack(images))
 
 
-def picture_batches(url: str, source: Conditions, conditioning: Conditioning, size: int) -> Iterator[Samples]:
+def picture_batches(
+    url: str, conditioning: Conditioning, size: int, source: Conditions | None = None
+) -> Iterator[Samples]:
     """The pictures of a folder, a batch at a time.
 
     Where ``dimo sample`` wrote them, ``samples.jsonl`` tells which they are and their conditions. Of other
@@ -81,9 +84,9 @@ def picture_batches(url: str, source: Conditions, conditioning: Conditioning, si
 
     Args:
         url: The folder.
-        source: Reads their conditions.
         conditioning: What conditions look like.
         size: Pictures in a batch.
+        source: Reads conditions that are neither labels nor text.
 
     Raises:
         UsageError: when there are none, they differ in size, or ``samples.jsonl`` is damaged.
@@ -95,7 +98,8 @@ def picture_batches(url: str, source: Conditions, conditioning: Conditioning, si
     records = _records(folder, listing) if folder.exists(RECORDS) else []
     if records:
         files = [f"{listing.root}/{record['file']}" for record in records]
-        conditions = source.parse(conditioning, [str(r["condition"]) for r in records])
+        read = from_text if source is None else source.parse
+        conditions = read(conditioning, [str(r["condition"]) for r in records])
     if not files:
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
     if not records:
@@ -120,11 +124,9 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
     Raises:
         UsageError: when a line is damaged or missing, or names a picture that is not there.
     """
-    source, lines = (
-        folder.path(RECORDS),
-        [_record(line) for line in folder.read(RECORDS).split(b"\n") if line],
-    )
-    if not any(lines):
+    source, data = folder.path(RECORDS), folder.read(RECORDS)
+    lines = [_record(line) for line in data.split(b"\n") if line]
+    if not any(lines) and f'"{SEAL}"'.encode() not in data:
         logger.warning(
             "{} is not of `dimo sample` (its lines have no file and condition): it is not read, and all "
             "pictures are taken, their conditions unknown",
@@ -139,11 +141,18 @@ def _records(folder: Folder, listing: Listing) -> list[Mapping[str, Any]]:
             )
         if f"{listing.root}/{line['file']}" not in there:
             raise UsageError(f"{source} names {line['file']!r}, and there is no such picture. {advice}")
+    if (count := (lines[0] or {}).get("of", len(lines))) != len(lines):
+        raise UsageError(f"{source} is damaged: {len(lines)} lines of {count} are there. {advice}")
     others = there - {f"{listing.root}/{name}" for name in (GRID, *(line["file"] for line in lines if line))}
     if others:
         some = ", ".join(path[len(listing.root) :].lstrip("/") for path in sorted(others)[:3])
         logger.warning("{} pictures that {} does not name are left out: {}", len(others), source, some)
     return [line for line in lines if line]
+
+
+def record_seal(record: Mapping[str, Any]) -> str:
+    """The checksum of what is read again of a line of ``samples.jsonl``, for its entry ``SEAL``."""
+    return checksum({key: record.get(key) for key in ("file", "index", "of", "condition")})
 
 
 def _record(line: bytes) -> Mapping[str, Any] | None:
@@ -152,5 +161,6 @@ def _record(line: bytes) -> Mapping[str, Any] | None:
         data = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    found = isinstance(data, dict) and all(type(data.get(key)) is str for key in ("file", "condition"))
-    return data if found else None
+    if not isinstance(data, dict) or not all(type(data.get(key)) is str for key in ("file", "condition")):
+        return None
+    return data if SEAL not in data or data[SEAL] == record_seal(data) else None

@@ -1,6 +1,7 @@
 """A folder on any fsspec file system: a local path, ``memory://``, ``s3://`` ..."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ PART = ".part"
 
 OWNER = ".owner"
 """Ends the name of a file that tells who writes to a folder."""
+
+
+BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
+"""What a batch system writes into a folder before the command is started: ``slurm-1.out``."""
 
 
 @contextmanager
@@ -72,7 +77,8 @@ class Folder:
         try:
             return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
         except Exception as error:  # each file system, and each library that is missing, raises its own
-            raise StorageError(f"cannot open {self.url!r} ({told(error)})") from error
+            advice = "Give a path, or a whole URL such as s3://bucket/folder."
+            raise StorageError(f"cannot open {self.url!r} ({told(error)}). {advice}") from error
 
     def path(self, *parts: str) -> str:
         """The path or URL of a file in the folder."""
@@ -134,6 +140,18 @@ class Folder:
         fs.invalidate_cache()
         entries = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(self.url, detail=False)]
         return sorted(e for e in entries if e.endswith(ending) and (ending or not e.endswith((PART, OWNER))))
+
+    def strange_names(self, depth: int = 3) -> list[str]:
+        """Names of what is no log of a batch system, nor a folder with nothing else, such as ``logs``.
+
+        Args:
+            depth: How many folders are looked into, one in another.
+        """
+        names = [name for name in self.names() if not BATCH_LOG.fullmatch(name)]
+        return [name for name in names if not (depth and self.sub(name)._has_only_logs(depth - 1))]
+
+    def _has_only_logs(self, depth: int) -> bool:
+        return self.exists() and not self.is_file() and not self.strange_names(depth)
 
     def read(self, *parts: str, most: int = limits.ARRAYS) -> bytes:
         """The bytes of a file.

@@ -25,6 +25,9 @@ from dimo_core.files.folder import OWNER, Folder, writing
 from dimo_core.files.urls import local_path
 from dimo_core.progress import interruptible
 
+MACHINE = ("pid:[4026531836]", "uts:[4026531838]")
+"""Namespaces of processes and of the host name outside of containers: Linux has fixed numbers for them."""
+
 
 class Proposed(str):
     """A folder that nobody asked for by name, ``runs/NAME-1``: if it is taken, the next number will do."""
@@ -38,7 +41,9 @@ class Owner:
 
     Attributes:
         host: Its machine.
-        pid: Its number there.
+        machine: What tells that machine from others of its name, beyond a restart; empty where nobody does.
+        boot: What its number holds for: a start of the machine, and a namespace of processes there.
+        pid: Its number.
         born: When it was started, in ticks of that machine; empty where the platform does not tell.
         since: When it began to write.
         share: What it does together with others, and its part of that; empty for what is done alone.
@@ -46,6 +51,8 @@ class Owner:
     """
 
     host: str
+    machine: str
+    boot: str
     pid: int = attrs.field(converter=int)
     born: str
     since: str
@@ -58,22 +65,51 @@ class Owner:
         since, pid = datetime.now().astimezone().isoformat(" ", "seconds"), os.getpid()
         job = os.environ.get("SLURM_JOB_ID")
         requeued = [job, os.environ.get("SLURM_RESTART_COUNT", "0")] if job else []
-        return cls(platform.node(), pid, _born(pid) or "", since, list(share), requeued)
+        return cls(platform.node(), *_machine(), pid, _born(pid) or "", since, list(share), requeued)
 
     def hinders(self, me: "Owner") -> bool:
         """Whether ``me`` may not write beside it: only different parts of the same go together."""
         return not (self.share and me.share and self.share[0] == me.share[0] and self.share != me.share)
 
+    def is_seen_by(self, me: "Owner") -> bool:
+        """Whether both count processes alike, so that ``me`` can look it up by its number."""
+        return (self.host, self.boot) == (me.host, me.boot)
+
     def has_ended(self, me: "Owner") -> bool:
-        """Whether it is certain that it writes no more."""
+        """Whether it is certain that it writes no more: it is gone, or its machine was started anew."""
         if self.requeued and self.requeued[:1] == me.requeued[:1] and self.requeued != me.requeued:
             return True
-        born = _born(self.pid) if self.host == me.host else ""
+        if not self.is_seen_by(me):
+            return bool(self.machine) and (self.host, self.machine) == (me.host, me.machine)
+        born = _born(self.pid)
         return born is None or ("" not in (born, self.born) and born != self.born)
 
     def __str__(self) -> str:
         """``process 12 on host, since 2026-01-01 12:00:00+00:00``."""
         return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+def _machine() -> tuple[str, str]:
+    """``machine`` and ``boot`` of this process.
+
+    Machines of one name differ in ``/etc/machine-id``. Containers share that, as it may be part of an image;
+    one with a host name of its own is told by that and by the boot of the machine, the others by nothing.
+    """
+    boot, known = (_read(f"/{path}") for path in ("proc/sys/kernel/random/boot_id", "etc/machine-id"))
+    try:
+        spaces = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "uts")]
+    except OSError:
+        return known, boot
+    if spaces[0] != MACHINE[0]:
+        known = boot if spaces[1] != MACHINE[1] else ""
+    return known, f"{boot} {spaces[0]}"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _born(pid: int) -> str | None:
@@ -194,6 +230,6 @@ def _others(folder: Folder, record: str, me: Owner) -> list[str]:
             folder.remove(name)
             continue
         text = f"{folder.url!r} is being written to by {owner}. Wait for its end, or choose another folder."
-        gone = f" If it has ended already, remove {folder.path(name)!r}." if owner.host != me.host else ""
+        gone = f" If it has ended already, remove {folder.path(name)!r}." if not owner.is_seen_by(me) else ""
         found.append(text + gone)
     return found

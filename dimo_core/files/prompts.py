@@ -161,5 +161,5 @@ def _lists(url: str, stem: str, text: str) -> list[_Found]:
 def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: no JSON: {error}") from error

@@ -1,5 +1,6 @@
 """Samples in tar files, as webdataset writes them: ``tar_samples``."""
 
+import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ def tar_samples(
         wanted: Says by name which members are read; the others are empty.
 
     Raises:
-        tarfile.ReadError: for what is no tar file, where it was cut off, or a member is absurdly large.
+        tarfile.ReadError: for what is no tar file, where it was cut off, or a member or its header is
+            absurdly large.
         ValueError: when a sample has two members of one name.
     """
     from webdataset.tariterators import group_by_keys
@@ -44,12 +46,45 @@ FEW = 5
 """Members that a reason names."""
 
 
+class _Archive(tarfile.TarFile):
+    """A tar file that reads no header beyond the limit, of whatever kind its parts are."""
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
+        self._limited = _Stream(fileobj)
+        super().__init__(name, mode, self._limited, **options)
+
+    def next(self) -> tarfile.TarInfo | None:
+        self._limited.left = limits.HEADER
+        try:
+            return super().next()
+        finally:
+            self._limited.left = math.inf
+
+
+class _Stream:
+    """A stream, of which ``left`` bytes may be read."""
+
+    def __init__(self, file: Any) -> None:
+        self._file: Any = file
+        self.left: float = math.inf
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"the header of a member has more than {limits.HEADER:,} bytes")
+        data: bytes = self._file.read(size)
+        return data
+
+
 def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
     """The files in a tar file, as webdataset passes them on.
 
     webdataset's own reader takes a tar file that was cut off between two members for a whole one.
     """
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
+    with _Archive.open(fileobj=file, mode="r|*") as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() and wanted(member.name) else None
             if content and member.size > limits.MEMBER:
@@ -58,6 +93,6 @@ def _members(file: Any, url: str, wanted: Callable[[str], bool]) -> Iterator[dic
                 )
             if member.isreg():
                 yield {"fname": member.name, "data": content.read() if content else b"", "__url__": url}
-            tar.members = []  # type: ignore[attr-defined]  # or all of them would be kept
+            tar.members, tar.pax_headers = [], {}  # type: ignore[attr-defined]  # or all would be kept
         if tar.fileobj is None or len(tar.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("unexpected end of data")

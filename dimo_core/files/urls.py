@@ -16,7 +16,7 @@ from dimo_core.errors import MissingLibraryError, UsageError
 from dimo_core.files.redirects import watched
 
 SILENCE = 60.0
-"""A connection over which nothing comes for so many seconds is given up."""
+"""A connection over which nothing comes for so many seconds, or next to nothing, is given up."""
 
 VERSIONS = (
     "ETag", "etag", "Last-Modified", "LastModified", "Content-MD5", "md5", "mtime", "md5Hash", "generation"
@@ -48,13 +48,14 @@ def expanded(urls: str | Sequence[str], *, silence: float = SILENCE) -> list[str
 
 
 def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
-    """What fsspec needs to give up a silent connection, and to read for as long as something comes.
+    """What fsspec needs to give up a silent connection, and to read for as long as enough comes.
 
-    Proxies of the environment are respected. Protocols other than http(s) and s3 follow their own libraries.
+    Over http(s), enough is ``limits.TRICKLE`` bytes a second. Proxies of the environment are respected.
+    Protocols other than http(s) and s3 follow their own libraries.
 
     Args:
         url: The URL that is opened with these options.
-        silence: Seconds without a byte after which a connection has failed.
+        silence: Seconds without a byte, or with too few, after which a connection has failed.
     """
     protocols = {part.partition("://")[0] for part in url.split("::") if "://" in part}
     options: dict[str, Any] = {
@@ -64,8 +65,11 @@ def client_options(url: str, silence: float = SILENCE) -> dict[str, Any]:
     if web := protocols & {"http", "https"}:
         from aiohttp import ClientTimeout
 
+        from dimo_core.files.trickles import patient
+
         timeout = ClientTimeout(total=None, sock_connect=min(30.0, silence), sock_read=silence)
         client = {"timeout": timeout, "trust_env": True, "trace_configs": [watched()]}
+        client["response_class"] = patient(silence)
         options |= {protocol: {"client_kwargs": dict(client)} for protocol in web}
     return options
 

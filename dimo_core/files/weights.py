@@ -112,19 +112,20 @@ def _hidden(missing: Collection[str], strange: Collection[str]) -> str:
     )
 
 
-def check_finite(name: str, network: nn.Module) -> None:
+def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not finite: they give tokens, all alike, and numbers that look like others.
 
     Args:
         name: Whose they are, as people read it.
-        network: Holds them.
+        tensors: These weights, by name.
 
     Raises:
-        NumericalError: when a tensor of its state holds NaN or infinity.
+        NumericalError: when one of them holds NaN or infinity.
     """
-    broken = [key for key, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    broken = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise NumericalError(
             f"{name}: {len(broken)} tensors of its weights hold NaN or infinity, such as {broken[0]!r}: its "
-            "training diverged. Take an earlier checkpoint, or leave it out."
+            "training diverged, or the file is damaged. Take an earlier checkpoint or another copy, or leave "
+            "it out."
         )

@@ -18,11 +18,16 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Refuses what YAML silently takes for something else: a key given twice, and numbers of other bases."""
 
     def construct_yaml_int(self, node: Any) -> Any:
+        _check_length(node)
         number = super().construct_yaml_int(node)
         if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):
             text = f"{node.value} would be read as {number}: write {number}, or quotes where it is text"
             raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
         return number
+
+    def construct_yaml_float(self, node: Any) -> Any:
+        _check_length(node)
+        return super().construct_yaml_float(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -47,6 +52,14 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def _check_length(node: Any) -> None:
+    """Refuse a number of absurd length: of base 60 it is read too slowly, of base 16 it cannot be shown."""
+    if (count := len(node.value)) > limits.DIGITS:
+        text = f"a number of {count:,} characters; {limits.DIGITS} are the most (quotes make it a text)"
+        raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
 
 
 def parsed(data: bytes) -> Any:

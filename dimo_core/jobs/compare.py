@@ -112,7 +112,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     shard = options.shard
     share = () if shard is None else (digest(protocol.as_dict()), f"{shard.index} of {shard.of}")
     with owned(options.out, *share) as folder, ExitStack() as keeping:
-        others = [name for name in folder.names() if name != "run.log"]
+        others = [name for name in folder.strange_names() if name != "run.log"]
         if others and not folder.exists(PROTOCOL):
             raise UsageError(
                 f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose "
@@ -135,7 +135,7 @@ def merge(paths: Sequence[str], out: str) -> Table:
     """
     found = {path: read_result(path) for path in dict.fromkeys(paths)}
     with owned(out) as folder:
-        if folder.names():
+        if folder.strange_names():
             raise UsageError(f"{out!r} is not empty. Choose another --out.")
         result = merged(found)
         publish(result, folder, title="Results side by side", lead="", facts={"results": ", ".join(found)})

@@ -57,7 +57,7 @@ def convert(job: Conversion) -> Folder:
         NumericalError: when they hold NaN or infinity.
     """
     with owned(job.out) as folder:
-        if folder.names():
+        if folder.strange_names():
             raise UsageError(
                 f"{folder.url!r} is not empty, and nothing is overwritten. Choose another --out."
             )
@@ -72,7 +72,7 @@ def _convert(job: Conversion, folder: Folder) -> Folder:
                 "no file to convert: --generator.init names it. Without it, leave --generator out."
             )
         generator = job.generator.build(job.teacher)
-        check_finite(source, generator.backbone)
+        check_finite(source, generator.backbone.state_dict())
         save_generator(folder, generator, job.teacher, job.config, {"converted_from": source})
         logger.info("generator written: `dimo sample {}` draws from it", folder.url)
         return folder
@@ -80,7 +80,7 @@ def _convert(job: Conversion, folder: Folder) -> Folder:
         raise UsageError(f"teacher {type(job.teacher).__name__} writes no folders (no capability 'save')")
     card = {"converted_from": dict(job.teacher.provenance()), "versions": versions()}
     network = job.teacher.network()
-    check_finite(f"teacher {type(job.teacher).__name__}", network)
+    check_finite(f"teacher {type(job.teacher).__name__}", network.state_dict())
     job.teacher.save(folder.url, network, card)
     logger.info("teacher written: use it with --teacher.checkpoint {}", folder.url)
     return folder

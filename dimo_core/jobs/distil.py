@@ -1,6 +1,5 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -38,10 +37,6 @@ CONDITIONS = "conditions.json"
 
 LOOKED_AT = 2
 """Conditions for which teacher and generator are looked at before the first step."""
-
-
-BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
-"""What a batch system writes into the folder before the command is started: ``slurm-1.out``."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -188,7 +183,7 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Ite
     with owned(out) as folder:
         if resume and folder.exists(CONFIG):
             check_unchanged(folder.read_yaml(CONFIG), config, out)
-        if not resume and any(not BATCH_LOG.fullmatch(name) for name in folder.names()):
+        if not resume and folder.strange_names():
             raise UsageError(
                 f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
             )

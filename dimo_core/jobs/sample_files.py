@@ -15,11 +15,13 @@ from dimo_core.conditions import Conditioning, from_text
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.drawing import Drawing, Opened
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
+from dimo_core.evaluation.reference import record_seal
 from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, read_picture
 from dimo_core.files.owner import owned
 from dimo_core.files.prompts import PromptSet
+from dimo_core.files.state import SEAL
 from dimo_core.files.weights import sha256
 from dimo_core.report.sheets import sheet
 from dimo_core.sources import Conditions
@@ -45,7 +47,7 @@ def open_folder(url: str) -> Iterator[Folder]:
         StorageError: when it cannot be written.
     """
     with owned(url) as folder:
-        if folder.names() and not folder.exists(PLACE, REQUEST):
+        if folder.strange_names() and not folder.exists(PLACE, REQUEST):
             text = f"{folder.url!r} is not empty, and samples overwrite nothing. Choose another --out."
             raise UsageError(text)
         yield folder
@@ -222,6 +224,7 @@ class SampleFiles:
             {
                 "file": self.wanted.files[i] if self._decodes else LINES,
                 "index": i,
+                "of": len(self.wanted.raw),
                 "condition": teacher.describe(self.wanted.raw[i]),
                 **masked(self.facts),
                 "passes": batch.passes,
@@ -229,4 +232,4 @@ class SampleFiles:
             }
             for i, row in enumerate(batch.tokens.tolist(), batch.start)
         ]
-        return "".join(f"{json.dumps(record)}\n" for record in records).encode()
+        return "".join(f"{json.dumps({**r, SEAL: record_seal(r)})}\n" for r in records).encode()

@@ -134,8 +134,8 @@ def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]
 
 def _images(comparison: Comparison, url: str) -> dict[str, Any]:
     """The numbers of a folder of pictures; read anew each time, since it may have changed."""
-    source, conditioning = comparison.conditions, comparison.teacher.conditioning
-    batches = picture_batches(url, source, conditioning, comparison.batch_size)
+    conditioning, source = comparison.teacher.conditioning, comparison.conditions
+    batches = picture_batches(url, conditioning, comparison.batch_size, source)
     samples = joined_samples([comparison.judge.reduced(batch) for batch in batches])
     return comparison.judged(samples)
 

@@ -139,7 +139,7 @@ class ShardStream(PictureStream):
             value: Any = sample[member].decode("utf-8-sig").strip()
             for field in [None, *fields.split(".")] if fields else ():
                 value = json.loads(value) if field is None else value[field]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"no label: {self.label} cannot be read ({error!r})") from error
         if (label := self._called.get(str(value))) is None:
             raise ValueError(f"label {value!r} is no class: neither a name nor an index of `classes`")

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, MissingLibraryError
+from dimo_core.files.cache import local_copy
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.weights import assign
 from dimo_core.libraries import FAILURES, import_beside_torchvision
-from dimo_metrics.clip_files import CONFIG, PICTURES, TOKENIZER, WEIGHTS, clip_files
+from dimo_metrics.clip_files import CONFIG, PICTURES, TOKENIZER, clip_files, weights_of
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -123,7 +124,7 @@ class Clip:
         config = _json(files[CONFIG])
         if "vision_config" not in config and "vision_config_dict" not in config:
             raise CheckpointError(f"{files[CONFIG]} describes no CLIP of texts and images: no vision_config")
-        network = _network(config, next(files[name] for name in WEIGHTS if name in files))
+        network = _network(config, weights_of(files))
         vision, text = network.config.vision_config, network.config.text_config
         pictures = _json(files[PICTURES]) if PICTURES in files else {}
         return cls(
@@ -163,10 +164,10 @@ def _side(value: Any, names: Sequence[str]) -> int:
     return int(found[names[0]])
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(local_copy(path).read_bytes())
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no JSON object")
@@ -183,7 +184,7 @@ def _library(name: str) -> ModuleType:
         ) from error
 
 
-def _network(config: Mapping[str, Any], weights: Path) -> Any:
+def _network(config: Mapping[str, Any], weights: str) -> Any:
     configuration = _library("transformers.models.clip.configuration_clip").CLIPConfig
     cls = _library("transformers.models.clip.modeling_clip").CLIPModel
     try:
@@ -197,18 +198,18 @@ def _network(config: Mapping[str, Any], weights: Path) -> Any:
         assert name.endswith("position_ids"), f"unknown buffer {name}"
         buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     kept = {name for name, _ in network.named_buffers() if name in network.state_dict()}
-    tensors = read_foreign(str(weights)).state_dict()
+    tensors = read_foreign(weights).state_dict()
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
     tensors |= {name: network.get_buffer(name) for name in kept}
-    assign(network, tensors, str(weights))
+    assign(network, tensors, weights)
     return network.eval().requires_grad_(False)
 
 
-def _tokenizer(model: str, files: Mapping[str, Path]) -> Any:
+def _tokenizer(model: str, files: Mapping[str, str]) -> Any:
     cls = _library("transformers.models.clip.tokenization_clip").CLIPTokenizer
     with tempfile.TemporaryDirectory() as folder:
         for name in set(TOKENIZER) & set(files):
-            (Path(folder) / name).write_bytes(files[name].read_bytes())
+            (Path(folder) / name).write_bytes(local_copy(files[name]).read_bytes())
         try:
             return cls.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the library's own kinds of errors differ by its version

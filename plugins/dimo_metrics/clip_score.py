@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dimo_core.device import find_device
 from dimo_core.errors import UsageError
-from dimo_core.files.cache import file_sha256
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
-from dimo_metrics.clip_files import clip_files
+from dimo_metrics.clip_files import clip_files, digests_of
 from dimo_metrics.clip_model import Clip
 
 NAME = "clip-score"
@@ -30,8 +29,9 @@ class ClipScore(Metric):
     CLIPs do not compare.
 
     Attributes:
-        model: A folder or URL with the published files (config.json, model.safetensors or pytorch_model.bin,
-            tokenizer, preprocessor_config.json), or a name on the Hugging Face Hub that is in its cache.
+        model: A folder or URL with the published files (config.json, model.safetensors or pytorch_model.bin
+            or an index of shards, tokenizer, preprocessor_config.json), or a name on the Hugging Face Hub
+            that is in its cache.
         batch_size: Images that pass the network at a time.
         device: Where it computes: auto for the device of the run, or a torch device.
     """
@@ -90,8 +90,7 @@ class ClipScore(Metric):
         Raises:
             CheckpointError: when they are missing.
         """
-        digests = [f"{name} {file_sha256(path)}" for name, path in sorted(clip_files(self.model).items())]
-        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return hashlib.sha256("\n".join(digests_of(clip_files(self.model))).encode()).hexdigest()
 
     @cached_property
     def _clip(self) -> Clip:

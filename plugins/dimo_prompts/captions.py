@@ -158,7 +158,7 @@ def _read(key: str, content: bytes, path: list[str] | None) -> Entry:
         found.encode()  # JSON may hold half of a surrogate pair
     except UnicodeError as error:
         return Broken(key=key, reason=f"no UTF-8: {error}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # numbers may have too many digits
         return Broken(key=key, reason=f"no JSON: {error}")
     except (LookupError, TypeError):
         return Broken(key=key, reason=f"no field {'.'.join(path or [])}")

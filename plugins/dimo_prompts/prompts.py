@@ -45,7 +45,8 @@ class Prompts(Conditions):
         max_broken: Share of the prompts, and of the files, that may be unreadable before it is an error.
             Unless it is 0, ten prompts and one file may be in any case.
         prefetch: How many shards are read before they are needed.
-        timeout: Seconds of silence after which a connection has failed.
+        timeout: Seconds of silence, or over http of less than 1000 bytes each, after which a connection has
+            failed.
         retries: How often a shard that cannot be read is tried again, after 1, 2, 4, ... seconds.
         threads: How many files are read at once when prompts are counted.
     """

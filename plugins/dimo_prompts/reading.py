@@ -36,7 +36,8 @@ class Reader:
     """Opens files, and tries again.
 
     Attributes:
-        timeout: Seconds of silence after which a connection has failed.
+        timeout: Seconds of silence, or over http of less than 1000 bytes each, after which a connection has
+            failed.
         retries: Further attempts after a failure.
     """
 

@@ -277,7 +277,7 @@ def read_names(url: str, count: int) -> list[str]:
     try:
         text = local_copy(url).read_text(encoding="utf-8-sig")
         listed = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{url} is no list of class names, in UTF-8 or JSON: {error}") from error
     names = [name for name in (str(entry).strip() for entry in listed) if name]
     if len(set(names)) != count or len(names) != count:

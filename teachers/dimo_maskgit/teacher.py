@@ -17,7 +17,7 @@ from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
 from dimo_core.files.weight_files import is_weights_file
-from dimo_core.files.weights import assign, encode_tensors, sha256
+from dimo_core.files.weights import assign, check_finite, encode_tensors, sha256
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
 from dimo_core.teacher import Capability, Teacher
@@ -110,7 +110,9 @@ class MaskGit(Teacher):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return self._parts.tokenizer()
+        tokenizer = self._parts.tokenizer()
+        check_finite(f"the tokenizer of {self._source}", tokenizer.state_dict())
+        return tokenizer
 
     @property
     def _source(self) -> str:

@@ -239,7 +239,7 @@ def read_json(url: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(local_copy(url).read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{url} is no JSON: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{url} is no JSON object")

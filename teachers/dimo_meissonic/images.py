@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.files.weights import assign
+from dimo_core.files.weights import assign, check_finite
 from dimo_core.tokens import Tokens
 from dimo_meissonic.libraries import library
 
@@ -42,6 +42,7 @@ class ImageTokenizer(torch.nn.Module):
 
     Raises:
         CheckpointError: when config and weights do not fit.
+        NumericalError: when the weights hold NaN or infinity.
         MissingLibraryError: if diffusers is not installed, or does not load.
     """
 
@@ -59,6 +60,7 @@ class ImageTokenizer(torch.nn.Module):
             ) from error
         self.model.to_empty(device="cpu")
         assign(self.model, tensors, source)
+        check_finite(source, tensors)
         self.model.eval().requires_grad_(False)
         self.grid, self.factor = grid, pixel_factor(config, source)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dimo_core.backbone import Backbone
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import encode_tensors, sha256
+from dimo_core.files.weights import check_finite, encode_tensors, sha256
 from dimo_meissonic.files import CARD, FORMAT, TEXT, TOKENIZER, TRANSFORMER, VQVAE, WEIGHTS, Part
 from dimo_meissonic.text import text_tensors
 
@@ -29,7 +29,14 @@ def write_folder(
         text: The text tower's configuration, and its weights; a whole CLIP's image tower is left out.
         vocabulary: The tokenizer's files, copied.
         card: What else to write down.
+
+    Raises:
+        NumericalError: when weights of a part that is copied hold NaN or infinity; nothing is written then.
     """
+    config, part = text
+    images, words = in_fp32(vqvae.tensors()), in_fp32(text_tensors(part.tensors()))
+    check_finite(vqvae.source, images)
+    check_finite(part.source, words)
     digests: dict[str, str] = {}
 
     def write(name: str, data: bytes) -> None:
@@ -39,11 +46,9 @@ def write_folder(
     write(f"{TRANSFORMER}/config.json", network.to_json_string().encode())  # type: ignore[operator]
     write(f"{TRANSFORMER}/{WEIGHTS[TRANSFORMER][0]}", encode_tensors(network.state_dict(), {"format": "pt"}))
     write(f"{VQVAE}/config.json", _json(vqvae.config))
-    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(in_fp32(vqvae.tensors()), {"format": "pt"}))
-    config, part = text
+    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(images, {"format": "pt"}))
     write(f"{TEXT}/config.json", _json(config))
-    tensors = in_fp32(text_tensors(part.tensors()))
-    write(f"{TEXT}/{WEIGHTS[TEXT][0]}", encode_tensors(tensors, {"format": "pt"}))
+    write(f"{TEXT}/{WEIGHTS[TEXT][0]}", encode_tensors(words, {"format": "pt"}))
     for name, data in vocabulary.items():
         write(f"{TOKENIZER}/{name}", data)
     folder.write_yaml(CARD, {"format": FORMAT, **card, "sha256": digests})

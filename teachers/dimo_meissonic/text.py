@@ -18,7 +18,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.weights import assign
+from dimo_core.files.weights import assign, check_finite
 from dimo_meissonic.libraries import library
 
 NEGATIVE_PROMPT = (
@@ -76,6 +76,7 @@ def load_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
 
     Raises:
         CheckpointError: when configuration and weights do not fit.
+        NumericalError: when the weights hold NaN or infinity.
         MissingLibraryError: if transformers is not installed, or does not load.
     """
     configuration = library("transformers.models.clip.configuration_clip").CLIPTextConfig
@@ -91,6 +92,7 @@ def load_tower(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
         assert name.endswith("position_ids"), f"unknown buffer {name}"
         buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     assign(tower, text_tensors(tensors), source)
+    check_finite(source, tower.state_dict())
     return tower.eval().requires_grad_(False)
 
 
@@ -113,7 +115,7 @@ def padding_token(files: Mapping[str, bytes], source: str) -> str:
         token = told.get("pad_token")
         token = token["content"] if isinstance(token, dict) else token
         known = token in vocabulary
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{source} holds no CLIP tokenizer: {error!r}") from error
     if not token:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dimo_core.cli import main as dimo
 from dimo_core.config.distil import resolve_job
-from dimo_core.errors import CheckpointError, ConfigError
+from dimo_core.errors import CheckpointError, ConfigError, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.generator_folder import load_generator, read_card
@@ -309,13 +309,34 @@ def test_pretraining_takes_the_published_tokenizer(published: Published, golden:
     assert torch.equal(made.encode(images, c), again.encode(images, c))
 
 
+@pytest.mark.parametrize("name", ["decoder.conv_in.weight", "quantize.embedding.weight"])
+def test_a_tokenizer_that_is_not_finite_is_neither_converted_nor_used(
+    published: Published, capsys: Any, name: str
+) -> None:
+    content = torch.load(published.vqgan)
+    content["state_dict"][name].view(-1)[3] = torch.nan
+    torch.save(content, published.vqgan)
+    out = published.folder / "converted"
+    assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 1
+    assert "the tokenizer of" in (told := capsys.readouterr().err)
+    assert "1 tensors of its weights hold NaN or infinity" in told
+    assert not out.exists()
+    teacher = MaskGit(**published.options())
+    with pytest.raises(NumericalError, match="the tokenizer of"):
+        teacher.decode(torch.zeros(1, 16, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+
+
 def test_a_converted_folder_is_never_overwritten(published: Published, capsys: Any) -> None:
     out = published.folder / "converted"
     out.mkdir()
-    (out / "mine.txt").write_text("mine")
+    (out / "slurm-1.out").write_text("a log is no hindrance")
+    assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 0
+    (out / "teacher.yaml").rename(out / "mine.txt")
+    for name in ("network", "tokenizer"):
+        (out / f"{name}.safetensors").unlink()
     assert dimo(["convert", *published.arguments(), "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert ["mine.txt"] == [path.name for path in out.iterdir()]
+    assert ["mine.txt", "slurm-1.out"] == sorted(path.name for path in out.iterdir())
 
 
 def test_a_generator_without_a_file_to_convert_is_refused(published: Published, capsys: Any) -> None:
@@ -390,7 +411,9 @@ def test_a_damaged_model_yaml_is_named(published: Published, content: str) -> No
         MaskGit(**published.options()).network()
 
 
-@pytest.mark.parametrize("content", [b'["a", ', b"\xff\xfea"])
+@pytest.mark.parametrize(
+    "content", [b'["a", ', b"\xff\xfea", b"[%s]" % (b"9" * 5000), b"[" * 100_000], ids=[*"cudn"]
+)
 def test_damaged_class_names_are_named(published: Published, content: bytes) -> None:
     names = published.folder / "names.json"
     names.write_bytes(content)

@@ -12,7 +12,7 @@ from loguru import logger
 from safetensors.torch import load_file, save_file
 
 from dimo_core.cli import main as dimo
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import CheckpointError, NumericalError, UsageError
 from dimo_core.files.cache import file_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator
@@ -101,6 +101,23 @@ def test_a_converted_teacher_is_the_same_teacher(tmp_path: Path, options: dict[s
     on_disk = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} - {"teacher.yaml"}
     assert on_disk == set(card["sha256"])
     assert not any(name.endswith(".py") for name in on_disk)
+
+
+@pytest.mark.parametrize("file", [f"vqvae/{WEIGHTS}", "text_encoder/model.safetensors"])
+def test_parts_that_are_not_finite_are_neither_converted_nor_used(
+    tmp_path: Path, options: dict[str, Any], published: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(published, tmp_path / "broken"))
+    tensors = load_file(broken / file)
+    name = next(name for name in sorted(tensors) if tensors[name].is_floating_point())
+    tensors[name].view(-1)[0] = torch.inf
+    save_file(tensors, broken / file)
+    assert 1 == convert(tmp_path / "out", {**options, "checkpoint": str(broken)})
+    assert f"{broken / file}: 1 tensors of its weights hold NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    teacher = Meissonic(**{**options, "checkpoint": str(broken)})
+    with pytest.raises(NumericalError, match=name):
+        teacher.decode(torch.zeros(1, 64, dtype=torch.long), teacher.encode_conditions(["a"]))
 
 
 def test_a_converted_teacher_keeps_the_text_encoder_that_it_was_given(

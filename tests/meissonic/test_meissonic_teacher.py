@@ -395,7 +395,7 @@ def test_configs_that_do_not_fit_are_refused(
         use(teacher)
 
 
-@pytest.mark.parametrize("text", ["no json", "[1, 2]", '{"a": '])
+@pytest.mark.parametrize("text", ["no json", "[1, 2]", '{"a": ', "[" * 100_000], ids=[*"nlcd"])
 def test_a_config_that_is_no_json_object_is_refused(published: Path, tmp_path: Path, text: str) -> None:
     folder = copied(published, tmp_path)
     (folder / "transformer" / "config.json").write_text(text)

@@ -270,6 +270,14 @@ def test_labels_may_be_fields_of_a_json_member(
         assert expected == picture.label
 
 
+@pytest.mark.parametrize("text", [b"9" * 5000, b"[" * 100_000], ids=["number", "depth"])
+def test_a_label_of_absurd_json_is_wrong_and_costs_its_sample_only(tmp_path: Path, text: bytes) -> None:
+    members = {"a.png": image(1), "a.json": text, "b.png": image(1), "b.json": b'{"label": 1}'}
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    wrong, good = read(f"{tmp_path}/a.tar", classes=CLASSES, label="json.label")
+    assert ("no label" in wrong.error, 1) == (True, good.label)
+
+
 def damaged(kind: str) -> bytes | None:
     whole = shard(4)
     return {

@@ -219,6 +219,24 @@ def as_safetensors(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not looked at")
 
 
+def in_shards(folder: Path, ending: str = "bin") -> None:
+    """Both halves of the weights in a file of their own, and an index."""
+    from safetensors.torch import save_file
+
+    weights, places = torch.load(folder / "pytorch_model.bin", weights_only=True), {}
+    stem = "model" if ending == "safetensors" else "pytorch_model"
+    for i, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2]), 1):
+        file = f"{stem}-0000{i}-of-00002.{ending}"
+        (save_file if ending == "safetensors" else torch.save)({n: weights[n] for n in names}, folder / file)
+        places |= dict.fromkeys(names, file)
+    (folder / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "pytorch_model.bin").unlink()
+
+
+def in_safe_shards(folder: Path) -> None:
+    in_shards(folder, "safetensors")
+
+
 def with_old_buffers(folder: Path) -> None:
     """Files of old versions hold the positions 0, 1, 2 ... too."""
     weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -237,7 +255,10 @@ def without_preprocessing(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
 
 
-@pytest.mark.parametrize("change", [as_safetensors, with_old_buffers, with_a_program, without_preprocessing])
+@pytest.mark.parametrize(
+    "change",
+    [as_safetensors, in_shards, in_safe_shards, with_old_buffers, with_a_program, without_preprocessing],
+)
 def test_published_files_of_every_kind_give_the_same_score(
     published: Path, tmp_path: Path, judged: Samples, change: Callable[[Path], None]
 ) -> None:
@@ -247,11 +268,28 @@ def test_published_files_of_every_kind_give_the_same_score(
     assert torch.equal(expected, scores(ClipScore(model=str(folder), device="cpu"), judged))
 
 
-def test_a_clip_is_read_from_a_url_through_the_cache(published: Path, judged: Samples) -> None:
+def test_a_clip_is_read_from_a_url_through_the_cache(
+    published: Path, tmp_path: Path, judged: Samples
+) -> None:
     fs = fsspec.filesystem("memory")
     fs.put(str(published), "/clips/tiny", recursive=True)
     expected = scores(ClipScore(model=str(published), device="cpu"), judged)
     assert torch.equal(expected, scores(ClipScore(model="memory://clips/tiny", device="cpu"), judged))
+    folder = Path(shutil.copytree(published, tmp_path / "clip"))
+    in_shards(folder)
+    fs.put(str(folder), "/clips/shared_out", recursive=True)
+    assert torch.equal(expected, scores(ClipScore(model="memory://clips/shared_out", device="cpu"), judged))
+
+
+def test_the_fingerprint_is_of_all_shards(published: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(published, tmp_path / "clip"))
+    in_shards(folder)
+    before, last = ClipScore(model=str(folder)).fingerprint, folder / "pytorch_model-00002-of-00002.bin"
+    last.write_bytes(last.read_bytes() + b"!")
+    assert before != ClipScore(model=str(folder)).fingerprint
+    last.unlink()
+    with pytest.raises(CheckpointError, match=r"no file .*-00002-of-00002\.bin"):
+        _ = ClipScore(model=str(folder)).fingerprint
 
 
 def test_a_name_of_the_hub_is_looked_up_in_its_cache_only(
@@ -276,7 +314,7 @@ def test_a_name_of_the_hub_is_looked_up_in_its_cache_only(
     ("missing", "named"),
     [
         ("config.json", r"config\.json"),
-        ("pytorch_model.bin", r"model\.safetensors or pytorch_model\.bin"),
+        ("pytorch_model.bin", r"model\.safetensors or .* or pytorch_model\.bin or "),
         ("vocab.json", r"vocab\.json"),
         ("merges.txt", r"vocab\.json"),
     ],
@@ -302,6 +340,7 @@ def test_a_pickled_program_is_not_run(published: Path, tmp_path: Path, judged: S
     [
         ("config.json", "{", "is no JSON"),
         ("config.json", "[]", "is no JSON object"),
+        ("config.json", "[" * 100_000, "is no JSON"),
         ("config.json", json.dumps({"model_type": "bert"}), "no vision_config"),
         ("config.json", json.dumps({"vision_config": {"patch_size": "x"}}), "no possible CLIP"),
         ("vocab.json", "{", "no CLIP tokenizer"),

@@ -1,15 +1,17 @@
 """Prompts in files of all formats: what is read, and what is wrong with the rest."""
 
+import gzip
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from dimo_core import limits
 from dimo_core.errors import UsageError
+from dimo_core.files import tar_samples
 from dimo_prompts.captions import Broken, Layout
 
 
@@ -108,6 +110,7 @@ def test_a_field_of_samples_is_read(members: dict[str, bytes], field: str | None
         ({"a.txt": b" \n"}, None, "empty"),
         ({"a.json": b"{"}, "json.caption", "no JSON"),
         ({"a.json": b"[" * 100_000}, "json.caption", "no JSON"),
+        ({"a.json": b"9" * 5000}, "json.caption", "no JSON"),
         ({"a.json": b"{}"}, "json.caption", "no field caption"),
         ({"a.json": b"[1]"}, "json.caption", "no field caption"),
         ({"a.json": b'{"caption": null}'}, "json.caption", "no text but NoneType"),
@@ -193,3 +196,58 @@ def test_a_member_of_absurd_size_is_not_read() -> None:
         tarfile.ReadError, match=r"'a\.txt' has 3,221,225,472 bytes; 1,073,741,824 is the most"
     ):
         list(entries)
+
+
+def member(kind: bytes, content: bytes | int, name: str = "a.txt") -> bytes:
+    """A member of a tar file, or the beginning of one that promises so many bytes."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, content if isinstance(content, int) else len(content)
+    data = b"" if isinstance(content, int) else content
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+SPARSE = bytearray(member(tarfile.GNUTYPE_SPARSE, 0))
+SPARSE[482] = 1  # its map goes on in the next block
+SPARSE[148:156] = b"%06o\0 " % (sum(SPARSE[:148]) + sum(SPARSE[156:]) + 256)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(member(kind, 2 * 2**30) for kind in (b"L", b"K", b"x", b"g", b"X")),
+        member(b"L", b"b" * 300) * 300 + member(b"0", b"a cat"),
+        bytes(SPARSE) + (bytes(504) + b"\1" + bytes(7)) * 1000 + bytes(1024),
+        member(b"x", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+        + member(b"0", 2**20)
+        + b"100000\n"
+        + b"1\n" * 100_000,
+    ],
+    ids=["name", "link", "pax", "global", "solaris", "many", "sparse", "pax sparse"],
+)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_no_header_of_absurd_size_is_read(data: bytes, compress: Callable[[bytes], bytes]) -> None:
+    first = member(b"0", b"a dog", "z.txt")
+    for content in (data, first + data):
+        entries = Layout().of_tar(io.BytesIO(compress(content + bytes(1024))), "a.tar")
+        with pytest.raises(tarfile.ReadError, match=r"^the header of a member has more than 65,536 bytes$"):
+            list(entries)
+
+
+def test_long_names_are_read() -> None:
+    data = b"".join(member(b"L", f"{n * 3000}.txt\0".encode()) + member(b"0", b"a cat") for n in "ab" * 200)
+    assert 400 == len(list(Layout().of_tar(io.BytesIO(data + bytes(1024)), "a.tar")))
+
+
+def test_headers_for_all_members_are_not_piled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = []
+
+    class Watched(tar_samples._Archive):
+        def next(self) -> Any:
+            found = super().next()
+            most.append(len(self.pax_headers))
+            return found
+
+    monkeypatch.setattr(tar_samples, "_Archive", Watched)
+    data = [member(b"g", b"9 k%02d=v\n" % n) + member(b"0", b"a cat", f"{n}.txt") for n in range(50)]
+    assert 50 == len(list(Layout().of_tar(io.BytesIO(b"".join(data) + bytes(1024)), "a.tar")))
+    assert 1 == max(most)

@@ -195,7 +195,7 @@ def test_the_environment_does_not_disturb_a_resumed_run(started, capsys, monkeyp
         ([*TOY, "--beta"], "--beta: needs a value"),
         (["run", "--teacher"], "--teacher needs a value"),
         ([*TOY, "--config"], "--config: expected one argument"),
-        ([*TOY, "--config", "none.yaml"], "cannot read config file 'none.yaml': there is no such file"),
+        ([*TOY, "--config", "none.yaml"], "'none.yaml': there is no such file. Give the path of a YAML file"),
         ([*TOY, "--preset", "slow"], "unknown preset 'slow'. Known: fast, paper."),
         ([*TOY, "--train", "4"], "--train: expected options (accumulate,"),
         ([*TOY, "--train", "4", "--train.steps", "3"], "'train' was given a value already"),

@@ -413,6 +413,25 @@ def test_a_teacher_of_nan_does_not_end_well_because_its_updates_are_skipped(
     assert all(bool(t.isfinite().all()) for t in tensors(e).values())
 
 
+def test_updates_are_counted_in_a_row_beyond_the_end_of_a_job(tiny_teacher: Any, tmp_path: Path) -> None:
+    def job() -> Engine:
+        e = engine(tiny_teacher, tmp_path, nonfinite="skip", steps=300, checkpoint_every=300)
+        with torch.no_grad():
+            e.objective.frozen()["teacher"].out.bias[0] = torch.nan
+        e.resume()
+        return e
+
+    for step in (40, 80):
+        e = job()
+        while e.step < step:
+            e.take_step()
+        e.save()
+    last = job()
+    with pytest.raises(NumericalError, match=r"all of the last 100 updates "):
+        last.run()
+    assert 99 == last.step
+
+
 def test_updates_are_counted_in_a_row_for_each_phase_without_waiting_for_the_device() -> None:
     guard = FiniteGuard(CPU, stop=False)
     for step, (a, b) in enumerate([(1.0, torch.nan), (torch.nan, torch.nan), (1.0, torch.inf)]):

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -17,9 +19,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from loguru import logger
 
+import dimo_core.files.cache as cache_module
 from dimo_core import limits
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import cache_folder, file_sha256, local_copy
+from dimo_core.files.urls import client_options
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -45,7 +49,7 @@ def files(cache: Path) -> list[str]:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/broken`` (500); else 404."""
+    """``/whole``, ``/cut``, ``/moved``, ``/away``, ``/endless``, ``/trickle``, ``/hesitant``."""
 
     asked: list[str]
 
@@ -72,6 +76,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 while body:
                     self.wfile.write(bytes(2**20))
+        elif page in ("trickle", "hesitant"):
+            text = b"HTTP/1.0 200 OK\r\nX: " + b"x" * 200 + b"\r\n\r\n" + b"y" * 200
+            slow = text.index(b"x" if page == "hesitant" else b"y")
+            self.wfile.write(text[:slow])
+            with contextlib.suppress(OSError):
+                for byte in text[slow : slow + 200]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.01)
+                self.wfile.write(text[slow + 200 :])
         elif page in ("whole", "cut"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(CONTENT)))
@@ -225,6 +238,28 @@ class TestHttp:
         monkeypatch.setattr(limits, "FETCHED", 9)
         with pytest.raises(CheckpointError, match=r"has 10\.2 kB, and .* has room for 9 bytes"):
             local_copy(f"{server}/whole.pth")
+
+    @pytest.mark.parametrize(
+        ("page", "reason"),
+        [
+            ("trickle", r"\d+ bytes came in 1 s; 1,000 a second is the least"),
+            ("hesitant", "there was no answer within 1 s"),
+        ],
+    )
+    def test_what_trickles_is_given_up(
+        self, server: str, cache: Path, monkeypatch: pytest.MonkeyPatch, page: str, reason: str
+    ) -> None:
+        monkeypatch.setattr(cache_module, "client_options", partial(client_options, silence=1.0))
+        with pytest.raises(CheckpointError, match=f"cannot fetch {server}/{page}.pth: .*{reason}"):
+            local_copy(f"{server}/{page}.pth")
+        assert [] == files(cache)
+
+    def test_a_slow_reader_is_no_slow_server(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limits, "TRICKLE", 10**9)
+        with fsspec.open(f"{server}/whole.pth", block_size=0, **client_options(server, 1.0)) as file:
+            parts = [file.read(1)]
+            time.sleep(1.1)
+            assert CONTENT == b"".join([*parts, file.read()])
 
     def test_a_file_is_known_again_without_its_signature(self, server: str) -> None:
         copy = local_copy(f"{server}/whole.pth?a=1&sig=ONE")

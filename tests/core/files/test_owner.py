@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import attrs
 import pytest
 
 from dimo_core.errors import StorageError, UsageError
+from dimo_core.files import owner
 from dimo_core.files.folder import OWNER, Folder
 from dimo_core.files.owner import Owner, Proposed, owned, taken
 
@@ -166,6 +168,58 @@ def test_an_owner_on_another_machine_is_named_with_its_file(tmp_path: Path) -> N
         pass
     assert str(record) in str(no.value)
     assert record.exists()
+
+
+BARE, HIDDEN = ("pid:[4026531836]", "uts:[4026531838]"), ("pid:[2]", "uts:[2]")
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "ended"),
+    [
+        (("id", "b1", BARE), ("id", "b2", BARE), True),  # a restart
+        (("id", "b1", BARE), ("other", "b2", BARE), False),  # another machine of this name
+        (("", "b1", BARE), ("", "b2", BARE), False),  # nobody tells
+        (("id", "b1", HIDDEN), ("id", "b1", ("pid:[3]", "uts:[3]")), True),  # a container was started anew
+        (("id", "b1", HIDDEN), ("id", "b2", HIDDEN), False),  # of one image, on two machines
+        (("id", "b1", ("pid:[2]", BARE[1])), ("id", "b1", ("pid:[3]", BARE[1])), False),  # two of a host
+        (("id", "b1", BARE), ("id", "b1", ("pid:[2]", BARE[1])), False),  # one beside a process of its host
+        (("id", "b1", BARE), ("id", "b1", HIDDEN), False),
+        (("id", "b1", BARE), ("id", "b1", BARE), True),  # the same machine, without such a process
+        (("id", "b1", HIDDEN), ("id", "b1", HIDDEN), True),
+        (("", "", None), ("", "", None), True),  # no Linux: the name must do
+    ],
+)
+def test_machines_of_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], then: Any, now: Any, ended: bool
+) -> None:
+    def on(identity: str, boot: str, spaces: tuple[str, str] | None) -> None:
+        files = {"/etc/machine-id": identity, "/proc/sys/kernel/random/boot_id": boot}
+
+        def link(path: str) -> str:
+            if spaces is None:
+                raise FileNotFoundError(path)
+            return spaces[path.endswith("uts")]
+
+        monkeypatch.setattr(owner, "_read", files.__getitem__)
+        monkeypatch.setattr(os, "readlink", link)
+
+    on(*then)
+    record = left_by(tmp_path, pid=2**22 + 1)
+    on(*now)
+    if ended:
+        with owned(str(tmp_path)):
+            assert 1 == len(told)
+        return
+    with pytest.raises(UsageError, match="If it has ended already, remove"), owned(str(tmp_path)):
+        pass
+    assert record.exists()
+
+
+def test_this_machine_is_itself() -> None:
+    me = Owner.here(())
+    assert me.is_seen_by(Owner.here(()))
+    if Path("/proc/sys/kernel/random/boot_id").exists():
+        assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() in me.boot
 
 
 def test_a_requeued_batch_job_takes_its_own_folder_over(

@@ -103,6 +103,8 @@ def test_prompts_are_read_from_urls():
             "line 2: expected an object with a text 'prompt'",
         ),
         ("wrong.jsonl", "a cat\n", "line 1: no JSON"),
+        ("wrong.jsonl", "9" * 5000, "line 1: no JSON"),
+        ("wrong.json", "[" * 100_000, "no JSON"),
         ("wrong.json", '{"anime": "a"}', "expected a list of prompts, or an object"),
         ("wrong.json", "3", "expected a list of prompts, or an object"),
         ("sh-000.tar", "a cat", r"none of the prompt files that are sampled: \.txt, \.jsonl"),

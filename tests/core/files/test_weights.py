@@ -183,7 +183,7 @@ def test_a_prefix_of_the_network_itself_is_put_back() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused_and_named(value: float) -> None:
     net = network()
-    check_finite("it", net)
+    check_finite("it", net.state_dict())
     net[1].running_mean[0] = value  # type: ignore[index,operator]
     with pytest.raises(NumericalError, match=r"it: 1 tensors .* such as '1.running_mean'"):
-        check_finite("it", net)
+        check_finite("it", net.state_dict())

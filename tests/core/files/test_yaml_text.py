@@ -26,10 +26,17 @@ def test_aliases_are_read():
         ("[" * 500_000, "nest|deep"),
         ("a: 1\nb: {c: 2, c: 3}", "line 2, column 11: the key 'c' is there twice"),
         ("a: 2026-99-99", "month must be in"),
-        (f"a: {'9' * 5000}", "digits"),
+        (f"a: {'9' * 5000}", "column 4: a number of 5,000 characters; 100 are the most"),
+        (f"a: -0x{'f' * 1_000_000}", "a number of 1,000,003 characters"),
+        (f"a: 0{'7' * 1_000_000}", "a number of 1,000,001 characters"),
+        (f"a: 0b{'1' * 1_000_000}", "a number of 1,000,002 characters"),
+        (f"a: 1{':59' * 300_000}", "a number of 900,001 characters"),
+        (f"a: 1{':59' * 300_000}.5", "a number of 900,003 characters"),
+        (f"a: {'9' * 1_000_000}.5", "a number of 1,000,002 characters"),
+        (f"{'9' * 1000}: a", "line 1, column 1: a number of 1,000 characters"),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
     ],
-    ids=["bomb", "itself", "text", "long", "deep", "twice", "date", "number", "object"],
+    ids=["bomb", "itself", "text", "long", "deep", "twice", "date", "number", *"xobsfdk", "object"],
 )
 def test_what_is_wrong_is_said_in_a_line_and_soon(text, reason):
     began = time.process_time()
@@ -37,3 +44,10 @@ def test_what_is_wrong_is_said_in_a_line_and_soon(text, reason):
         parsed(text.encode())
     assert "\n" not in str(caught.value)
     assert time.process_time() - began < 10
+
+
+def test_numbers_of_any_use_are_read():
+    text = f"a: 0x{'f' * 30}\nb: -{'9' * 99}\nc: '{'9' * 500}'\nd: 0.{'1' * 90}e-5"
+    assert {"a": 16**30 - 1, "b": 1 - 10**99, "c": "9" * 500, "d": float(f"0.{'1' * 90}e-5")} == parsed(
+        text.encode()
+    )

@@ -1,6 +1,7 @@
 """A whole run from Python, on a tiny teacher without an evaluation plan."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,29 @@ def test_a_folder_that_another_process_writes_to_is_refused(
 
 
 def test_the_log_of_a_batch_system_is_no_run(tiny_teacher: Any, tmp_path: Path) -> None:
-    for name in ("slurm-12_3.out", "job.err", "job.o77", "job.e77.1", "77.log"):
+    (tmp_path / "logs" / "77").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    files = "slurm-12_3.out job.err job.o77 job.e77.1 77.log logs/a.out logs/77/b.err"
+    for name in files.split():
         (tmp_path / name).write_text("log")
     small_run(tiny_teacher, tmp_path)
     assert "log" == (tmp_path / "slurm-12_3.out").read_text()
 
 
-@pytest.mark.parametrize("name", ["run.log", "out", "model.o", "a.out.txt"])
+@pytest.mark.parametrize("name", ["run.log", "out", "model.o", "a.out.txt", "logs/out", "logs/a/b/c/d.out"])
 def test_other_files_are_no_log_of_a_batch_system(tiny_teacher: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match="is not empty"):
         small_run(tiny_teacher, tmp_path)
+
+
+def test_neither_pipes_nor_folders_in_themselves_are_logs(tmp_path: Path) -> None:
+    for name in ("logs", "loop"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "logs" / "pipe")
+    (tmp_path / "loop" / "loop").symlink_to(tmp_path / "loop")
+    assert ["logs", "loop"] == Folder(str(tmp_path)).strange_names()
 
 
 @pytest.mark.parametrize("step", [2, 6])

@@ -1,6 +1,7 @@
 """``sample_folder`` and ``sample_teacher``: files, conditions, and samples that do not depend on batches."""
 
 import json
+from unittest.mock import ANY
 
 import attrs
 import fsspec
@@ -85,7 +86,10 @@ def test_a_picture_each_a_grid_and_a_line_each(loaded, tmp_path):
 def test_samples_depend_neither_on_batch_size_nor_on_count(loaded, tmp_path, count, batch_size):
     sample_folder("g", count=80, out=str(tmp_path / "whole"), device="cpu", batch_size=100)
     sample_folder("g", count=count, out=str(tmp_path / "part"), device="cpu", batch_size=batch_size)
-    assert records(tmp_path / "whole")[:count] == records(tmp_path / "part")
+    whole, part = (records(tmp_path / name) for name in ("whole", "part"))
+    assert ({80}, {count}) == tuple({record["of"] for record in each} for each in (whole, part))
+    own = {"of": ANY, "checksum": ANY}
+    assert [record | own for record in whole[:count]] == part
     assert max(loaded.generators[1].batches) <= batch_size
 
 
@@ -100,6 +104,13 @@ def test_another_seed_gives_other_samples(loaded, tmp_path):
         sample_folder("g", count=8, seed=seed, out=str(tmp_path / str(seed)), device="cpu")
     first, second = ([r["tokens"] for r in records(tmp_path / str(seed))] for seed in (0, 1))
     assert first != second
+
+
+def test_the_log_of_a_batch_system_hinders_no_samples(loaded, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "slurm-1.out").write_text("log")
+    sample_folder("g", count=1, out=str(tmp_path), device="cpu")
+    assert 1 == len(records(tmp_path))
 
 
 def test_samples_overwrite_nothing(loaded, tmp_path):
@@ -268,7 +279,10 @@ def test_a_teachers_samples_lie_like_a_generators_and_tell_how_they_were_drawn(t
         "passes": 6,
     }
     expected = [
-        {"file": names[i], "index": i, "condition": ("even", "odd")[i], **facts, "tokens": tokens}
+        {
+            **{"file": names[i], "index": i, "of": 2, "condition": ("even", "odd")[i]},
+            **{**facts, "tokens": tokens, "checksum": ANY},
+        }
         for i, tokens in enumerate(drawn.tokens.tolist())
     ]
     assert expected == records(out)

@@ -14,7 +14,7 @@ from dimo_core.conditions import Conditioning
 from dimo_core.errors import SourceError, UsageError
 from dimo_core.evaluation.comparison import COUNTS_DIFFER
 from dimo_core.evaluation.drawing import Method
-from dimo_core.evaluation.reference import picture_batches
+from dimo_core.evaluation.reference import picture_batches, record_seal
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import Listing, png
@@ -23,10 +23,8 @@ from dimo_core.report.comparison_files import Comparable, csv_text, merged, publ
 from dimo_core.report.comparison_table import row_of as rows_of
 from dimo_core.report.plots import quality_plots
 from dimo_core.report.sheets import Sheet
-from dimo_prompts.labels import Labels
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
-SOURCE = Labels()
 
 
 def row(name="maskgit, 4 steps", kind="teacher", **changes):
@@ -205,14 +203,14 @@ def pictures(tmp_path):
 
 def test_pictures_are_read_in_order_with_unknown_conditions(pictures):
     url = pictures(*[(2, 3)] * 5)
-    batches = list(picture_batches(url, SOURCE, LABELS, 2))
+    batches = list(picture_batches(url, LABELS, 2))
     assert [(2, 1, 2, 3), (2, 1, 2, 3), (1, 1, 2, 3)] == [tuple(b.images.shape) for b in batches]
     assert [0, 1, 2, 3, 4] == torch.cat([b.images for b in batches])[:, 0, 0, 0].tolist()
     assert (None, None) == batches[0].conditions
 
 
 def test_colours_have_three_channels(pictures):
-    (batch,) = picture_batches(pictures((2, 2, 3)), SOURCE, LABELS, 4)
+    (batch,) = picture_batches(pictures((2, 2, 3)), LABELS, 4)
     assert (1, 3, 2, 2) == tuple(batch.images.shape)
 
 
@@ -221,7 +219,7 @@ def test_pictures_of_dimo_sample_have_their_conditions_and_the_grid_is_none_of_t
     Image.new("L", (9, 9)).save(tmp_path / "grid.png")
     lines = [{"file": f"{i:03d}.png", "condition": name} for i, name in enumerate(("odd", "even"))]
     (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (batch,) = picture_batches(url, SOURCE, LABELS, 4)
+    (batch,) = picture_batches(url, LABELS, 4)
     assert ((1, 0), 2) == (batch.conditions, len(batch.images))
 
 
@@ -230,7 +228,7 @@ def test_a_record_of_others_is_left_alone_with_a_warning(pictures, tmp_path, tol
     (tmp_path / "samples.jsonl").write_text(
         '{"id": 0, "prompt": "x"}\n[1]\nno json\n{"file": 1, "condition": "x"}\n'
     )
-    (batch,) = picture_batches(url, SOURCE, LABELS, 4)
+    (batch,) = picture_batches(url, LABELS, 4)
     assert ((None, None), 2) == (batch.conditions, len(batch.images))
     assert any("samples.jsonl is not of `dimo sample`" in line for line in told)
 
@@ -249,13 +247,40 @@ def test_a_damaged_record_of_samples_is_named(pictures, tmp_path, lines, message
     url = pictures((2, 2), (2, 2))
     (tmp_path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(UsageError, match=rf"samples\.jsonl .*{message}"):
-        list(picture_batches(url, SOURCE, LABELS, 4))
+        list(picture_batches(url, LABELS, 4))
+
+
+def sealed(*, of: int) -> list[str]:
+    """The lines that ``dimo sample`` writes."""
+    facts = {"of": of, "condition": "odd", "tokens": [1]}
+    lines = [{"file": f"{i:03d}.png", "index": i, **facts} for i in range(of)]
+    return [json.dumps({**line, "checksum": record_seal(line)}) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:2], "2 lines of 4 are there"),
+        (lambda lines: lines[1:], "line 1 is not that of sample 0"),
+        (lambda lines: [*lines[:3], lines[3].replace("odd", "even")], "line 4 is not that of sample 3"),
+        (lambda lines: [*lines[:3], lines[3].replace("003", "000")], "line 4 is not that of sample 3"),
+        (lambda lines: [line.replace('"of": 4', '"of": 2') for line in lines[:2]], "line 1 is not that"),
+    ],
+)
+def test_what_is_missing_or_changed_in_a_record_is_found(pictures, tmp_path, change, message):
+    url = pictures(*[(2, 2)] * 4)
+    (tmp_path / "samples.jsonl").write_text("\n".join(sealed(of=4)) + "\n")
+    (batch,) = picture_batches(url, LABELS, 4)
+    assert (1, 1, 1, 1) == batch.conditions
+    (tmp_path / "samples.jsonl").write_text("\n".join(change(sealed(of=4))) + "\n")
+    with pytest.raises(UsageError, match=rf"samples\.jsonl is damaged: {message}"):
+        list(picture_batches(url, LABELS, 4))
 
 
 def test_pictures_that_the_record_does_not_name_are_counted(pictures, tmp_path, told):
     url = pictures((2, 2), (2, 2))
     (tmp_path / "samples.jsonl").write_text('{"file": "001.png", "index": 0, "condition": "odd"}\n')
-    (batch,) = picture_batches(url, SOURCE, LABELS, 4)
+    (batch,) = picture_batches(url, LABELS, 4)
     assert (1,) == batch.conditions
     assert any("1 pictures that" in line and line.strip().endswith(": 000.png") for line in told)
 
@@ -263,11 +288,11 @@ def test_pictures_that_the_record_does_not_name_are_counted(pictures, tmp_path, 
 def test_pictures_that_cannot_be_judged_are_explained(pictures, tmp_path):
     assert () == Listing.of(str(tmp_path)).pictures
     with pytest.raises(UsageError, match="no pictures in"):
-        list(picture_batches(str(tmp_path), SOURCE, LABELS, 4))
+        list(picture_batches(str(tmp_path), LABELS, 4))
     url = pictures((2, 2), (2, 4))
     for size in (4, 1):
         with pytest.raises(UsageError, match=r"pictures of different sizes: .*001\.png is \[1, 2, 4\]"):
-            list(picture_batches(url, SOURCE, LABELS, size))
+            list(picture_batches(url, LABELS, size))
     (tmp_path / "000.png").write_bytes(b"no picture")
     with pytest.raises(SourceError, match=r"cannot read the picture .*000\.png"):
-        list(picture_batches(url, SOURCE, LABELS, 4))
+        list(picture_batches(url, LABELS, 4))
