@@ -37,7 +37,7 @@ def export_merged(path: str, out: str, *, registry: Registry | None = None) -> F
             )
         teacher, generator = load_generator(source.url, registry=registry)
         name, whole = generator.merged(teacher)
-        check_finite(source.url, whole.backbone)
+        check_finite(source.url, whole.backbone.state_dict())
         card = read_card(source)
         kept: dict[str, Any] = {key: card[key] for key in ("step", "seed") if key in card}
         merged_from = {"name": card["generator"]["name"], "sha256": card["sha256"]}
