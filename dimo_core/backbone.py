@@ -23,6 +23,9 @@ class Backbone(nn.Module, ABC):
 
     A backbone keeps no state between calls and never switches gradients off. Two users of one backbone
     never change its mode or ``requires_grad`` between a forward pass and its backward pass.
+
+    ``state_dict()`` is what a checkpoint or a generator folder holds of it: all of its tensors, or, where
+    some are another network's (adapters), the others.
     """
 
     @abstractmethod
@@ -77,6 +80,16 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from blocks(child)
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """The linear modules that adapters may change, by the ends of their names; none by default.
+
+        ``attn.out`` stands for that module of every block. Name only modules that are *called*: where a
+        weight is used by itself, as that of a tied head, an adapter of its module would change nothing. Such
+        a weight may be given to a linear module here: this is called once, on a network that is about to
+        get adapters, and whose module tree may be changed.
+        """
+        return ()
 
 
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -59,7 +59,8 @@ class Teacher(ABC):
 
         Args:
             share: True gives modules whose parameters *are* the tensors of every other shared network of
-                this teacher (for the frozen side of adapters); False gives copies.
+                this teacher (what is not trained: the teacher's side of a run, and what adapters change),
+                wherever one of them was moved to; False gives copies.
 
         Raises:
             CheckpointError: when the weights are missing, corrupt or of another shape.

@@ -23,12 +23,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
     "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
+    "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-ALONE = ("sample", "evaluate", "compare", "convert")
+ALONE = ("sample", "evaluate", "compare", "convert", "export")
 """Commands that write to a folder, and work in one process."""
 
 

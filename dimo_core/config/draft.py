@@ -210,14 +210,15 @@ class Draft:
                 if set(data) > {"name"} and not layer.suggested:
                     text = f"options of {key} {named!r} in {layer.origin} do not apply to {section.name!r}"
                     self.notes.append(text)
-                continue
+                if not layer.suggested or named != getattr(section.cls, "suggested_as", None):
+                    continue
+                data = {name: value for name, value in data.items() if (key, name) in paths}
             values = dict(self._flatten(data, section.prefix, paths, layer, section))
             if section.cls is None:
                 continue
             typed, wrong = convert(section.cls, values, section.prefix, text=bool(layer.spelling))
             given |= {path: (value, layer) for path, value in typed.items()}
-            for path, reason in wrong.items():
-                self.problems.append(layer.fault(f"{layer.where(path)}: {reason}"))
+            self.problems += [layer.fault(f"{layer.where(path)}: {why}") for path, why in wrong.items()]
         return given
 
     def _flatten(

@@ -130,7 +130,7 @@ def load_generator(
         )
     changed = {} if temperature is None else {"temperature": temperature}
     generator = of_card(registry, "generator", {**card["generator"], **changed}, folder)
-    module: Generator = generator.build(teacher, skeleton=True)
+    module: Generator = generator.frame(teacher)
     if not changed.items() <= dict(module.sampling()).items():
         raise UsageError(f"the generator of {path!r} has no sampling temperature. Leave --temperature out.")
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))

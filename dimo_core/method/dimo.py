@@ -102,7 +102,7 @@ class Dimo(ObjectiveOptions):
                 f"the guidance scale is not 1, but teacher {type(i.teacher).__name__} has no null condition. "
                 "Use --guidance.scale 1."
             )
-        p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network()).requires_grad_(False)
+        p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)).requires_grad_(False)
         step = Step(
             teacher=i.teacher,
             p_phi=p_phi.train(self.score_dropout),

@@ -24,8 +24,8 @@ from dimo_core.tokens import Tokens, TokenSpace
 
 
 @attrs.frozen(kw_only=True)
-class OneStep(GeneratorOptions):
-    """One-step generator with token initialisation (paper, section 3.3).
+class OneStepOptions(GeneratorOptions):
+    """What every one-step generator with token initialisation is told, whatever of it is trained.
 
     Attributes:
         r_init: Share of masks in x_init; the other tokens are random codes.
@@ -34,22 +34,31 @@ class OneStep(GeneratorOptions):
             faults; null for that of training. (The authors' text-to-image generator is trained with 0.5 and
             sampled with 0.6.)
         sampling_sigma_init: The same of sigma_init.
-        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
         temperature: Divides the logits when sampling a trained generator; training draws at 1.
         top_k: Sample from the k likeliest codes; 0 for all.
         top_p: Sample from the nucleus of this mass; 1 for all.
-        init: Folder of a trained generator to continue from, or a published weights file or folder of one
-            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
     """
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
     sigma_init: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
     sampling_r_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
     sampling_sigma_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
-    train_embeddings: bool = False
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     top_k: int = attrs.field(default=0, validator=v.ge(0))
     top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
+
+
+@attrs.frozen(kw_only=True)
+class OneStep(OneStepOptions):
+    """One-step generator with token initialisation (paper, section 3.3); all of its network is its own.
+
+    Attributes:
+        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
+        init: Folder of a trained generator to continue from, or a published weights file or folder of one
+            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
+    """
+
+    train_embeddings: bool = False
     init: str | None = attrs.field(default=None, converter=from_anywhere)
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "OneStepGenerator":
@@ -73,7 +82,7 @@ class OneStep(GeneratorOptions):
 class OneStepGenerator(Generator):
     """z_theta = backbone(noisy embeddings of x_init)."""
 
-    def __init__(self, options: OneStep, space: TokenSpace, backbone: Backbone) -> None:
+    def __init__(self, options: OneStepOptions, space: TokenSpace, backbone: Backbone) -> None:
         super().__init__()
         self.options, self.space, self.backbone = options, space, backbone
 
@@ -127,8 +136,7 @@ class OneStepGenerator(Generator):
 
     def sampling(self) -> Mapping[str, Any]:
         """The options of this generator, without what only concerns training."""
-        training = {"train_embeddings", "init"}
-        return {k: value for k, value in attrs.asdict(self.options).items() if k not in training}
+        return {field.name: getattr(self.options, field.name) for field in attrs.fields(OneStepOptions)}
 
 
 def trainable_copy(teacher: Teacher, *, skeleton: bool, train_embeddings: bool) -> Backbone:

@@ -54,6 +54,7 @@ class MaskGit(Teacher):
         class_names: Text file with the class names of a weights file, one a line; null numbers them.
         mask_logit: Whether the head also scores the mask token, as in the released Di[M]O code (keep), or
             only codes (drop).
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
     checkpoint: str | None = attrs.field(default=None, converter=from_anywhere)
@@ -61,6 +62,7 @@ class MaskGit(Teacher):
     heads: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
     class_names: str | None = attrs.field(default=None, converter=from_anywhere)
     mask_logit: Literal["drop", "keep"] = "drop"
+    gradient_checkpointing: bool = False
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {"guidance", "decode", "encode", "create", "save"}
@@ -132,7 +134,9 @@ class MaskGit(Teacher):
 
     def skeleton(self) -> MaskTransformer:
         """The transformer without weights."""
-        return MaskTransformer(self.architecture, self.tokens.columns)
+        network = MaskTransformer(self.architecture, self.tokens.columns)
+        network.transformer.gradient_checkpointing = self.gradient_checkpointing
+        return network
 
     def network(self, *, share: bool = False) -> MaskTransformer:
         """The transformer with the teacher's weights."""

@@ -55,6 +55,20 @@ def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset:
     assert (2 * 2 * trained, trained) == (rows["Adam's moments"], rows["averages"])
 
 
+@pytest.mark.parametrize(("again", "planned"), [(False, "24.4 GiB"), (True, "3.6 GiB")])
+def test_the_memory_of_adapters_is_planned_as_their_page_says(
+    again: bool, planned: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        network = MaskTransformer(PUBLISHED, PUBLISHED.codes)
+    made = teacher(network, PatchCodebook(torch.zeros(1024, 768), 3, 16, 256))
+    vars(made)["gradient_checkpointing"] = again
+    given = {"teacher": made, "generator": "lora", "auxiliary": "lora", "out": str(tmp_path)}
+    plan = plan_memory(resolve_job(given, preset="fast"))
+    assert f"{plan.total / 2**30:.1f} GiB" == planned
+    assert planned in (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "precision"), [("paper", "fp32"), ("fast", "bf16")])
 def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path) -> None:
