@@ -72,15 +72,6 @@ class Backbone(nn.Module, ABC):
         hidden = self(x, c, mask_ratio=mask_ratio)
         return self.head(hidden if rows is None else hidden.flatten(0, 1)[rows], rows)
 
-
-def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of the outermost lists in a module: what repeats in it."""
-    for child in module.children():
-        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
-            yield child
-        else:
-            yield from blocks(child)
-
     def adapter_targets(self) -> tuple[str, ...]:
         """The linear modules that adapters may change, by the ends of their names; none by default.
 
@@ -90,6 +81,15 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
         get adapters, and whose module tree may be changed.
         """
         return ()
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of the outermost lists in a module: what repeats in it."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from blocks(child)
 
 
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
