@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
-from dimo_core.cli.streams import standard_streams
+from dimo_core.cli.streams import follows, standard_streams
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 from dimo_core.texts import masked, shown
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     prog = f"dimo {name}".rstrip()
-    with standard_streams() as stdout:
+    with standard_streams(mute=follows()) as stdout:
         code = _main(name, prog, arguments)
         stdout.flush()
         if stdout.lost is None:
@@ -69,12 +69,15 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
         if whole:
             print(_trace(error), end="", file=sys.stderr)
         for line in (str(error) or type(error).__name__).split("\n"):
-            print(f"{prog}: error: {shown(line)}", file=sys.stderr)
+            if not getattr(error, "followed", False):  # the process that failed has said so
+                print(f"{prog}: error: {shown(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except Exception as error:
+        if getattr(error, "followed", False):
+            return 1
         if not whole:
             return _unexpected(prog, error)
         print(_trace(error), end="", file=sys.stderr)

@@ -17,6 +17,7 @@ import attrs
 import yaml
 from loguru import logger
 
+from dimo_core.cli.streams import follows
 from dimo_core.config.draft import Draft
 from dimo_core.config.folders import AUTO, resumed, run_in
 from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
@@ -77,7 +78,7 @@ def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **
 
 
 def log_from(level: str) -> str:
-    """Log to stderr what is at least of this level.
+    """Log to stderr what is at least of this level; of processes that follow another one, errors only.
 
     Raises:
         UsageError: for another level than ``LEVELS``.
@@ -88,7 +89,7 @@ def log_from(level: str) -> str:
     logger.add(
         lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
         colorize=sys.stderr.isatty(),
-        level=level.upper(),
+        level="ERROR" if follows() else level.upper(),
         filter=log_filter,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )

@@ -5,6 +5,7 @@ other wrote. Only its safetensors files are used: scalars are in our manifest, a
 neither written nor read.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -68,7 +69,9 @@ def read_shards(
             every[key] = torch.empty_like(wanted, dtype=facts.properties.dtype)
         else:
             every[key] = torch.empty(facts.size, dtype=facts.properties.dtype)
-    load(every, storage_reader=HuggingFaceStorageReader(folder.url), no_dist=ranks.mesh is None)
+    with warnings.catch_warnings():  # that it is one process which reads
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        load(every, storage_reader=HuggingFaceStorageReader(folder.url), no_dist=ranks.mesh is None)
     files: dict[str, dict[str, Tensor]] = {}
     for key, tensor in every.items():
         file, _, name = key.partition("/")
