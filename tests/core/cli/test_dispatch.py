@@ -153,7 +153,7 @@ def test_a_requeued_command_has_to_name_its_folder(started, capsys, command):
     assert [] == started
 
 
-@pytest.mark.parametrize("command", ["run", "sample", "evaluate", "compare", "pretrain", "convert"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "compare", "convert", "export"])
 def test_one_of_several_processes_of_a_launcher_is_refused(started, capsys, monkeypatch, command):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert 2 == main([command, *TOY[1:]])
