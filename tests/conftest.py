@@ -26,7 +26,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
-settings.register_profile("dimo", deadline=None)  # that a machine is busy is no fault of the code
+# That a machine is busy is no fault of the code. `pytest --hypothesis-profile thorough` tries more examples.
+settings.register_profile("dimo", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("dimo")
 
 

@@ -87,7 +87,7 @@ def test_its_options_appear_in_the_help(dimo: Dimo) -> None:
     assert "--conditions.heads HEADS Probability of heads. (float, default: 0.5)" in text
 
 
-@pytest.mark.parametrize("divergence", ["bhattacharyya", "perimeter"])
+@pytest.mark.parametrize("divergence", ["bhattacharyya", pytest.param("perimeter", marks=pytest.mark.slow)])
 def test_its_teacher_is_distilled_to_a_report(dimo: Dimo, tmp_path: Path, divergence: str) -> None:
     """A short run, so the bound is loose; 0.23 to 0.31 were measured over three seeds."""
     run = tmp_path / "run"
@@ -114,25 +114,15 @@ def test_its_teacher_is_distilled_to_a_report(dimo: Dimo, tmp_path: Path, diverg
     assert ["tails", "heads"] * 2 + ["tails"] == sides(samples)
 
 
-def test_words_of_its_conditions_are_read_by_their_source(dimo: Dimo, tmp_path: Path) -> None:
-    dimo(
-        "sample",
-        "--teacher",
-        "tabular",
-        "-n",
-        "3",
-        "--conditions",
-        "1",
-        "heads",
-        "--out",
-        str(tmp_path / "a"),
-    )
-    assert ["tails", "heads", "tails"] == sides(tmp_path / "a")
-    dimo("sample", "--teacher", "tabular", "-n", "3", "--out", str(tmp_path / "b"))
-    assert ["heads", "tails", "heads"] == sides(tmp_path / "b")
+def test_conditions_of_a_teacher_are_read_and_spread_by_the_source_it_suggests(
+    dimo: Dimo, tmp_path: Path
+) -> None:
+    sample = ["sample", "--teacher", "tabular", "-n", "3", "--out", str(tmp_path / "samples")]
     with pytest.raises(AssertionError, match=r"unknown class 'edge'\. Known: heads, tails"):
-        dimo("sample", "--teacher", "tabular", "--conditions", "edge", "--out", str(tmp_path / "c"))
-    assert not (tmp_path / "c").exists()
+        dimo(*sample, "--conditions", "edge")
+    assert not (tmp_path / "samples").exists()
+    dimo(*sample)
+    assert ["heads", "tails", "heads"] == sides(tmp_path / "samples")
 
 
 @pytest.mark.slow

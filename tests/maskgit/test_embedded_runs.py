@@ -48,12 +48,15 @@ def final_tensors(out: Path, steps: int) -> dict[str, torch.Tensor]:
     return {f"{f.name}/{name}": tensor for f in files for name, tensor in load_file(str(f)).items()}
 
 
-def test_a_run_killed_at_random_steps_ends_bitwise_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    steps, whole, killed = 24, tmp_path / "whole", tmp_path / "killed"
+@pytest.mark.parametrize(("kills", "steps"), [(1, 14), pytest.param(6, 40, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_steps_ends_bitwise_like_an_uninterrupted_one(
+    tmp_path: Path, kills: int, steps: int
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = dimo(*run_arguments(whole, steps))
     assert (0, "") == (done.returncode, done.stderr)
     process = subprocess.Popen(command(*run_arguments(killed, steps)), env=ENVIRONMENT)
-    for target in sorted(random.sample(range(5, steps - 2), 2)):
+    for target in sorted(random.sample(range(5, steps - 2), kills)):
         wait_for_step(killed, target, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -110,8 +113,8 @@ def test_a_process_answers_wrong_input_in_one_line_too(tmp_path: Path) -> None:
 def test_a_run_ends_with_table_pictures_and_a_generator_that_samples(tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = dimo(
-        "run", "--steps", "4", "--out", str(out), "--eval.samples", "200", "--eval.steps", "[2, 1]",
-        "--eval.every", "2", "--eval.samples_on_the_way", "100", "--device", "cpu",
+        "run", "--steps", "4", "--out", str(out), "--eval.samples", "100", "--eval.steps", "[2, 1]",
+        "--eval.every", "2", "--eval.samples_on_the_way", "50", "--device", "cpu",
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     assert "generator, 1 step" in done.stdout
@@ -121,16 +124,16 @@ def test_a_run_ends_with_table_pictures_and_a_generator_that_samples(tmp_path: P
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 5
     assert "http://" not in page.replace("http://www.w3.org", "")
-    sampled = dimo(
-        "sample", str(out / "generator"), "-n", "10", "--conditions", "odd", "--out", str(tmp_path / "s")
-    )
-    assert 0 == sampled.returncode, sampled.stderr
+    words = ["-n", "10", "--conditions", "odd", "--out", str(tmp_path / "s")]
+    assert 0 == main(["sample", str(out / "generator"), *words])
     assert 10 == len([p for p in (tmp_path / "s").glob("0*.png")])
 
 
-def test_a_dry_run_prints_options_and_memory_and_writes_nothing(tmp_path: Path) -> None:
-    done = dimo("run", "--dry-run", "--out", str(tmp_path / "run"))
-    assert 0 == done.returncode, done.stderr
+def test_a_dry_run_prints_options_and_memory_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == main(["run", "--dry-run", "--out", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
     for text in ("teacher_temperature", "485,380", "Adam's moments", "total"):
-        assert text in done.stdout
+        assert text in printed
     assert not (tmp_path / "run").exists()

@@ -38,8 +38,13 @@ def broken_torchvision(folder: Path, statement: str) -> Path:
     "statement",
     [
         "raise RuntimeError('operator torchvision::nms does not exist')",
-        "raise OSError('libc10_cuda.so: cannot open shared object file')",
-        "raise ImportError('no')",
+        *(
+            pytest.param(statement, marks=pytest.mark.slow)
+            for statement in (
+                "raise OSError('libc10_cuda.so: cannot open shared object file')",
+                "raise ImportError('no')",
+            )
+        ),
         "import torchvision; torchvision.ops  # AttributeError: partially initialized module",
         "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
     ],

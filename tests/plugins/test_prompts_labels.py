@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimo_core.conditions import Conditioning, raw_conditions
+from dimo_core.conditions import Conditioning
 from dimo_core.errors import UsageError
 from dimo_prompts.labels import BLOCK, Labels
 
@@ -54,7 +54,7 @@ def test_a_name_wins_over_an_index() -> None:
 def test_where_names_are_numbers_no_class_is_called_by_its_index() -> None:
     folders = Conditioning(kind="label", classes=("1", "10", "2"))
     assert (2, 1) == Labels(classes=(2, "10")).chosen(folders)
-    assert [2, 0] == raw_conditions(folders, ["2", "1"], 2)
+    assert [2, 0] == Labels().parse(folders, ["2", "1"])
     with pytest.raises(UsageError, match=r"unknown class '0'. Known: 1, 10, 2; .* no index will do"):
         Labels(classes=(0,)).chosen(folders)
 

@@ -225,6 +225,7 @@ def test_the_shards_hold_training_captions_and_each_tag_as_training_does() -> No
     assert expected == pytest.approx(shares, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_script_makes_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
     make_prompts(tmp_path)
     homes = dict.fromkeys([*NAMES, "held_out.txt"], TEACHER) | {"evaluation.jsonl": files("dimo_scenes")}

@@ -194,6 +194,7 @@ def test_samples_that_are_no_images_are_refused() -> None:
     check_options(SceneReader())
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_data_is_carried_out_and_the_floor_is_close_to_the_reference() -> None:
     plan = Scenes().evaluation()
     judge = Judge.resolve(Silent(), plan, Registry.discover({}), batch_size=500)

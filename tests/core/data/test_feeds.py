@@ -63,12 +63,12 @@ def tokens(f: TokenFeed, start: int, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("data", [Noisy(), Digits()])
-@pytest.mark.parametrize("accumulate", [2, 4, 64])
+@pytest.mark.parametrize("accumulate", [2, 64])
 def test_augmented_rows_do_not_depend_on_micro_batches(
     feed: Callable[..., TokenFeed], data: Data, accumulate: int
 ) -> None:
     f = feed(data)
-    for step in range(40):
+    for step in range(25):
         whole, size = tokens(f, 64 * step, 64), 64 // accumulate
         parts = [tokens(f, 64 * step + k * size, size) for k in range(accumulate)]
         assert torch.equal(whole, torch.cat(parts))
