@@ -225,8 +225,9 @@ def markdown(name: str, found: Mapping[str, Any], top: int = 8) -> str:
     """The tables of one teacher."""
     rows, first = found["rows"], next(iter(found["rows"].values()))
     lines = [
-        f"**{name}**, batch {found['batch']}: F is {found['operations_of_F'] / 1e9:.1f} GFLOP, products do "
-        f"{found['rate'] / 1e9:.0f} of them in a second of work, {found['passes']} F take {found['floor']:.3f} s.",
+        f"**{name}**, batch {found['batch']}: F is {found['operations_of_F'] / 1e9:.1f} GFLOP; products do "
+        f"{found['rate'] / 1e9:.0f} GFLOP in a second of work, so that {found['passes']} F take "
+        f"{found['floor']:.3f} s.",
         "",
         f"| | seconds a step | of work | times as fast as {next(iter(rows))} | peak MiB | "
         "share of the floor | outside products and attention |",
