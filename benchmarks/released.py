@@ -112,7 +112,7 @@ class Released:
     def z(self, network: Backbone, x: Tensor, c: Condition) -> Tensor:
         """Logits at all sites, in fp32."""
         with arithmetic(self.precision, self.device):
-            logits = network.logits(x, c, mask_ratio=torch.zeros(len(x), device=self.device))
+            logits = network.head(network(x, c, mask_ratio=torch.zeros(len(x), device=self.device)))
         return logits[..., : self.teacher.tokens.columns].float()
 
     def generated(self, size: int) -> tuple[Tensor, Tensor]:

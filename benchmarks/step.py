@@ -7,7 +7,8 @@ Measured are the presets `paper` and `fast`, `fast` with compiled blocks, and an
 code (released.py). They take a step each in turn, so that whatever else the machine does slows all of them
 alike, and before each step the matrix products of one forward pass are timed alone. The floor of a step is F
 for each of its passes (3 for each network that learns, 1 or, with guidance, 2 for the teacher) at the rate of
-these products, F being the operations of one forward pass of all its images.
+these products, F being the operations of one forward pass of all its images. On a CPU, ratios are of the
+processors' seconds, which do not count those that other programs took.
 """
 
 import argparse
@@ -140,14 +141,15 @@ def contender(name: str, shape: Shape, folder: str, given: argparse.Namespace) -
     return Contender(step=engine.take_step, tensors=tensors)
 
 
-def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call."""
+def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds of a call, and those that the device worked for it: on a CPU not those that others took."""
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     wait()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     run()
     wait()
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return seconds, time.process_time() - worked if device.type == "cpu" else seconds
 
 
 def profiled(made: Contender, device: torch.device) -> tuple[int, dict[str, float]]:
@@ -183,25 +185,27 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     operations, shapes = forward_cost(shape, given.count)
     half = given.precision == "bf16"
     products = Products(shapes, device, torch.bfloat16 if half else torch.float32)
-    turns: dict[str, list[float]] = {one: [] for one in ("products", *given.contenders)}
+    turns: dict[str, list[tuple[float, float]]] = {one: [] for one in ("products", *given.contenders)}
     with tempfile.TemporaryDirectory() as folder:
         made = {one: contender(one, shape, folder, given) for one in given.contenders}
         for turn in range(given.rounds + 1):
             for one in made:
                 before = timed(products, device)
-                seconds = timed(made[one].step, device)
+                after = timed(made[one].step, device)
                 if turn:  # the first turn warms up
                     turns["products"].append(before)
-                    turns[one].append(seconds)
+                    turns[one].append(after)
         looks = {one: profiled(made[one], device) for one in made}
-    rate = products.operations / median(turns["products"])
+    seconds, work = ({one: median(t[i] for t in own) for one, own in turns.items()} for i in (0, 1))
+    rate = products.operations / work["products"]
     guided = shape.recipes["fast"]["guidance"]["scale"] != 1
     floor = (8 if guided else 7) * operations / rate
     rows = {
         one: {
-            "seconds": median(turns[one]),
+            "seconds": seconds[one],
+            "work": work[one],
             "peak_bytes": looks[one][0],
-            "share_of_floor": floor / median(turns[one]),
+            "share_of_floor": floor / work[one],
             "kernels": looks[one][1],
         }
         for one in made
@@ -221,15 +225,16 @@ def markdown(name: str, found: Mapping[str, Any], top: int = 8) -> str:
     """The tables of one teacher."""
     rows, first = found["rows"], next(iter(found["rows"].values()))
     lines = [
-        f"**{name}**, batch {found['batch']}: F is {found['operations_of_F'] / 1e9:.1f} GFLOP, products run "
-        f"at {found['rate'] / 1e9:.0f} GFLOP/s, {found['passes']} F take {found['floor']:.3f} s.",
+        f"**{name}**, batch {found['batch']}: F is {found['operations_of_F'] / 1e9:.1f} GFLOP; products do "
+        f"{found['rate'] / 1e9:.0f} GFLOP in a second of work, so that {found['passes']} F take "
+        f"{found['floor']:.3f} s.",
         "",
-        f"| | seconds a step | times as fast as {next(iter(rows))} | peak MiB | share of the floor | "
-        "outside products and attention |",
-        "|---|--:|--:|--:|--:|--:|",
+        f"| | seconds a step | of work | times as fast as {next(iter(rows))} | peak MiB | "
+        "share of the floor | outside products and attention |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {one} | {row['seconds']:.3f} | {first['seconds'] / row['seconds']:.2f} | "
+        f"| {one} | {row['seconds']:.3f} | {row['work']:.3f} | {first['work'] / row['work']:.2f} | "
         f"{row['peak_bytes'] / 2**20:.0f} | {row['share_of_floor']:.2f} | {elsewhere(row['kernels']):.2f} |"
         for one, row in rows.items()
     ]
