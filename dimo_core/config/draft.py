@@ -291,7 +291,6 @@ class Draft:
         try:
             return build(section.cls, values)
         except ConfigError as error:
-            # A validator's refusal names the option as its user wrote it.
             keys, _, reason = str(error).partition(":")
             path = (*section.prefix, *keys.split(".")) if keys else section.prefix
             _, layer = given.get(path) or (None, Layer(origin="", data={}, spelling={path: ".".join(path)}))

@@ -25,8 +25,9 @@ from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, wr
 from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
-from dimo_core.files.folder import Folder, Log
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
+from dimo_core.files.log import Log
 from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train

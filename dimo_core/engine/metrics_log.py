@@ -6,7 +6,8 @@ from typing import Any
 
 from loguru import logger
 
-from dimo_core.files.folder import Folder, Log
+from dimo_core.files.folder import Folder
+from dimo_core.files.log import Log
 from dimo_core.files.weights import sha256
 
 NAME = "metrics.jsonl"

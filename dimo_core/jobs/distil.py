@@ -18,8 +18,9 @@ from dimo_core.engine.loop import Action, Engine
 from dimo_core.engine.ranks import Ranks, joined
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
-from dimo_core.files.folder import Folder, Log
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.log import Log
 from dimo_core.files.owner import owned
 from dimo_core.files.state import checksum
 from dimo_core.generator import Generator

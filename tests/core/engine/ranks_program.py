@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 ranks_program.py SHARDS FOLDER CASE ...
 
-``FOLDER/alone`` holds, by case, a run that one process stopped half way; this goes on with it, and leaves such a
-run in ``FOLDER/together``. What was found is in ``FOLDER/found.json``.
+``FOLDER/alone`` holds, by case, a run that one process stopped half way; this goes on with it, and leaves
+such a run in ``FOLDER/together``. What was found is in ``FOLDER/found.json``.
 """
 
 import json
@@ -83,8 +83,12 @@ def _trained(run: Engine) -> dict[str, Tensor]:
     for name, state in run.states.items():
         found |= {f"{name} {key}": whole(p.detach()) for key, p in state.trained.items()}
         found |= {f"average of {name} {key}": whole(p.detach()) for key, p in state.average.items()}
-        moments = {f"{key} {m}": run_state[m] for key, p in state.trained.items()
-                   for run_state in [state.optimizer.state[p]] for m in ("exp_avg", "exp_avg_sq")}
+        moments = {
+            f"{key} {m}": run_state[m]
+            for key, p in state.trained.items()
+            for run_state in [state.optimizer.state[p]]
+            for m in ("exp_avg", "exp_avg_sq")
+        }
         found |= {f"moments of {name} {key}": whole(m) for key, m in moments.items()}
     return found
 

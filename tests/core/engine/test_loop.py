@@ -122,7 +122,7 @@ def appended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_remote_log_is_written_at_its_beginning_and_at_checkpoints(
     tiny_teacher: Any, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dimo_core.files.folder.LATE", math.inf)
+    monkeypatch.setattr("dimo_core.files.log.LATE", math.inf)
     texts = appended(monkeypatch)
     seen = list[int]()
 
@@ -139,7 +139,7 @@ def test_a_remote_log_is_written_at_its_beginning_and_at_checkpoints(
 def test_no_line_of_a_remote_log_is_lost_by_an_error(
     tiny_teacher: Any, remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dimo_core.files.folder.LATE", math.inf)
+    monkeypatch.setattr("dimo_core.files.log.LATE", math.inf)
 
     def sink(step: int, values: Mapping[str, float]) -> None:
         if step == 5:

@@ -9,7 +9,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dimo_core.errors import StorageError
-from dimo_core.files.folder import LATE, Folder, Log
+from dimo_core.files.folder import Folder
+from dimo_core.files.log import LATE, Log
 
 
 @pytest.fixture(params=["local", "file", "memory"])

@@ -37,7 +37,7 @@ def test_a_first_step_waits_for_no_figures() -> None:
 
 
 def test_a_remote_run_log_is_whole_at_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dimo_core.files.folder.LATE", float("inf"))
+    monkeypatch.setattr("dimo_core.files.log.LATE", float("inf"))
     folder = Folder("memory://test-distil/run")
     with suppress(ZeroDivisionError), distil.log_file(folder):
         for text in ("one", "two", "three"):
