@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -42,7 +46,6 @@ def checked(count: int, shards: int, folder: Path, names: tuple[str, ...]) -> No
         found[name]["together, then alone"] = program.apart(
             program.all_steps(name, folder / "unused"), program.rest(name, folder / "together")
         )
-    print(found)
     far = {name: apart for name, apart in found.items() if max(apart.values()) > NEAR}
     assert far == {}
 
@@ -55,3 +58,52 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "shards"), [(2, 1), (4, 1), (4, 2), (4, 4)])
 def test_several_processes_train_as_one_does(tmp_path: Path, count: int, shards: int) -> None:
     checked(count, shards, tmp_path, MORE)
+
+
+@pytest.mark.slow
+def test_a_lost_process_costs_what_came_after_the_last_checkpoint(tmp_path: Path) -> None:
+    """Its launcher starts all again, and they end bitwise where they would have ended."""
+    words = [
+        *(
+            "run",
+            "--resume",
+            "auto",
+            "--steps",
+            "40",
+            "--train.batch_size",
+            "8",
+            "--train.checkpoint_every",
+            "5",
+        ),
+        *(
+            "--train.log_every",
+            "1",
+            "--train.sample_every",
+            "0",
+            "--eval.enabled",
+            "false",
+            "--device",
+            "cpu",
+        ),
+    ]
+
+    def run(out: Path) -> "subprocess.Popen[bytes]":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*torchrun, "--max-restarts", "1", "-m", "dimo_core", *words, "--out", str(out)]
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(whole).wait(300) == 0
+    process = run(broken)
+    while not (broken / "checkpoints/step_000010/manifest.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    last = max(
+        int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    )
+    os.kill(last, signal.SIGKILL)
+    assert process.wait(300) == 0
+    expected, found = (load_file(out / "generator/generator.safetensors") for out in (whole, broken))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 41)]
