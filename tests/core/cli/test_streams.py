@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dimo_core.cli import main
+
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 GOOD, BAD = ("--version",), ("plugins", "nothing")
 

@@ -63,29 +63,8 @@ def test_several_processes_train_as_one_does(tmp_path: Path, count: int, shards:
 @pytest.mark.slow
 def test_a_lost_process_costs_what_came_after_the_last_checkpoint(tmp_path: Path) -> None:
     """Its launcher starts all again, and they end bitwise where they would have ended."""
-    words = [
-        *(
-            "run",
-            "--resume",
-            "auto",
-            "--steps",
-            "40",
-            "--train.batch_size",
-            "8",
-            "--train.checkpoint_every",
-            "5",
-        ),
-        *(
-            "--train.log_every",
-            "1",
-            "--train.sample_every",
-            "0",
-            "--eval.enabled",
-            "false",
-            "--device",
-            "cpu",
-        ),
-    ]
+    train = ["--train.batch_size=8", "--train.checkpoint_every=5", "--train.log_every=1", "--steps=40"]
+    words = ["run", "--resume=auto", *train, "--train.sample_every=0", "--eval.enabled=false", "--device=cpu"]
 
     def run(out: Path) -> "subprocess.Popen[bytes]":
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -98,10 +77,8 @@ def test_a_lost_process_costs_what_came_after_the_last_checkpoint(tmp_path: Path
     while not (broken / "checkpoints/step_000010/manifest.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    last = max(
-        int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    )
-    os.kill(last, signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(max(map(int, children)), signal.SIGKILL)
     assert process.wait(300) == 0
     expected, found = (load_file(out / "generator/generator.safetensors") for out in (whole, broken))
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
