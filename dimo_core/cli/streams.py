@@ -4,6 +4,7 @@ What cannot be written there is lost, and the work goes on. What went to stdout 
 an error when the work is done; stderr only tells on the way.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def standard_streams(*, mute: bool = False) -> Iterator[Patient]:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed: a file that is opened later would get its number
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
-    nowhere = open(os.devnull, "w", encoding="utf-8") if mute else sys.stdout  # noqa: SIM115
+    nowhere = io.StringIO() if mute else sys.stdout
     both = [Patient(nowhere), Patient(sys.stderr)]
     out, err = (cast(TextIO, stream) for stream in both)
     try:
