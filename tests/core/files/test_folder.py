@@ -101,7 +101,7 @@ def test_a_local_log_has_each_line_at_once(tmp_path: Path) -> None:
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which the test sets."""
     now = [1000.0]
-    monkeypatch.setattr("dimo_core.files.folder.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dimo_core.files.log.time.monotonic", lambda: now[0])
     return now
 
 
