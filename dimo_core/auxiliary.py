@@ -1,6 +1,7 @@
 """``Auxiliary`` (p_psi): a masked diffusion model of what the generator produces."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ class Auxiliary(nn.Module, ABC):
         """Hidden states, without guidance."""
 
     @abstractmethod
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_psi from hidden states, ``[B, L, V]`` at all sites or ``[K, V]`` at flat rows."""
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_psi from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
 
     @abstractmethod
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:
@@ -33,7 +34,12 @@ class Auxiliary(nn.Module, ABC):
 
 
 class AuxiliaryOptions(ABC):
-    """Options of an auxiliary; a frozen attrs class with one field an option."""
+    """Options of an auxiliary; a frozen attrs class with one field an option.
+
+    Where presets set options of the auxiliary ``suggested_as``, those that this one has too are set as well.
+    """
+
+    suggested_as: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> Auxiliary:

@@ -23,6 +23,9 @@ class Backbone(nn.Module, ABC):
 
     A backbone keeps no state between calls and never switches gradients off. Two users of one backbone
     never change its mode or ``requires_grad`` between a forward pass and its backward pass.
+
+    ``state_dict()`` is what a checkpoint or a generator folder holds of it: all of its tensors, or, where
+    some are another network's (adapters), the others.
     """
 
     @abstractmethod
@@ -51,18 +54,42 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """Logits ``[B, L, V]``, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored.
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """Logits; V + 1 columns if the mask is scored.
 
         They must be finite at every site, masked or not: a generator draws at all sites, from inputs of
         random codes and noisy embeddings that no teacher was trained on.
+
+        Args:
+            hidden: ``[B, L, D]``, or ``[K, D]`` where ``rows`` says which sites these are.
+            rows: Flat indices into B L, for a head that is not the same at all sites; there may be none.
         """
 
     def logits(
         self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
     ) -> Float[Tensor, "... V"]:
-        """``head(forward(x))``."""
-        return self.head(self(x, c, mask_ratio=mask_ratio), rows)
+        """``head(forward(x))``, ``[B, L, V]``, or ``[K, V]`` of flat rows."""
+        hidden = self(x, c, mask_ratio=mask_ratio)
+        return self.head(hidden if rows is None else hidden.flatten(0, 1)[rows], rows)
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """The linear modules that adapters may change, by the ends of their names; none by default.
+
+        ``attn.out`` stands for that module of every block. Name only modules that are *called*: where a
+        weight is used by itself, as that of a tied head, an adapter of its module would change nothing. Such
+        a weight may be given to a linear module here: this is called once, on a network that is about to
+        get adapters, and whose module tree may be changed.
+        """
+        return ()
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of the outermost lists in a module: what repeats in it."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from blocks(child)
 
 
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -75,12 +102,14 @@ def inference(*networks: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients within; afterwards every submodule has the mode that it had.
 
     ``no_grad`` and not ``inference_mode``: whatever a network keeps from this call must still serve training.
+    What is compiled runs eagerly: other modes and batches than those of training would be compiled anew, and
+    Dynamo gives a function up that has eight graphs.
     """
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         for network in networks:
             network.eval()
-        with torch.no_grad():
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
             yield
     finally:
         for module, mode in modes:
@@ -109,13 +138,16 @@ def drawable(network: nn.Module) -> Iterator[None]:
 
         return seen
 
+    own = [vars(backbone).get("head") for backbone in watched]
     for backbone in watched:
         vars(backbone)["head"] = watch(backbone.head)
     try:
         yield
     finally:
-        for backbone in watched:
-            vars(backbone).pop("head")
+        for backbone, head in zip(watched, own, strict=True):
+            vars(backbone)["head"] = head
+            if head is None:
+                vars(backbone).pop("head")
     if broken and bool(torch.stack(broken).any()):
         bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
         cause = (

@@ -9,7 +9,7 @@ rows cost, whatever the size of the global batch.
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -20,6 +20,9 @@ from dimo_core.device import transfer
 
 BLOCK_NUMBERS, BLOCK_ROWS = 2**18, 64
 """What a block holds at most: numbers (1 MiB in fp32), and rows. Other limits draw other numbers."""
+
+
+Found = TypeVar("Found")
 
 
 def block_rows(*shape: int) -> int:
@@ -54,6 +57,20 @@ class Draws:
     start: int = 0
     count: int = attrs.field(default=attrs.Factory(lambda self: self.total - self.start, takes_self=True))
     device: torch.device = attrs.field(default=torch.device("cpu"), converter=torch.device)
+    _found: dict[tuple[object, ...], Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+    def once(self, key: tuple[object, ...], find: Callable[[], Found]) -> Found:
+        """What ``find`` returns, found once for all slices of these draws.
+
+        Args:
+            key: Names it; what it depends on, besides the global batch.
+            find: Draws it, from ``whole()``.
+        """
+        key = (self.seed, self.step, self.phase, *key)
+        if key not in self._found:
+            self._found[key] = find()
+        found: Found = self._found[key]
+        return found
 
     def slice(self, start: int, count: int) -> "Draws":
         """The draws of ``count`` rows of the global batch, from ``start``."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
+from dimo_core.errors import UsageError
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 
@@ -23,12 +24,12 @@ class Rollout:
     Attributes:
         x_init: The input tokens.
         hidden: Hidden states of the last step, with their graph.
-        x_theta: The drawn tokens.
+        u: The uniform numbers with which ``categorical`` draws x_theta from z_theta.
     """
 
     x_init: Tokens
     hidden: Float[Tensor, "B L D"]
-    x_theta: Tokens
+    u: Float[Tensor, "B L"]
 
 
 class Generator(nn.Module, ABC):
@@ -50,13 +51,16 @@ class Generator(nn.Module, ABC):
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
         """Hidden states from x_init, with the embedding noise of the method."""
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_theta from hidden states, at all sites or at flat rows."""
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_theta from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
         return self.backbone.head(hidden, rows)
 
     @abstractmethod
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
-        """x_init, hidden and x_theta ~ softmax(z_theta), as training draws them; the draw has no gradient."""
+        """x_init, hidden states, and what x_theta ~ softmax(z_theta) is drawn with, in training.
+
+        The step draws the tokens where and when it needs them, so that the head sees no site twice.
+        """
 
     @abstractmethod
     def sample(self, c: Condition, draws: Draws) -> Tokens:
@@ -66,9 +70,30 @@ class Generator(nn.Module, ABC):
     def sampling(self) -> Mapping[str, Any]:
         """The options that sampling must repeat: r_init, sigma_init, temperature and so on."""
 
+    def merged(self, teacher: Teacher) -> tuple[str, "Generator"]:
+        """Registry name and module of a generator that draws the same and holds all of its weights itself.
+
+        For generators that save a part of their network and take the rest from the teacher.
+
+        Args:
+            teacher: The teacher that it was built with.
+
+        Raises:
+            UsageError: when its weights are whole already.
+        """
+        raise UsageError(
+            f"{type(self).__name__} holds all of its weights already, and nothing is to be merged: its "
+            "folder can be used as it is."
+        )
+
 
 class GeneratorOptions(ABC):
-    """Options of a generator; a frozen attrs class with one field an option."""
+    """Options of a generator; a frozen attrs class with one field an option.
+
+    Where presets set options of the generator ``suggested_as``, those that this one has too are set as well.
+    """
+
+    suggested_as: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> Generator:
@@ -78,6 +103,14 @@ class GeneratorOptions(ABC):
             teacher: Whose weights to start from.
             skeleton: True builds the modules without reading weights.
         """
+
+    def frame(self, teacher: Teacher) -> Generator:
+        """The generator before its saved tensors, ``backbone.state_dict()``, are read into it.
+
+        The default reads no weights, and will do where all of the network is saved. Where a part of it is
+        the teacher's, that part is here already.
+        """
+        return self.build(teacher, skeleton=True)
 
 
 def filtered(

@@ -107,8 +107,8 @@ def guided(
         What gives ``[B, L, V]`` for None, and ``[K, V]`` for K flat rows.
     """
     if bool((scale == 1).all()):
-        hidden = network(x, c, mask_ratio=mask_ratio)
-        return lambda rows: full(network.head(hidden, rows))
+        every = network(x, c, mask_ratio=mask_ratio)
+        return lambda rows: full(network.head(every if rows is None else every.flatten(0, 1)[rows], rows))
     both = conditions.cat([c, teacher.null_condition(c)])
     hidden = network(torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]))
     s = transfer(scale, x.device)
@@ -117,7 +117,8 @@ def guided(
         if rows is None:
             z_c, z_u = full(network.head(hidden)).chunk(2)
             return z_u + s[:, None, None].to(z_c) * (z_c - z_u)
-        z_c, z_u = (full(network.head(hidden, rows + half)) for half in (0, x.numel()))
+        flat = hidden.flatten(0, 1)
+        z_c, z_u = (full(network.head(flat[some], some)) for some in (rows, rows + x.numel()))
         return z_u + s[rows // x.shape[1], None].to(z_c) * (z_c - z_u)
 
     return logits

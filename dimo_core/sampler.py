@@ -13,7 +13,7 @@ from dimo_core.draws import Draws
 from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
-from dimo_core.suggestions import Sampling
+from dimo_core.suggestions import Sampling, listing
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -146,14 +146,6 @@ def find(samplings: Mapping[str, Sampling], name: str, whose: str) -> Sampling:
         lines = [f"Samplings of {whose}:", *(f"{key}: {text}" for key, text in listing(samplings).items())]
         raise UnknownNameError("sampling", name, samplings, "\n".join(lines))
     return samplings[name]
-
-
-def listing(samplings: Mapping[str, Sampling]) -> dict[str, str]:
-    """Steps and source of each sampling, as people read them."""
-    return {
-        name: f"{sampling.steps} {'step' if sampling.steps == 1 else 'steps'}. {sampling.source}"
-        for name, sampling in samplings.items()
-    }
 
 
 def described(plugin: object) -> dict[str, Any]:

@@ -19,7 +19,9 @@ class Train:
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
         precision: Arithmetic of the forward passes: fp32, tf32 (CUDA's rounded products), or bf16 (autocast);
             weights, optimiser and losses stay in fp32.
-        compile: Compile the networks with torch.compile.
+        shards: With several processes: over how many of them trained weights, gradients, averages and moments
+            are split. 1 repeats all of them in each.
+        compile: Compile the networks' blocks with torch.compile; evaluations and samples run eagerly.
         nonfinite: What a non-finite loss or gradient does: stop with an error after saving the state, or
             skip the update and count it (a hundred skipped in a row are an error all the same).
         log_every: Steps between lines of metrics.jsonl.
@@ -32,6 +34,7 @@ class Train:
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     accumulate: int = attrs.field(default=1, validator=v.gt(0))
     precision: Precision = "fp32"
+    shards: int = attrs.field(default=1, validator=v.gt(0))
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
     log_every: int = attrs.field(default=10, validator=v.gt(0))

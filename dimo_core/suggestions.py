@@ -148,3 +148,11 @@ class Sampling:
     sampler: Choice
     guidance: Choice
     source: str
+
+
+def listing(samplings: Mapping[str, Sampling]) -> dict[str, str]:
+    """Steps and source of each sampling, as people read them."""
+    return {
+        name: f"{sampling.steps} {'step' if sampling.steps == 1 else 'steps'}. {sampling.source}"
+        for name, sampling in samplings.items()
+    }

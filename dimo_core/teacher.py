@@ -59,7 +59,8 @@ class Teacher(ABC):
 
         Args:
             share: True gives modules whose parameters *are* the tensors of every other shared network of
-                this teacher (for the frozen side of adapters); False gives copies.
+                this teacher (what is not trained: the teacher's side of a run, and what adapters change),
+                wherever one of them was moved to; False gives copies.
 
         Raises:
             CheckpointError: when the weights are missing, corrupt or of another shape.
@@ -96,7 +97,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def encode_conditions(self, raw: Sequence[Any]) -> Condition:
-        """Raw conditions (labels, prompts) to a condition batch, on the CPU.
+        """Raw conditions (labels, prompts) to a condition batch, on the CPU or where they were computed.
 
         Raises:
             UsageError: for a condition that this teacher does not know.

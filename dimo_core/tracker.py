@@ -36,11 +36,11 @@ class Spared(Tracker):
     """A tracker that costs no run: when it fails, that is said, and it is left out from then on.
 
     Args:
-        tracker: That tracker.
+        tracker: That tracker; None for none.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker: Tracker | None = tracker
+    def __init__(self, tracker: Tracker | None) -> None:
+        self._tracker = tracker
 
     def _told(self, what: str, *about: Any) -> None:
         if self._tracker is not None:

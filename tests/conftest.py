@@ -59,8 +59,8 @@ class TinyBackbone(Backbone):
         e = e + self.class_emb(c)[:, None]
         return e + self.mix(e.flatten(1)).view_as(e)
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return self.out(hidden if rows is None else hidden.flatten(0, 1)[rows])
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        return self.out(hidden)
 
 
 @attrs.frozen(kw_only=True)

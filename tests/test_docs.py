@@ -16,7 +16,7 @@ import dimo_core
 from dimo_core.cli import COMMANDS
 from dimo_core.cli import main as command
 from dimo_core.config.distil import Job
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
 from dimo_core.method.denoiser import Denoiser
@@ -180,7 +180,13 @@ def test_the_algorithm_of_the_readme_trains_generator_and_auxiliary(tiny_teacher
         for parameter in step.p_psi.parameters():
             parameter.add_(0.1 * torch.arange(parameter.numel()).view_as(parameter).sin())
     names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3}
-    names |= {"L": 4, "schedule": "cosine", "masking": "exact", "draws": Draws(seed=0, total=3)}
+    names |= {
+        "categorical": categorical,
+        "L": 4,
+        "schedule": "cosine",
+        "masking": "exact",
+        "draws": Draws(seed=0, total=3),
+    }
     exec(blocks(README, "python")[0], names)
     for network in (step.p_theta, step.p_psi):
         trained = [p for p in network.parameters() if p.requires_grad]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 import dimo_core
-from dimo_core.cli.streams import standard_streams
+from dimo_core.cli.streams import follows, standard_streams
 from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 from dimo_core.texts import masked, shown
 
@@ -23,13 +23,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
     "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
+    "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-JOBS = ("run", "sample", "evaluate", "compare", "pretrain", "convert")
-"""Commands that write to a folder."""
+ALONE = ("sample", "evaluate", "compare", "convert", "export")
+"""Commands that write to a folder, and work in one process."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     prog = f"dimo {name}".rstrip()
-    with standard_streams() as stdout:
+    with standard_streams(mute=follows()) as stdout:
         code = _main(name, prog, arguments)
         stdout.flush()
         if stdout.lost is None:
@@ -68,12 +69,15 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
         if whole:
             print(_trace(error), end="", file=sys.stderr)
         for line in (str(error) or type(error).__name__).split("\n"):
-            print(f"{prog}: error: {shown(line)}", file=sys.stderr)
+            if not getattr(error, "followed", False):  # the process that failed has said so
+                print(f"{prog}: error: {shown(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except Exception as error:
+        if getattr(error, "followed", False):
+            return 1
         if not whole:
             return _unexpected(prog, error)
         print(_trace(error), end="", file=sys.stderr)
@@ -83,10 +87,10 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
 def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
     """Refuse to be one of several processes of one job, each of which would do all of it."""
     size = os.environ.get("WORLD_SIZE", "")
-    if name in JOBS and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
+    if name in ALONE and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
         raise UsageError(
             f"WORLD_SIZE is {size}: a launcher such as torchrun started {size} processes of this command, "
-            f"which works in one process so far. Start `dimo {name}` without the launcher, or unset "
+            f"which works in one process. Start `dimo {name}` without the launcher, or unset "
             "WORLD_SIZE. `dimo compare --shard I/N` shares drawing out over processes."
         )
 

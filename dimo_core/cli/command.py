@@ -17,6 +17,7 @@ import attrs
 import yaml
 from loguru import logger
 
+from dimo_core.cli.streams import follows
 from dimo_core.config.draft import Draft
 from dimo_core.config.folders import AUTO, resumed, run_in
 from dimo_core.config.layers import Layer, from_environment, from_file, from_pairs
@@ -77,7 +78,7 @@ def option(to: argparse._ActionsContainer, names: str, value: str, text: str, **
 
 
 def log_from(level: str) -> str:
-    """Log to stderr what is at least of this level.
+    """Log to stderr what is at least of this level; of processes that follow another one, errors only.
 
     Raises:
         UsageError: for another level than ``LEVELS``.
@@ -88,7 +89,7 @@ def log_from(level: str) -> str:
     logger.add(
         lambda text: print(text, end="", file=sys.stderr),  # as it is then: a live bar takes its place
         colorize=sys.stderr.isatty(),
-        level=level.upper(),
+        level="ERROR" if follows() else level.upper(),
         filter=log_filter,
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
@@ -210,6 +211,11 @@ class Command:
             job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
+            if options.help and not any(layer.data for layer in layers):
+                from dimo_core.cli.help import overview_text
+
+                print(overview_text(parser, parser.top, self.draft, registry, self.short))
+                return None, options
             draft = self.draft(layers=layers, registry=registry, short=self.short)
             if options.help or options.print_schema:
                 from dimo_core.cli.help import help_text, schema_of
@@ -255,7 +261,6 @@ def run(argv: Sequence[str]) -> int:
 def pretrain(argv: Sequence[str]) -> int:
     """``dimo pretrain``: train a masked diffusion teacher from images."""
     from dimo_core.config.pretrain import PretrainDraft
-    from dimo_core.jobs.pretrain import pretrain
 
     command = Command(
         prog="dimo pretrain",
@@ -268,13 +273,15 @@ def pretrain(argv: Sequence[str]) -> int:
     registry = Registry.discover()
     job, options = command.job(argv, registry)
     if job is not None:
+        from dimo_core.jobs.pretrain import pretrain
+
         pretrain(job, registry=registry, resume=bool(options.resume))
     return 0
 
 
 def convert(argv: Sequence[str]) -> int:
     """``dimo convert``: foreign weights into a folder of safetensors and YAML."""
-    from dimo_core.jobs.convert import ConvertDraft, convert
+    from dimo_core.config.convert import ConvertDraft
 
     command = Command(
         prog="dimo convert",
@@ -284,5 +291,7 @@ def convert(argv: Sequence[str]) -> int:
         draft=ConvertDraft,
     )
     if (job := command.job(argv, Registry.discover())[0]) is not None:
+        from dimo_core.jobs.convert import convert
+
         convert(job)
     return 0

@@ -12,8 +12,9 @@ import yaml
 
 from dimo_core.config.draft import Draft
 from dimo_core.errors import UnknownNameError
-from dimo_core.options import Option, Path, first_line, plain, schema, type_name
-from dimo_core.sampler import listing
+from dimo_core.options import Option, Path, first_line, options_of, plain, schema, type_name
+from dimo_core.registry import Registry
+from dimo_core.suggestions import listing
 
 _PRESET = "recipe of the teacher"
 
@@ -21,6 +22,10 @@ _PRECEDENCE = """\
 Precedence: command line > config files (the last one first) > environment (DIMO_TRAIN__STEPS=100, \
 DIMO_TEACHER=maskgit) > preset, where there are any > plugin default. The defaults shown count the config \
 files, the environment and the preset of this command line. Everything is checked before anything starts."""
+
+_OVERVIEW = """\
+This is an overview. Options of plugins, and the presets of a teacher, are shown where a plugin is named: \
+`{} --{} {} --help`. `dimo plugins KIND` says what each plugin is."""
 
 
 def schema_of(draft: Draft) -> dict[str, Any]:
@@ -63,11 +68,7 @@ def help_text(
         if isinstance(problem, UnknownNameError):
             raise problem
     wrong = ["Wrong in this command line:", *dict.fromkeys(map(str, problems))] if problems else []
-    width = max(60, min(shutil.get_terminal_size().columns, 110))
-    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=width)
-    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
-    parser.description = textwrap.fill(parser.description or "", width)
-    parser.epilog = "\n\n".join(textwrap.fill(text, width) for text in [_PRECEDENCE, *wrong])
+    _lay_out(parser, [_PRECEDENCE, *wrong])
     if "preset" in draft.keys:
         _add(top, ["--preset"], "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
     if "sampling" in draft.keys:
@@ -80,12 +81,59 @@ def help_text(
         if section.name:
             _add(to, [f"--{key}"], "NAME", _names(draft.registry.names(key), section.name))
         for each in section.options():
-            forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == each.path]
             value = draft.value(each)
-            default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
-            text = f"{each.doc} ({type_name(each.type)}, {default})".lstrip()
-            _add(to, [f"--{each.key}", *forms], each.path[-1].upper(), text)
+            _describe(to, each, "required" if value is attrs.NOTHING else f"default: {_text(value)}", short)
     return parser.format_help()
+
+
+def overview_text(
+    parser: argparse.ArgumentParser,
+    top: argparse._ActionsContainer,
+    draft: type[Draft],
+    registry: Registry,
+    short: Mapping[str, Path],
+) -> str:
+    """The help text where nothing is chosen: plugins by name, none of which is imported, and other options.
+
+    Args:
+        parser: Of the command's other options.
+        top: Where it shows general options.
+        draft: Makes the command's job.
+        registry: The installed plugins.
+        short: Short forms that the command has.
+    """
+    kinds = [kind for kind in draft.keys if kind in draft.defaults]
+    presets = "preset" in draft.keys
+    named = (parser.prog, kinds[0], draft.defaults[kinds[0]])
+    _lay_out(parser, [_PRECEDENCE, _OVERVIEW.format(*named)])
+    to: argparse._ActionsContainer = parser.add_argument_group("plugins, one of each kind")
+    for kind in kinds:
+        _add(to, [f"--{kind}"], "NAME", _names(registry.names(kind), draft.defaults[kind]))
+    if presets:
+        _add(top, ["--preset"], "NAME", f"{_PRESET}, which sets options of plugins and of the engine")
+    for key, cls in draft.groups.items():
+        to = parser.add_argument_group(f"{key}: {first_line(cls)}".rstrip(".")) if key else top
+        for each in options_of(cls, (key,) if key else ()):
+            alone = "without a preset" if presets and key else "default"
+            _describe(to, each, f"{alone}: {_text(each.default)}", short)
+    return parser.format_help()
+
+
+def _lay_out(parser: argparse.ArgumentParser, epilog: Sequence[str]) -> None:
+    """Usage, width and epilog of a help text."""
+    width = max(60, min(shutil.get_terminal_size().columns, 110))
+    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=width)
+    parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
+    parser.description = textwrap.fill(parser.description or "", width)
+    parser.epilog = "\n\n".join(textwrap.fill(text, width) for text in epilog)
+
+
+def _describe(
+    to: argparse._ActionsContainer, option: Option, default: str, short: Mapping[str, Path]
+) -> None:
+    forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == option.path]
+    text = f"{option.doc} ({type_name(option.type)}, {default})".lstrip()
+    _add(to, [f"--{option.key}", *forms], option.path[-1].upper(), text)
 
 
 def _add(to: argparse._ActionsContainer, names: Sequence[str], value: str, text: str) -> None:

@@ -4,6 +4,7 @@ What cannot be written there is lost, and the work goes on. What went to stdout 
 an error when the work is done; stderr only tells on the way.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -38,13 +39,23 @@ class Patient:
         return getattr(self._stream, name)
 
 
+def follows() -> bool:
+    """Whether a launcher started this process beside another one, which speaks for all."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
 @contextmanager
-def standard_streams() -> Iterator[Patient]:
-    """Standard streams that are there and raise nothing; yields stdout."""
+def standard_streams(*, mute: bool = False) -> Iterator[Patient]:
+    """Standard streams that are there and raise nothing; yields stdout.
+
+    Args:
+        mute: What is written to stdout goes nowhere.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed: a file that is opened later would get its number
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
-    both = [Patient(sys.stdout), Patient(sys.stderr)]
+    nowhere = io.StringIO() if mute else sys.stdout
+    both = [Patient(nowhere), Patient(sys.stderr)]
     out, err = (cast(TextIO, stream) for stream in both)
     try:
         with redirect_stdout(out), redirect_stderr(err):

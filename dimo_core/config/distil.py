@@ -5,26 +5,28 @@ plugin default. A source that names another plugin than the chosen one gives no 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import validators as v
 
-from dimo_core.auxiliary import AuxiliaryOptions
 from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.config.layers import from_mapping, last
-from dimo_core.divergence import Divergence
 from dimo_core.errors import DimoError, UnknownNameError
-from dimo_core.generator import GeneratorOptions
-from dimo_core.guidance import Guidance
-from dimo_core.objective import Ingredients, ObjectiveOptions
 from dimo_core.registry import Registry
-from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate, Train
-from dimo_core.sources import Conditions
-from dimo_core.teacher import Teacher
-from dimo_core.tracker import Tracker
+
+if TYPE_CHECKING:
+    from dimo_core.auxiliary import AuxiliaryOptions
+    from dimo_core.divergence import Divergence
+    from dimo_core.generator import GeneratorOptions
+    from dimo_core.guidance import Guidance
+    from dimo_core.objective import Ingredients, ObjectiveOptions
+    from dimo_core.sampler import Sampler
+    from dimo_core.sources import Conditions
+    from dimo_core.teacher import Teacher
+    from dimo_core.tracker import Tracker
 
 
 @attrs.frozen(kw_only=True)
@@ -64,21 +66,23 @@ class Job(Common):
     """
 
     config: Mapping[str, Any]
-    teacher: Teacher
-    generator: GeneratorOptions
-    auxiliary: AuxiliaryOptions
-    divergence: Divergence
-    guidance: Guidance
-    conditions: Conditions
-    objective: ObjectiveOptions
-    sampler: Sampler
-    tracker: Tracker
+    teacher: "Teacher"
+    generator: "GeneratorOptions"
+    auxiliary: "AuxiliaryOptions"
+    divergence: "Divergence"
+    guidance: "Guidance"
+    conditions: "Conditions"
+    objective: "ObjectiveOptions"
+    sampler: "Sampler"
+    tracker: "Tracker"
     train: Train = attrs.field(factory=Train)
     eval: Evaluate = attrs.field(factory=Evaluate)
     out: str
 
-    def ingredients(self, *, skeleton: bool = False) -> Ingredients:
+    def ingredients(self, *, skeleton: bool = False) -> "Ingredients":
         """What the objective is made of; with ``skeleton`` no weight is read."""
+        from dimo_core.objective import Ingredients
+
         names = [field.name for field in attrs.fields(Ingredients) if field.name != "skeleton"]
         return Ingredients(**{name: getattr(self, name) for name in names}, skeleton=skeleton)
 
@@ -96,8 +100,8 @@ DEFAULTS: Mapping[str, str] = {
 }
 """Plugins by registry name, when nobody chooses others; a distillation has one of each kind."""
 
-GROUPS: Mapping[str, type] = {"train": Train, "eval": Evaluate}
-"""Options of the engine."""
+GROUPS: Mapping[str, type] = {"train": Train, "eval": Evaluate, "": Common}
+"""Options of the engine, and those of the job."""
 
 
 def resolve_job(
@@ -137,11 +141,11 @@ def job_from_config(config: Mapping[str, Any], registry: Registry | None = None)
 class DistilDraft(Draft):
     """How ``dimo run`` makes its job."""
 
-    keys = ("preset", *DEFAULTS, *GROUPS, *(field.name for field in attrs.fields(Common)))
-    defaults = DEFAULTS
+    keys = ("preset", *DEFAULTS, *filter(None, GROUPS), *(field.name for field in attrs.fields(Common)))
+    defaults, groups = DEFAULTS, GROUPS
 
     def outline(self) -> list[Section | None]:
-        """One plugin of each kind, the options of the engine, and those of the job."""
+        """One plugin of each kind."""
         chosen, self.preset = self.choose("teacher"), last(self.layers, "preset")
         teacher = self.first_look(chosen) if self.suggestions else None
         if chosen is not None and teacher is not None:
@@ -149,15 +153,14 @@ class DistilDraft(Draft):
         # Without the teacher's suggestions nobody knows which plugins the other options are meant for.
         lost = self.suggestions and (teacher is None or bool(self.problems))
         meant = [kind for kind in DEFAULTS if kind != "teacher" and not (lost and self._is_open(kind))]
-        groups = [Section(key=key, cls=cls) for key, cls in GROUPS.items()]
-        return [chosen, *map(self.choose, meant), *groups, Section(key="", cls=Common)]
+        return [chosen, *map(self.choose, meant)]
 
     def _is_open(self, kind: str) -> bool:
         """Whether no layer says which plugin of a kind is meant."""
         said = [layer.data.get(kind, {}) for layer in self.layers]
         return all(isinstance(each, Mapping) and "name" not in each for each in said)
 
-    def _suggest(self, chosen: Section, teacher: Teacher) -> None:
+    def _suggest(self, chosen: Section, teacher: "Teacher") -> None:
         """Add what the teacher suggests: sampler and conditions of its evaluation, and a recipe."""
         try:
             self.presets, plan = dict(teacher.recipes()), teacher.evaluation()
@@ -181,6 +184,8 @@ class DistilDraft(Draft):
 
     def job(self) -> Job:
         """The job, its run folder named."""
+        from dimo_core.sampler import TeacherSampling
+
         made = self.make()
         for name in made["eval"].samplings:
             TeacherSampling.named(made["teacher"], name, self.registry)

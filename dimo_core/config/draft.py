@@ -66,6 +66,7 @@ class Draft:
     Attributes:
         keys: Top-level keys of the configuration.
         defaults: Plugins by registry name, when nobody chooses others.
+        groups: Options classes of no plugin, by key, which is empty for options of the job itself.
         layers: From the lowest to the highest precedence; suggestions of the teacher come before.
         registry: The installed plugins.
         suggestions: Whether the teacher's presets and evaluation plan count.
@@ -81,6 +82,7 @@ class Draft:
 
     keys: ClassVar[Sequence[str]]
     defaults: ClassVar[Mapping[str, str]]
+    groups: ClassVar[Mapping[str, type]]
     layers: Sequence[Layer]
     registry: Registry
     suggestions: bool = True
@@ -95,7 +97,8 @@ class Draft:
 
     def __attrs_post_init__(self) -> None:
         """Choose the sections and gather their values."""
-        self.sections = {section.key: section for section in self.outline() if section is not None}
+        own = [Section(key=key, cls=cls) for key, cls in self.groups.items()]
+        self.sections = {section.key: section for section in [*self.outline(), *own] if section is not None}
         for section in self.sections.values():
             self.given |= self._gathered(section)
         self.problems += () if self.stored else left_out(self.given)
@@ -107,11 +110,11 @@ class Draft:
     @classmethod
     def resolve(cls, arguments: Mapping[str, Any], registry: Registry | None = None) -> Any:
         """The job of Python arguments: the shape of a config file, and plugins may be finished objects."""
-        layers = [from_mapping(arguments, "the arguments")]
-        return cls(layers=layers, registry=registry or Registry.discover()).job()
+        layer = from_mapping(arguments, "the arguments")
+        return cls(layers=[layer], registry=registry or Registry.discover()).job()
 
     def outline(self) -> list[Section | None]:
-        """The sections of the job; None for one that could not be loaded. May add suggestions to layers."""
+        """The sections of plugins; None for one that could not be loaded. May add suggestions to layers."""
         raise NotImplementedError
 
     def job(self) -> Any:
@@ -153,17 +156,15 @@ class Draft:
 
     def _from_object(self, kind: str, value: object, layer: Layer) -> Section | None:
         """A section around a finished object, named as it is registered."""
-        cls = type(value)
-        module, _, interface = INTERFACES[kind].partition(":")
+        cls, (module, _, interface) = type(value), INTERFACES[kind].partition(":")
         if (module, interface) in ((base.__module__, base.__qualname__) for base in cls.__mro__):
             name = self.registry.name_of(kind, cls) or f"{UNREGISTERED}{cls.__module__}.{cls.__qualname__}"
             return Section(key=kind, name=name, cls=cls if attrs.has(cls) else None, instance=value)
         what, advice = repr(value), f"give a name, options or a {interface}"
         if isinstance(value, type):
             what, advice = f"the class {value.__qualname__}", "make an object of it"
-        self.problems.append(
-            layer.fault(f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}")
-        )
+        text = f"{kind} in {layer.origin}: {what} is no {interface} object: {advice}"
+        self.problems.append(layer.fault(text))
         return None
 
     def first_look(self, section: Section | None) -> "Teacher | None":
@@ -209,14 +210,15 @@ class Draft:
                 if set(data) > {"name"} and not layer.suggested:
                     text = f"options of {key} {named!r} in {layer.origin} do not apply to {section.name!r}"
                     self.notes.append(text)
-                continue
+                if not layer.suggested or named != getattr(section.cls, "suggested_as", None):
+                    continue
+                data = {name: value for name, value in data.items() if (key, name) in paths}
             values = dict(self._flatten(data, section.prefix, paths, layer, section))
             if section.cls is None:
                 continue
             typed, wrong = convert(section.cls, values, section.prefix, text=bool(layer.spelling))
             given |= {path: (value, layer) for path, value in typed.items()}
-            for path, reason in wrong.items():
-                self.problems.append(layer.fault(f"{layer.where(path)}: {reason}"))
+            self.problems += [layer.fault(f"{layer.where(path)}: {why}") for path, why in wrong.items()]
         return given
 
     def _flatten(
@@ -289,11 +291,9 @@ class Draft:
         try:
             return build(section.cls, values)
         except ConfigError as error:
-            # A validator's refusal names the option as its user wrote it.
             keys, _, reason = str(error).partition(":")
             path = (*section.prefix, *keys.split(".")) if keys else section.prefix
-            nobody = Layer(origin="", data={}, spelling={path: ".".join(path)})
-            layer = given[path][1] if path in given else nobody
+            _, layer = given.get(path) or (None, Layer(origin="", data={}, spelling={path: ".".join(path)}))
             self.problems.append(layer.fault(f"{layer.where(path)}:{reason}"))
         except DimoError as error:
             self.problems.append(error)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -11,10 +11,12 @@ from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.errors import ConfigError
 from dimo_core.files.urls import from_anywhere
-from dimo_core.objective import ObjectiveOptions
 from dimo_core.settings import Train
-from dimo_core.sources import Data
-from dimo_core.teacher import Teacher
+
+if TYPE_CHECKING:
+    from dimo_core.objective import ObjectiveOptions
+    from dimo_core.sources import Data
+    from dimo_core.teacher import Teacher
 
 
 @attrs.frozen(kw_only=True)
@@ -45,10 +47,10 @@ class PretrainJob(Own):
     """
 
     config: Mapping[str, Any]
-    teacher_class: type[Teacher]
+    teacher_class: "type[Teacher]"
     model: Any
-    data: Data
-    objective: ObjectiveOptions
+    data: "Data"
+    objective: "ObjectiveOptions"
     train: Train = attrs.field(factory=Train)
     out: str
 
@@ -60,9 +62,10 @@ class PretrainDraft(Draft):
     defaults = MappingProxyType(
         {"teacher": DEFAULTS["teacher"], "data": "digits", "objective": "masked-modelling"}
     )
+    groups = MappingProxyType({"train": Train, "": Own})
 
     def outline(self) -> list[Section | None]:
-        """The name of the teacher, its model, data, objective, the engine's options and those of the job."""
+        """The name of the teacher, its model, data and objective."""
         chosen = self.choose("teacher")
         first: list[Section | None] = []
         if chosen is not None:
@@ -74,8 +77,7 @@ class PretrainDraft(Draft):
                 )
             else:
                 first.append(Section(key="model", cls=options))
-        train, own = Section(key="train", cls=Train), Section(key="", cls=Own)
-        return [*first, self.choose("data"), self.choose("objective"), train, own]
+        return [*first, self.choose("data"), self.choose("objective")]
 
     def job(self) -> PretrainJob:
         """The job, its run folder named."""

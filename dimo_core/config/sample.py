@@ -5,6 +5,7 @@ named sampling > plugin default.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -52,9 +53,10 @@ class SampleDraft(Draft):
 
     keys = ("sampling", "teacher", "sampler", "guidance", "steps")
     defaults = DEFAULTS
+    groups = MappingProxyType({"": Own})
 
     def outline(self) -> list[Section | None]:
-        """Teacher, sampler, guidance, and the options of the job."""
+        """Teacher, sampler and guidance."""
         chosen, wanted = self.choose("teacher"), last(self.layers, "sampling")
         teacher = self.first_look(chosen)
         if chosen is not None and teacher is not None:
@@ -64,7 +66,7 @@ class SampleDraft(Draft):
                 self.layers = [self._suggestion(chosen, teacher), *self.layers]
             except DimoError as error:
                 self.problems.append(error)
-        return [chosen, self.choose("sampler"), self.choose("guidance"), Section(key="", cls=Own)]
+        return [chosen, self.choose("sampler"), self.choose("guidance")]
 
     def _suggestion(self, chosen: Section, teacher: Teacher) -> Layer:
         """What the teacher suggests: the named sampling, or else its evaluation's way in the most steps."""

@@ -107,7 +107,7 @@ class TokenFeed:
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
         self.examples = examples
-        self.conditions = teacher.encode_conditions(examples.conditions())
+        self.conditions = conditions.to(teacher.encode_conditions(examples.conditions()), "cpu")
         self.order = EpochOrder(seed, len(examples))
         self._cache = None if data.augments else torch.cat([*self._encoded()])
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.state import as_json
-from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import read_tensors, write_tensors
 from dimo_core.options import changed
 from dimo_core.sources import Data, Examples, PictureStream
 from dimo_core.teacher import Teacher
@@ -141,7 +141,7 @@ class TokenCache:
         if self.plan:
             self._check({"tokenizer": tokenizer})
             return
-        data = encode_tensors({"images": examples.images, "labels": examples.labels})
+        stored = {"images": examples.images, "labels": examples.labels}
         plan = {
             "format": FORMAT,
             "data": as_json(self.data.identity()),
@@ -149,10 +149,9 @@ class TokenCache:
             "tokenizer": tokenizer,
             "classes": list(self.stream.classes),
             "image_shape": list(examples.images.shape[1:]),
-            "examples_sha256": sha256(data),
+            "examples_sha256": write_tensors(self.folder, EXAMPLES, stored),
             "shards": list(self.stream.shards),
         }
-        self.folder.write(EXAMPLES, data)
         self.folder.write_json(PLAN, plan)
         self.plan = plan
 
@@ -183,10 +182,10 @@ class TokenCache:
             facts: ``broken`` and ``lost`` as in ``EncodedShard``.
         """
         dtype = smallest(self.plan["tokenizer"]["codes"])
-        data = encode_tensors({"tokens": tokens.to(dtype), "labels": labels.int()})
+        stored = {"tokens": tokens.to(dtype), "labels": labels.int()}
+        digest = write_tensors(self.folder, f"shards/{place:05d}.safetensors", stored)
         name = self.plan["shards"][place]
-        shard = EncodedShard(name=name, pictures=len(labels), sha256=sha256(data), **facts)
-        self.folder.write(f"shards/{place:05d}.safetensors", data)
+        shard = EncodedShard(name=name, pictures=len(labels), sha256=digest, **facts)
         self.folder.write_json(f"shards/{place:05d}.json", attrs.asdict(shard))
         return shard
 

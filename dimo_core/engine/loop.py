@@ -14,18 +14,20 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 import torch
 from loguru import logger
-from torch import Tensor
+from torch import Tensor, nn
 
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, blocks
 from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
-from dimo_core.engine.metrics_log import forget_metrics, metrics_facts, write_metrics
+from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
+from dimo_core.files.log import Log
 from dimo_core.objective import Batch, Objective, Phase, add_to
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
@@ -69,6 +71,7 @@ class Engine:
         seed: Seed of every draw.
         device: Where to train.
         origin: What the run is made of: digests of what is not trained (``frozen``), versions of ``plugins``.
+        ranks: The processes that train together.
     """
 
     def __init__(
@@ -81,14 +84,18 @@ class Engine:
         seed: int,
         device: torch.device,
         origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.objective, self.feed, self.train = objective, feed, train
+        self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
+        self.metrics = Log(folder, NAME)
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
             module.to(device)
             if train.compile:
                 compile_backbones(module)
+        for part in objective.parts().values():
+            ranks.spread(part.module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
         self.phases = objective.phases()
         self.step = 0
@@ -110,7 +117,8 @@ class Engine:
         Raises:
             CheckpointError: when checkpoints exist and none fits, or what is not trained has changed.
         """
-        found, metrics = load_newest(self.checkpoints), None
+        like = {name: tensors for state in self.states.values() for name, tensors in state.wanted().items()}
+        found, metrics = load_newest(self.checkpoints, like, self.ranks), None
         if found is not None:
             manifest, files = found
             self._compare(manifest)
@@ -143,6 +151,7 @@ class Engine:
         """
         if name is None:
             self._look()
+        self.metrics.flush()
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
         facts = {
             "step": self.step,
@@ -150,11 +159,11 @@ class Engine:
             "skipped": self.skipped,
             "in_a_row": {phase: int(count) for phase, count in self.guard.in_a_row.items()},
             "parts": sorted(self.states),
-            "world_size": 1,
+            "world_size": self.ranks.size,
             "metrics": metrics_facts(self.folder),
             **self.origin,
         }
-        save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts)
+        save_checkpoint(self.checkpoints, name or step_name(self.step), files, facts, self.ranks)
         if name is None:
             prune(self.checkpoints, self.train.keep_last, self.step)
 
@@ -172,25 +181,27 @@ class Engine:
             NumericalError: for a non-finite gradient, with the state saved under ``checkpoints/nonfinite_*``.
         """
         t, began = self.train, time.monotonic()
-        with Stop() as stop, Progress(t.steps, self.step) as progress:
+        with Stop() as stop, Progress(t.steps, self.step) as progress, self.metrics:
             while self.step < t.steps:
                 watch = (self.step + 1) % t.log_every == 0 or self.step + 1 == t.steps
                 scalars = self.take_step(watch)
                 values = {name: float(value) for name, value in scalars.items()} if watch else {}
                 for action in actions:
                     if action.every and self.step % action.every == 0:
+                        self.metrics.flush()
                         values |= action.run(self.step)
                 if values:
                     values["seconds"] = round(time.monotonic() - began, 3)
-                    write_metrics(self.folder, self.step, values)
+                    write_metrics(self.metrics, self.step, values)
                     if sink is not None:
                         sink(self.step, values)
                 if self.step % t.checkpoint_every == 0 or self.step == t.steps:
                     self.save()
                 progress.advance(self.step, values)
-                if stop.requested and self.step < t.steps:
+                if self.ranks.any(bool(stop.requested)) and self.step < t.steps:
                     self.save()
-                    raise Interrupted(f"stopped by {stop.requested} after step {self.step}; state saved")
+                    by = stop.requested or "a signal to another process"
+                    raise Interrupted(f"stopped by {by} after step {self.step}; state saved")
 
     def take_step(self, watch: bool = False) -> dict[str, Tensor]:
         """All phases once, then the averages; returns the scalars, those for the log where ``watch``."""
@@ -210,14 +221,16 @@ class Engine:
             part.zero()
         scalars: dict[str, Tensor] = {}
         size = t.batch_size // t.accumulate
+        share = self.ranks.share(size)
         draws = Draws(
             seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
         )
-        for start in range(0, t.batch_size, size):
-            batch = self.feed.read(position + start, size)
+        for start in range(share.start, t.batch_size, size):
+            batch = self.feed.read(position + start, len(share))
             with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
-                logs = phase.accumulate(batch, draws.slice(start, size), watch=watch)
+                logs = phase.accumulate(batch, draws.slice(start, len(share)), watch=watch)
             add_to(scalars, logs)
+        scalars = self.ranks.total(scalars)
         norms = {f"grad_norm_{part.name}": part.clip() for part in parts}
         losses = {name: value for name, value in scalars.items() if name.endswith("loss")}
         blocked = self.guard.check(self.step, phase.name, {**norms, **losses})
@@ -261,8 +274,17 @@ class Engine:
             yield
 
 
-def compile_backbones(module: torch.nn.Module) -> None:
-    """Compile the forward pass of every backbone in a module, in place; names of parameters do not change."""
+def compile_backbones(module: nn.Module, **options: Any) -> None:
+    """Compile the blocks of every backbone in a module, in place; names of parameters do not change.
+
+    Blocks that are alike share a graph, whichever network and depth they belong to, so that compiling takes
+    seconds where a whole network takes minutes. A backbone without blocks is compiled as a whole.
+
+    Args:
+        module: What holds the backbones.
+        options: Further options of ``torch.compile``.
+    """
     for inner in module.modules():
         if isinstance(inner, Backbone):
-            inner.compile(dynamic=False)
+            for block in list(blocks(inner)) or [inner]:
+                block.compile(dynamic=False, **options)

@@ -7,14 +7,15 @@ from typing import Any
 from loguru import logger
 
 from dimo_core.files.folder import Folder
+from dimo_core.files.log import Log
 from dimo_core.files.weights import sha256
 
 NAME = "metrics.jsonl"
 
 
-def write_metrics(folder: Folder, step: int, values: Mapping[str, float]) -> None:
+def write_metrics(log: Log, step: int, values: Mapping[str, float]) -> None:
     """Append the scalars of a step."""
-    folder.append(NAME, json.dumps({"step": step, **values}) + "\n")
+    log.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:

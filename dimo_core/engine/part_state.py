@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.weights import assign
+from dimo_core.files.weights import assign, divided, here, whole
 from dimo_core.objective import Optimisation, Part
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -74,6 +73,14 @@ class PartState:
             fused=self._fused,
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if o.ema else {}
+        # a - w (a - p) in one kernel for all: ascent along the weights p, with decay 1
+        self._follower = (
+            torch.optim.SGD(
+                map(here, self.average.values()), weight_decay=1.0, maximize=True, fused=self._fused
+            )
+            if self.average
+            else None
+        )
 
     def zero(self) -> None:
         """Forget the gradients."""
@@ -82,27 +89,32 @@ class PartState:
     def clip(self) -> Float[Tensor, ""]:
         """Clip the gradient; returns its norm before that."""
         parameters = list(self.trained.values())
-        return torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf)
+        return whole(torch.nn.utils.clip_grad_norm_(parameters, self.options.clip or math.inf))
 
     def update(self, step: int, steps: int, blocked: Float[Tensor, ""]) -> None:
         """One optimiser step with the scheduled learning rate; where ``blocked`` is 1, nothing changes."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.lr * lr_factor(step, steps, self.options)
+        self._step(self.optimizer, blocked)
+
+    def _step(self, optimizer: torch.optim.Optimizer, blocked: Float[Tensor, ""]) -> None:
+        """A step of an optimiser, unless ``blocked`` is 1."""
         if self._fused:
-            self.optimizer.found_inf = blocked  # type: ignore[attr-defined]  # read by the fused kernel
+            optimizer.found_inf = blocked  # type: ignore[attr-defined]  # read by the fused kernel
         elif bool(blocked):
             return
-        self.optimizer.step()
+        optimizer.step()
 
     @torch.no_grad()
     def follow(self, step: int, frozen: Bool[Tensor, ""]) -> None:
         """Move the average towards the weights, unless ``frozen``."""
-        if self.average:
-            weight = torch.where(frozen, 0.0, 1 - ema_rate(step, self.options.ema))
-            averages: list[Tensor] = list(self.average.values())
-            trained: list[Tensor] = list(self.trained.values())
-            weights: list[Any] = [weight] * len(trained)  # annotated as numbers; tensors work
-            torch._foreach_lerp_(averages, trained, weights)
+        if self._follower is not None:
+            averages: list[Tensor] = self._follower.param_groups[0]["params"]
+            for average, p in zip(averages, self.trained.values(), strict=True):
+                average.grad = here(p.detach())
+            weight = torch.tensor(1 - ema_rate(step, self.options.ema), dtype=torch.float32)
+            self._follower.param_groups[0]["lr"] = float(weight)
+            self._step(self._follower, frozen.float())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -110,15 +122,13 @@ class PartState:
         if not self.average:
             yield
             return
-        trained: list[Tensor] = list(self.trained.values())
-        kept = [p.detach().clone() for p in trained]
-        with torch.no_grad():
-            torch._foreach_copy_(trained, list(self.average.values()))
+        trained, averages = ([here(t.detach()) for t in of.values()] for of in (self.trained, self.average))
+        kept = [p.clone() for p in trained]
+        torch._foreach_copy_(trained, averages)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(trained, kept)
+            torch._foreach_copy_(trained, kept)
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors to save, by file."""
@@ -132,6 +142,15 @@ class PartState:
         if self.average:
             files[f"{self.name}.average"] = self.average
         return files
+
+    def wanted(self) -> dict[str, Mapping[str, Tensor]]:
+        """What ``load`` takes: tensors that are divided among processes as those here."""
+        moments = {f"{n}.{key}": p for n, p in self.trained.items() for key in MOMENTS[1:]}
+        return {
+            self.name: self.module.state_dict(),
+            f"{self.name}.optimizer": moments,
+            f"{self.name}.average": self.average,
+        }
 
     def load(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over what ``state`` gave.
@@ -149,6 +168,11 @@ class PartState:
             )
         assign(self.module, files.get(self.name, {}), f"the checkpoint of part {self.name!r}")
         for n, p in self.trained.items() if moments else ():
-            self.optimizer.state[p] = {key: moments[f"{n}.{key}"].to(p.device) for key in MOMENTS}
+            # Copies: what is read from a local file is that file, mapped.
+            step, *others = (moments[f"{n}.{key}"] for key in MOMENTS)
+            found = [step, *(divided(moment, p) for moment in others)]
+            self.optimizer.state[p] = {
+                key: moment.to(p.device, copy=True) for key, moment in zip(MOMENTS, found, strict=True)
+            }
         for n, average in self.average.items():
-            average.copy_(averages[n])
+            average.copy_(divided(averages[n], average))

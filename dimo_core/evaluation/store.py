@@ -18,7 +18,7 @@ from dimo_core.errors import CheckpointError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.state import as_json, json_of, sealed_json
-from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import digest_tensors, encode_tensors, read_tensors
 from dimo_core.metric import Samples, joined_samples
 from dimo_core.tokens import Tokens
 
@@ -102,7 +102,7 @@ class Store:
             return self.folder.read_json(name)
         tensors, source = read_tensors(self.folder, name), self.folder.path(name)
         facts = json_of(bytes(tensors.pop("facts", torch.empty(0)).byte().flatten().tolist()), source)
-        if facts.pop(TENSORS, None) != sha256(encode_tensors(tensors)):
+        if facts.pop(TENSORS, None) != digest_tensors(tensors):
             raise CheckpointError(f"{source} is damaged: its tensors are not those that were written")
         return {**facts, "tensors": tensors}
 
@@ -117,7 +117,7 @@ class Store:
         if tensors is None:
             self.folder.write_json(name, facts)
             return
-        sealed = sealed_json({**facts, TENSORS: sha256(encode_tensors(tensors))})
+        sealed = sealed_json({**facts, TENSORS: digest_tensors(tensors)})
         data = torch.tensor(list(sealed), dtype=torch.uint8)
         self.folder.write(name, encode_tensors({**tensors, "facts": data}), durable=False)
 

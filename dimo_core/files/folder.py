@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ PART = ".part"
 
 OWNER = ".owner"
 """Ends the name of a file that tells who writes to a folder."""
-
 
 BATCH_LOG = re.compile(r"(?!run\.log).*\.(out|err|log|[oe]\d+([.-]\d+)?)")
 """What a batch system writes into a folder before the command is started: ``slurm-1.out``."""
@@ -67,10 +67,12 @@ class Folder:
     Attributes:
         url: Path or fsspec URL.
         guard: A local file without which nothing is written here and no folder made; none when empty.
+        mute: Whether what is written here goes nowhere, as another process writes the same.
     """
 
     url: str = attrs.field(converter=_trimmed)
     guard: str = attrs.field(default="", eq=False, repr=False)
+    mute: bool = attrs.field(default=False, eq=False, repr=False)
 
     @property
     def _fs(self) -> Any:
@@ -166,13 +168,13 @@ class Folder:
         """
         return content(self.path(*parts), most)
 
-    def write(self, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview], *, durable: bool = True) -> None:
         """Write a file whole, making folders as needed.
 
         Args:
             name: The file.
-            data: Its content, or parts of it in order; where the folder is local, no more than one of them
-                is in memory.
+            data: Its content, or parts of it in order, of which no more than one is in memory; for a remote
+                folder they are gathered in a temporary file.
             durable: Wait until a local file is on the disk; not needed for what is easily made again.
 
         Raises:
@@ -181,12 +183,22 @@ class Folder:
         self.check()
         fs, path = self._fs, self.path(name)
         parts = [data] if isinstance(data, bytes) else data
+        if self.mute:
+            for _ in parts:  # making them may be the work of all processes
+                pass
+            return
         with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:
-                fs.pipe_file(path, b"".join(parts))
+                if isinstance(data, bytes):
+                    fs.pipe_file(path, data)
+                    return
+                with tempfile.NamedTemporaryFile() as spool:  # so that a part that fails leaves nothing there
+                    spool.writelines(parts)
+                    spool.flush()
+                    fs.put_file(spool.name, path)
                 return
-            with whole(place) as part, part.open("wb") as file:
+            with whole(place) as half, half.open("wb") as file:
                 file.writelines(parts)
                 if durable:
                     file.flush()
@@ -198,6 +210,8 @@ class Folder:
         Raises:
             StorageError: when it cannot be written.
         """
+        if self.mute:
+            return
         self.check()
         fs, path = self._fs, self.path(name)
         with writing(path):
@@ -212,7 +226,7 @@ class Folder:
     def remove(self, *parts: str) -> None:
         """Delete a file or a folder within, if it is there."""
         path = self.path(*parts)
-        if self._fs.exists(path):
+        if not self.mute and self._fs.exists(path):
             self._fs.rm(path, recursive=True)
 
     def read_yaml(self, name: str) -> Any:

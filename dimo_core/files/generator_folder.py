@@ -16,7 +16,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
 from dimo_core.files.weight_files import is_weights_file, split_key
-from dimo_core.files.weights import assign, encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import assign, read_tensors, write_tensors
 from dimo_core.generator import Generator
 from dimo_core.libraries import installed
 from dimo_core.registry import Registry, built
@@ -54,11 +54,10 @@ def save_generator(
             ``conditions`` are kept.
         facts: What else to write down, such as the step and the run's seed.
     """
-    data = encode_tensors(generator.backbone.state_dict())
     options = {**config["generator"], **generator.sampling()}
     if "init" in options:
         options["init"] = None  # what it continued from does not matter to sampling
-    folder.write(WEIGHTS, data)
+    digest = write_tensors(folder, WEIGHTS, generator.backbone.state_dict())
     folder.write_yaml(
         CARD,
         {
@@ -67,7 +66,7 @@ def save_generator(
             "generator": options,
             **{key: config[key] for key in ("conditions",) if key in config},
             "frozen": dict(teacher.provenance()),
-            "sha256": {WEIGHTS: sha256(data)},
+            "sha256": {WEIGHTS: digest},
             "versions": versions(),
             **facts,
         },
@@ -131,7 +130,7 @@ def load_generator(
         )
     changed = {} if temperature is None else {"temperature": temperature}
     generator = of_card(registry, "generator", {**card["generator"], **changed}, folder)
-    module: Generator = generator.build(teacher, skeleton=True)
+    module: Generator = generator.frame(teacher)
     if not changed.items() <= dict(module.sampling()).items():
         raise UsageError(f"the generator of {path!r} has no sampling temperature. Leave --temperature out.")
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))

@@ -1,8 +1,9 @@
 """Reading and writing weights: safetensors only, matched strictly, with a readable difference."""
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from dimo_core.errors import CheckpointError, NumericalError
 from dimo_core.files.cache import local_copy
 from dimo_core.files.folder import Folder
+from dimo_core.files.urls import local_path
 from dimo_core.texts import printable
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What ``DistributedDataParallel``, ``torch.compile`` and Lightning put before every name."""
+
+BLOCK = 2**24
+"""Bytes of a tensor that are handed on at a time."""
 
 
 def sha256(data: bytes) -> str:
@@ -27,8 +32,64 @@ def sha256(data: bytes) -> str:
 
 def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Tensors as safetensors bytes; the same tensors always give the same bytes."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    return safetensors.torch.save(plain, metadata=dict(metadata) if metadata else None)
+    return b"".join(_parts(tensors, metadata))
+
+
+def digest_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """The SHA-256 of the file that ``write_tensors`` writes, in hex."""
+    digest = hashlib.sha256()
+    for part in _parts(tensors, metadata):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def write_tensors(
+    folder: Folder, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write a safetensors file, for which no more than one tensor is copied at a time.
+
+    Args:
+        folder: Where.
+        name: The file.
+        tensors: On any device.
+        metadata: What else its header holds.
+
+    Returns:
+        Its SHA-256, in hex.
+
+    Raises:
+        StorageError: when it cannot be written; nothing half-written is left behind.
+    """
+    digest = hashlib.sha256()
+
+    def seen() -> Iterator[bytes | memoryview]:
+        for part in _parts(tensors, metadata):
+            digest.update(part)
+            yield part
+
+    folder.write(name, seen())
+    return digest.hexdigest()
+
+
+def _parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> Iterator[bytes | memoryview]:
+    """What safetensors would write, byte for byte: the header, and the tensors in blocks.
+
+    The library makes the header of tensors without elements, so that order, types and metadata are its own;
+    shapes and places are put in.
+    """
+    empty = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in sorted(tensors.items())}
+    data = safetensors.torch.save(empty, metadata=dict(metadata) if metadata else None)
+    header = json.loads(data[8:])
+    order, end = [name for name in header if name in tensors], 0
+    for name in order:
+        begin, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        header[name] |= {"shape": [*tensors[name].shape], "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        plain = whole(tensors[name].detach()).cpu().contiguous().view(-1)
+        yield from (memoryview(block.numpy()) for block in plain.view(torch.uint8).split(BLOCK))
 
 
 def read_tensors(
@@ -40,15 +101,16 @@ def read_tensors(
         folder: Where it is.
         name: The file.
         digest: Its expected SHA-256.
-        cached: Keep a remote file in this machine's cache (``files.cache.local_copy``), and map
-            it into memory instead of reading it whole; for weights that do not change.
+        cached: Keep a remote file in this machine's cache (``files.cache.local_copy``) instead of reading it
+            whole; for weights that do not change. What is on this machine is mapped into memory.
 
     Raises:
         CheckpointError: when it is missing, damaged, or another file than expected.
     """
     source = folder.path(name)
     try:
-        data = local_copy(source, sha256=digest) if cached else folder.read(name)
+        here = cached or local_path(source) is not None
+        data = local_copy(source, sha256=digest) if here else folder.read(name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise CheckpointError(f"no file {source}") from error
     try:
@@ -91,7 +153,31 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         raise CheckpointError(f"{source} does not fit the network{cause} ({count} differences):\n  {lines}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(divided(tensors[name], tensor))
+
+
+def divided(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor, divided among processes as another one is; it is whole in each."""
+    if not torch.distributed.is_initialized():
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    here = tensor.to(like.device)
+    return distribute_tensor(here, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be divided among processes."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that was divided among processes, whole; every one of them must ask for it."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
 def _hidden(missing: Collection[str], strange: Collection[str]) -> str:

@@ -77,7 +77,7 @@ def teacher_methods(
 
     @cache
     def network() -> Backbone:
-        return teacher.network().to(device)
+        return teacher.network(share=True).to(device)
 
     def method(series: str, way: TeacherSampling) -> Method:
         count = f"{way.steps} {'step' if way.steps == 1 else 'steps'}"

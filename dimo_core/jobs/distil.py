@@ -1,7 +1,7 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -10,17 +10,17 @@ import torch
 from loguru import logger
 from torch import nn
 
-from dimo_core.conditions import Conditioning
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed
-from dimo_core.device import find_device
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.loop import Action, Engine
+from dimo_core.engine.ranks import Ranks, joined
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
+from dimo_core.files.log import Log
 from dimo_core.files.owner import owned
 from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
@@ -28,7 +28,7 @@ from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
 from dimo_core.objective import Objective
 from dimo_core.registry import Registry
-from dimo_core.sources import Conditions, ConditionStream
+from dimo_core.sources import ConditionStream
 from dimo_core.texts import log_filter
 from dimo_core.tracker import Spared
 
@@ -92,24 +92,28 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
         NumericalError: for a non-finite gradient, with the state saved.
     """
     registry = registry or Registry.discover()
-    job.teacher.check()
-    with open_run_folder(job.out, job.config, resume=resume) as folder:
-        return _run(attrs.evolve(job, out=folder.url), folder, registry, resume)
+    with ExitStack() as stack:
+        ranks, device = stack.enter_context(joined(job.device, job.train.shards))
+        job.teacher.check()
+        folder = stack.enter_context(open_run_folder(job.out, job.config, ranks, resume=resume))
+        tracker = Spared(job.tracker if ranks.leads else None)
+        job = attrs.evolve(job, out=folder.url, teacher=job.teacher.on(device), tracker=tracker)
+        return _run(job, folder, registry, resume, ranks, device)
 
 
-def _run(job: Job, folder: Folder, registry: Registry, resume: bool) -> RunResult:
-    device = find_device(job.device)
-    job = attrs.evolve(job, teacher=job.teacher.on(device), tracker=Spared(job.tracker))
+def _run(
+    job: Job, folder: Folder, registry: Registry, resume: bool, ranks: Ranks, device: torch.device
+) -> RunResult:
     if job.objective.needs != {"conditions"}:
         raise UsageError(
             f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
         )
-    stream = open_conditions(job.conditions, job.teacher.conditioning, folder, seed=job.seed, resume=resume)
+    stream = open_conditions(job, folder, ranks, resume=resume)
     objective, network, generator = _built(job, stream, device)
     origin = _written(folder, job, stream, registry)
     with log_file(folder):
         feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
-        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin, "ranks": ranks}
         engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
@@ -172,48 +176,69 @@ def _announce(job: Job, device: torch.device) -> None:
 
 
 @contextmanager
-def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[Folder]:
-    """The run folder, which no other process writes to meanwhile.
+def open_run_folder(out: str, config: Mapping[str, Any], ranks: Ranks, *, resume: bool) -> Iterator[Folder]:
+    """The run folder, which no other run writes to meanwhile, and of several processes only the first.
 
     Raises:
         UsageError: when it is not empty and no run is continued, or the run was started with other options;
             when another process writes to it.
         StorageError: when it cannot be written.
     """
-    with owned(out) as folder:
-        if resume and folder.exists(CONFIG):
-            check_unchanged(folder.read_yaml(CONFIG), config, out)
-        if not resume and folder.strange_names():
-            raise UsageError(
-                f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
-            )
-        yield folder
+    with ExitStack() as owning:
+        mine: list[Folder] = []
+
+        def take() -> str:
+            folder = owning.enter_context(owned(out))
+            if resume and folder.exists(CONFIG):
+                check_unchanged(folder.read_yaml(CONFIG), config, out)
+            if not resume and folder.strange_names():
+                raise UsageError(
+                    f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+                )
+            mine.append(folder)
+            return folder.url
+
+        url = ranks.led(take)
+        yield mine[0] if mine else Folder(url, mute=True)
 
 
-def open_conditions(
-    source: Conditions, conditioning: Conditioning, folder: Folder, *, seed: int, resume: bool
-) -> ConditionStream:
+def open_conditions(job: Job, folder: Folder, ranks: Ranks, *, resume: bool) -> ConditionStream:
     """The conditions of a run; those of a resumed run are as they were when it was started.
 
     Raises:
         UsageError: when the source cannot give what the teacher takes.
     """
+    source, conditioning, seed = job.conditions, job.teacher.conditioning, job.seed
     if resume and folder.exists(CONDITIONS):
         return source.reopen(conditioning, folder.read_json(CONDITIONS), seed=seed)
-    return source.open(conditioning, seed=seed)
+    mine: list[ConditionStream] = []
+
+    def first() -> Mapping[str, Any] | None:
+        mine.append(source.open(conditioning, seed=seed))
+        return mine[0].record()
+
+    record = ranks.led(first)  # what is there may change while several look
+    if mine:
+        return mine[0]
+    if record is None:
+        return source.open(conditioning, seed=seed)
+    return source.reopen(conditioning, record, seed=seed)
 
 
 @contextmanager
 def log_file(folder: Folder) -> Iterator[None]:
     """Within, log lines also go to ``run.log``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
+    log = Log(folder, "run.log")
 
     def write(message: str) -> None:
         with suppress(StorageError):  # what the work itself writes there fails as well, and says so
-            folder.append("run.log", message)
+            log.write(message)
 
     sink = logger.add(write, format=form, level="INFO", filter=log_filter)
     try:
         yield
     finally:
         logger.remove(sink)
+        with suppress(StorageError):
+            log.flush()

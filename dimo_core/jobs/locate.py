@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import attrs
@@ -39,7 +40,7 @@ class _TeacherDraft(Draft):
     """A teacher, and nothing else."""
 
     keys = ("teacher",)
-    defaults = DEFAULTS
+    defaults, groups = DEFAULTS, MappingProxyType({})
 
     def outline(self) -> list[Section | None]:
         return [self.choose("teacher")]

@@ -6,15 +6,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import attrs
+import torch
 from loguru import logger
 
 from dimo_core.config.folders import CONFIG
 from dimo_core.config.pretrain import PretrainJob
 from dimo_core.data.feeds import CachedFeed, TokenFeed
-from dimo_core.data.token_cache import TokenCache
+from dimo_core.data.token_cache import EncodedExamples, TokenCache
 from dimo_core.data.token_encoding import encoded
-from dimo_core.device import find_device
 from dimo_core.engine.loop import Engine
+from dimo_core.engine.ranks import Ranks, joined
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
@@ -25,6 +26,7 @@ from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
 from dimo_core.sources import Examples
+from dimo_core.teacher import Teacher
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""
@@ -46,14 +48,22 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
             too many images are broken, or the token cache is one of other data.
         Interrupted: after a signal, with the encoded shards or the state of training saved.
     """
-    with open_run_folder(job.out, job.config, resume=resume) as folder, ExitStack() as encoding:
-        return _pretrain(attrs.evolve(job, out=folder.url), folder, encoding, registry, resume)
+    with ExitStack() as stack:
+        ranks, device = stack.enter_context(joined(job.device, job.train.shards))
+        folder = stack.enter_context(open_run_folder(job.out, job.config, ranks, resume=resume))
+        job, encoding = attrs.evolve(job, out=folder.url), stack.enter_context(ExitStack())
+        return _pretrain(job, folder, encoding, registry or Registry.discover(), resume, ranks, device)
 
 
 def _pretrain(
-    job: PretrainJob, folder: Folder, encoding: ExitStack, registry: Registry | None, resume: bool
+    job: PretrainJob,
+    folder: Folder,
+    encoding: ExitStack,
+    plugins: Registry,
+    resume: bool,
+    ranks: Ranks,
+    device: torch.device,
 ) -> Folder:
-    device = find_device(job.device)
     if job.objective.needs != {"data"}:
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
@@ -69,13 +79,11 @@ def _pretrain(
         if cache is None:
             feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
         else:
-            cache.begin(teacher, examples)
-            tokens = encoded(cache, teacher, device)
+            tokens = _encoded(cache, teacher, examples, ranks, device)
             feed = CachedFeed(teacher=teacher, examples=tokens, seed=job.seed, device=device)
         encoding.close()
-        plugins = registry or Registry.discover()
         origin = {"frozen": {"data": _digest(examples)}, "plugins": plugins.versions(job.config)}
-        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin}
+        how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin, "ranks": ranks}
         engine = Engine(objective, feed, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
@@ -85,15 +93,15 @@ def _pretrain(
         )
         engine.run()
         with engine.states["teacher"].averaged():
-            network: Any = engine.states["teacher"].module.eval()
+            network: Any = ranks.copied(engine.states["teacher"].module, teacher.skeleton).eval()
             if (plan := teacher.evaluation()) is not None:
                 conditions = built(plugins, "conditions", plan.conditions, plan.whose(teacher))
-                how = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed}
+                how = {"conditions": conditions, "settings": Evaluate(), "seed": job.seed, "ranks": ranks}
                 rows = RunRows.of(teacher, plan, plugins, **how, device=device)
                 write_table(rows.table(None, network), folder)
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
-            teacher.save(folder.path("teacher"), network, card)
+            ranks.led(lambda: teacher.save(folder.path("teacher"), network, card))
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
 
@@ -106,12 +114,28 @@ def _digest(examples: Examples) -> str:
     return digest.hexdigest()
 
 
+def _encoded(
+    cache: TokenCache, teacher: Teacher, examples: Examples, ranks: Ranks, device: torch.device
+) -> EncodedExamples:
+    """The tokens of a cache, which the first process fills."""
+    mine: list[EncodedExamples] = []
+
+    def fill() -> None:
+        cache.begin(teacher, examples)
+        mine.append(encoded(cache, teacher, device))
+
+    ranks.led(fill)
+    return mine[0] if mine else TokenCache(cache.folder, cache.data, cache.split).load()
+
+
 def _cache(job: PretrainJob, folder: Folder, encoding: ExitStack) -> TokenCache | None:
     """The token cache of data that are streamed, owned while it is unfinished; None for data in memory."""
     if job.data.streams and not job.data.augments:
         place = Folder(job.tokens) if job.tokens else folder.sub("tokens")
         cache = TokenCache(place, job.data, job.data.splits()[0])
         if cache.finished:
+            return cache
+        if folder.mute:
             return cache
         place = encoding.enter_context(owned(place.url))
         return TokenCache(place, job.data, job.data.splits()[0])  # another may have begun it meanwhile

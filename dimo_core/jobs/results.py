@@ -16,9 +16,10 @@ from dimo_core.device import noted
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import Interrupted, reason
 from dimo_core.evaluation.comparison import size_notes
-from dimo_core.evaluation.drawing import Method, Opened, Rows
+from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.table import Row, Table
 from dimo_core.files.folder import Folder
@@ -42,10 +43,12 @@ class RunRows(Rows):
     Attributes:
         ways: How the teacher is sampled, row by row: by named samplings, or in several numbers of steps.
         seed: Seed of the draws.
+        ranks: The processes that share the batches of a row.
     """
 
     ways: tuple[TeacherSampling, ...]
     seed: int = 0
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(
@@ -87,7 +90,9 @@ class RunRows(Rows):
     def row(self, method: Method, samples: int | None = None) -> Row:
         """Draw and judge a row, of so many samples where that is told."""
         drawing, opened = self.drawing(self.seed, onlooker=self.judge), method.open()
-        found = self.numbers(list(drawing.batches(self.raw(samples), opened)), opened.network)
+        shard = Shard(index=self.ranks.rank + 1, of=self.ranks.size)
+        batches = self.ranks.gathered(drawing.batches(self.raw(samples), opened, shard))
+        found = self.numbers(batches, opened.network)
         return row_of(method, [{**found, "parameters": 0, "decoding": 0.0}])
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
@@ -173,6 +178,7 @@ class Results:
             )
         if plan is not None:
             more: dict[str, Any] = {"conditions": job.conditions, "seed": job.seed, "device": engine.device}
+            more["ranks"] = engine.ranks
             self.rows = RunRows.of(
                 job.teacher, plan, registry, settings=job.eval, sampler=job.sampler, **more
             )
@@ -180,7 +186,8 @@ class Results:
 
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
-        with self.engine.states["generator"].averaged():
+        ranks = self.engine.ranks
+        with self.engine.states["generator"].averaged(), ranks.gathering(self.generator):
             sheet = self.fixed.of_generator(self.generator)
         name = f"samples/{step_name(step)}{sheet.suffix}"
         self.folder.write(name, sheet.data)
@@ -191,11 +198,12 @@ class Results:
         """Evaluate after ``step`` steps; keep the best generator so far in ``checkpoints/best``."""
         if self.rows is None:
             return {}
+        rows, ranks = self.rows, self.engine.ranks
         with self.engine.states["generator"].averaged():
-            row = self.rows.row(one_step(self.generator), self.job.eval.samples_on_the_way)
-            score = self.rows.judge.score(row.metrics)
+            with ranks.gathering(self.generator):
+                row = rows.row(one_step(self.generator), self.job.eval.samples_on_the_way)
             best = self.engine.checkpoints.sub("best")
-            if score < self._best_before(step):
+            if ranks.led(lambda: rows.judge.score(row.metrics) < self._best_before(step)):
                 facts = {"step": step, "seed": self.job.seed, "metrics": dict(row.metrics)}
                 save_generator(best, self.generator, self.job.teacher, self.job.config, facts)
         return {f"eval/{name}": value for name, value in row.metrics.items()}
@@ -209,15 +217,17 @@ class Results:
 
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
-        table = None
+        table, both = None, None
         self.show(self.engine.step)
         pictures = sheets_over_time(self.folder)
         if self.rows is not None:
             logger.info("evaluating: {} samples a row", self.rows.judge.plan.samples)
-            table = self.rows.table(self.generator, self.network)
+            with self.engine.ranks.gathering(self.generator):
+                table = self.rows.table(self.generator, self.network)
+                if (way := self.best_way(table)) is not None:
+                    both = self.fixed.side_by_side(self.generator, self.network, way)
             write_table(table, self.folder)
-            if (way := self.best_way(table)) is not None:
-                both = self.fixed.side_by_side(self.generator, self.network, way)
+            if both is not None:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}

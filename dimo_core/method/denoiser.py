@@ -15,16 +15,25 @@ from dimo_core.tokens import Tokens
 
 
 @attrs.frozen(kw_only=True)
-class Denoiser(AuxiliaryOptions):
-    """A masked diffusion model of the generator's samples, starting as the teacher.
+class DenoiserOptions(AuxiliaryOptions):
+    """What every masked diffusion model of the generator's samples is told, whatever of it is trained.
 
     Attributes:
         label_smoothing: Share of the target spread evenly over the codes; use what the teacher was trained
             with, so that both are biased alike.
-        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
     """
 
     label_smoothing: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
+
+
+@attrs.frozen(kw_only=True)
+class Denoiser(DenoiserOptions):
+    """A masked diffusion model of the generator's samples, starting as the teacher.
+
+    Attributes:
+        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
+    """
+
     train_embeddings: bool = False
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "DenoisingAuxiliary":
@@ -36,7 +45,7 @@ class Denoiser(AuxiliaryOptions):
 class DenoisingAuxiliary(Auxiliary):
     """z_psi, trained by cross-entropy on re-masked generated tokens."""
 
-    def __init__(self, options: Denoiser, backbone: Backbone) -> None:
+    def __init__(self, options: DenoiserOptions, backbone: Backbone) -> None:
         super().__init__()
         self.options, self.backbone = options, backbone
 
@@ -47,8 +56,8 @@ class DenoisingAuxiliary(Auxiliary):
         hidden: Tensor = self.backbone(x_tilde_t, c, mask_ratio=mask_ratio)
         return hidden
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_psi from hidden states, at all sites or at flat rows."""
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        """z_psi from hidden states of all sites, or of flat rows."""
         return self.backbone.head(hidden, rows)
 
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:

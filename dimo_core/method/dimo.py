@@ -8,7 +8,7 @@ import torch
 from attrs import validators as v
 from torch import Tensor, nn
 
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, categorical
 from dimo_core.errors import UsageError
 from dimo_core.method import process
 from dimo_core.method.losses import Jacobian, measures
@@ -102,7 +102,7 @@ class Dimo(ObjectiveOptions):
                 f"the guidance scale is not 1, but teacher {type(i.teacher).__name__} has no null condition. "
                 "Use --guidance.scale 1."
             )
-        p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network()).requires_grad_(False)
+        p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)).requires_grad_(False)
         step = Step(
             teacher=i.teacher,
             p_phi=p_phi.train(self.score_dropout),
@@ -159,22 +159,22 @@ class DimoPhase(Phase):
         remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
         s.p_psi.train(o.score_dropout if self.generator else o.dropout)
         with torch.set_grad_enabled(self.generator):
-            rollout = s.p_theta.rollout(c, draws)  # x_theta ~ p_theta(. | x_init, c)
-        x_theta, x_tilde_t = rollout.x_theta.flatten(), s.x_tilde_t(rollout, remask)
+            rollout = s.p_theta.rollout(c, draws)  # p_theta(. | x_init, c)
+        theta, x_tilde_t = s.theta(rollout, remask, learns=self.generator), s.x_tilde_t(rollout, remask)
         if self.generator:
-            theta, phi = s.theta(rollout), s.phi(x_tilde_t, c, remask)
+            phi = s.phi(x_tilde_t, c, remask)
             w = s.w(remask, theta, phi)
-        psi = s.psi(x_tilde_t, c, remask, learns=self.auxiliary)
-        for rows in s.chunks(remask):
-            z_psi = psi(rows)
+        psi, u = s.psi(x_tilde_t, c, remask, learns=self.auxiliary), rollout.u.flatten()[remask.rows]
+        for k in s.chunks(remask):
+            z_theta, z_psi = theta(k), psi(k)
             if self.generator:
-                z_theta, z_phi = theta(rows), phi(rows)
-                s.generator_backward(z_theta, z_phi, z_psi, w[rows // length], draws.total)
-                if watch:
+                z_phi = phi(k)
+                s.generator_backward(z_theta, z_phi, z_psi, w[k], draws.total)
+                if watch and len(z_psi):
                     add_to(logs, measures(z_theta, z_phi, z_psi, divergence=s.divergence, total=remask.total))
             if self.auxiliary:
-                add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta[rows], remask.total)})
-        if self.generator:
-            theta.backward()
+                x_theta = categorical(z_theta.detach(), u[k])
+                add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta, remask.total)})
+        theta.backward()
         psi.backward()
         return logs

@@ -7,7 +7,7 @@ So a network runs once to its hidden states, and its head for as many rows as ar
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from dimo_core.backbone import Rows, full
@@ -15,39 +15,62 @@ from dimo_core.backbone import Rows, full
 ELEMENTS = 2**24
 """Logits that are alive at a time, per tensor: 64 MiB in fp32."""
 
+Chunk = Float[Tensor, "k V"]
+"""Logits of some of K rows, in fp32 at least."""
 
-def chunks(rows: Rows, columns: int) -> tuple[Int[Tensor, " _"], ...]:
-    """``rows`` in runs whose logits have ``ELEMENTS`` entries at most: memory stops growing with rows.
 
-    What is computed in chunks differs from one whole by the rounding of matrix products at most.
+def chunks(count: int, sites: int, columns: int) -> list[slice]:
+    """``count`` rows in runs whose logits have ``ELEMENTS`` entries at most: memory stops growing with rows.
+
+    There are as many runs as ``sites`` rows would need, whatever ``count`` is, and some may be empty:
+    processes that share a head must call it equally often, and each has masked other sites. What is computed
+    in chunks differs from one whole by the rounding of matrix products at most.
 
     Args:
-        rows: Flat indices.
+        count: Rows.
+        sites: Rows that there could be, B L.
         columns: Logits of a row.
     """
-    return torch.split(rows, max(1, ELEMENTS // columns))
+    runs = -(-sites // max(1, ELEMENTS // columns))
+    size = -(-count // max(1, runs))
+    return [slice(i * size, (i + 1) * size) for i in range(runs)]
 
 
 class Logits:
-    """The logits of one forward pass, made for a chunk of rows when they are asked for.
+    """The logits of one forward pass at K rows, made for k of them when they are asked for.
 
-    Gradients gather at the hidden states; ``backward`` then sends them through the network, once.
+    The rows are gathered once, so that a chunk's gradient is [k, D] and all of them fill one [K, D];
+    ``backward`` then sends it through the network, once.
 
     Args:
         hidden: Hidden states, with their graph.
-        head: Logits of rows, from hidden states.
+        rows: Flat indices.
+        head: Logits of rows, from their hidden states.
+        learns: Whether backward passes from the logits are to come.
     """
 
-    def __init__(self, hidden: Float[Tensor, "B L D"], head: Callable[[Tensor, Rows], Tensor]) -> None:
-        self.hidden, self.head = hidden, head
-        self.leaf = hidden.detach().requires_grad_(hidden.requires_grad)
+    def __init__(
+        self,
+        hidden: Float[Tensor, "B L D"],
+        rows: Rows,
+        head: Callable[[Tensor, Rows], Tensor],
+        *,
+        learns: bool = False,
+    ) -> None:
+        self.rows, self.head, self.learns = rows, head, learns
+        with torch.set_grad_enabled(learns):
+            self.hidden = hidden.flatten(0, 1).index_select(0, rows)
+        self.grad = torch.zeros_like(self.hidden) if learns else None
 
-    def __call__(self, rows: Rows) -> Float[Tensor, "k V"]:
-        """The logits of flat rows, in fp32 at least."""
-        return full(self.head(self.leaf, rows))
+    def __call__(self, k: slice) -> Chunk:
+        """The logits of these of the rows, in fp32 at least."""
+        leaf = self.hidden[k].detach()
+        with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
+            if self.grad is not None and torch.is_grad_enabled():
+                leaf.requires_grad_().grad = self.grad[k]  # a backward pass adds in place
+            return full(self.head(leaf, self.rows[k]))
 
     def backward(self) -> None:
         """Hand on what the rows' backward passes left, if anything."""
-        if self.leaf.grad is not None:
-            self.hidden.backward(self.leaf.grad)
-            self.leaf.grad = None
+        if self.hidden.requires_grad:
+            self.hidden.backward(self.grad)

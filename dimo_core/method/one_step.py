@@ -24,8 +24,8 @@ from dimo_core.tokens import Tokens, TokenSpace
 
 
 @attrs.frozen(kw_only=True)
-class OneStep(GeneratorOptions):
-    """One-step generator with token initialisation (paper, section 3.3).
+class OneStepOptions(GeneratorOptions):
+    """What every one-step generator with token initialisation is told, whatever of it is trained.
 
     Attributes:
         r_init: Share of masks in x_init; the other tokens are random codes.
@@ -34,22 +34,31 @@ class OneStep(GeneratorOptions):
             faults; null for that of training. (The authors' text-to-image generator is trained with 0.5 and
             sampled with 0.6.)
         sampling_sigma_init: The same of sigma_init.
-        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
         temperature: Divides the logits when sampling a trained generator; training draws at 1.
         top_k: Sample from the k likeliest codes; 0 for all.
         top_p: Sample from the nucleus of this mass; 1 for all.
-        init: Folder of a trained generator to continue from, or a published weights file or folder of one
-            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
     """
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
     sigma_init: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
     sampling_r_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
     sampling_sigma_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
-    train_embeddings: bool = False
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     top_k: int = attrs.field(default=0, validator=v.ge(0))
     top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
+
+
+@attrs.frozen(kw_only=True)
+class OneStep(OneStepOptions):
+    """One-step generator with token initialisation (paper, section 3.3); all of its network is its own.
+
+    Attributes:
+        train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
+        init: Folder of a trained generator to continue from, or a published weights file or folder of one
+            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
+    """
+
+    train_embeddings: bool = False
     init: str | None = attrs.field(default=None, converter=from_anywhere)
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "OneStepGenerator":
@@ -73,7 +82,7 @@ class OneStep(GeneratorOptions):
 class OneStepGenerator(Generator):
     """z_theta = backbone(noisy embeddings of x_init)."""
 
-    def __init__(self, options: OneStep, space: TokenSpace, backbone: Backbone) -> None:
+    def __init__(self, options: OneStepOptions, space: TokenSpace, backbone: Backbone) -> None:
         super().__init__()
         self.options, self.space, self.backbone = options, space, backbone
 
@@ -86,12 +95,10 @@ class OneStepGenerator(Generator):
         return self._hidden(x_init, c, draws, self.options.r_init, self.options.sigma_init)
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
-        """x_theta ~ softmax(z_theta) at temperature 1, at every site."""
+        """One pass; x_theta ~ softmax(z_theta) at temperature 1, at every site."""
         x_init = self.initial_tokens(draws)
         hidden = self(x_init, c, draws)
-        with torch.no_grad():
-            x_theta = self._drawn(hidden, draws)
-        return Rollout(x_init=x_init, hidden=hidden, x_theta=x_theta)
+        return Rollout(x_init=x_init, hidden=hidden, u=draws.uniform("x_theta", self.space.length))
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
@@ -118,20 +125,18 @@ class OneStepGenerator(Generator):
         self,
         hidden: Float[Tensor, "B L D"],
         draws: Draws,
-        change: Callable[[Tensor], Tensor] = lambda z: z,
+        change: Callable[[Tensor], Tensor],
     ) -> Tokens:
-        """A token for each site, from logits that ``change`` may filter."""
+        """A token for each site, from logits that ``change`` filters."""
         u = draws.uniform("x_theta", self.space.length)
-        runs = chunks(torch.arange(u.numel(), device=hidden.device), self.space.columns)
-        if len(runs) == 1:
-            return categorical(change(self.head(hidden)), u)
-        drawn = [categorical(change(self.head(hidden, rows)), u.flatten()[rows]) for rows in runs]
+        h, sites = hidden.flatten(0, 1), torch.arange(u.numel(), device=u.device)
+        runs = chunks(len(sites), len(sites), self.space.columns)
+        drawn = [categorical(change(self.head(h[k], sites[k])), u.flatten()[k]) for k in runs]
         return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:
         """The options of this generator, without what only concerns training."""
-        training = {"train_embeddings", "init"}
-        return {k: value for k, value in attrs.asdict(self.options).items() if k not in training}
+        return {field.name: getattr(self.options, field.name) for field in attrs.fields(OneStepOptions)}
 
 
 def trainable_copy(teacher: Teacher, *, skeleton: bool, train_embeddings: bool) -> Backbone:

@@ -83,6 +83,7 @@ class Remask:
         counts: Masked tokens of each sample.
         masked: The masked sites, on the training device.
         rows: The same sites as flat indices into B * L, sample by sample.
+        kept: The other sites, likewise.
         total: Masked tokens of the global batch, of which this may be a micro-batch.
     """
 
@@ -90,6 +91,7 @@ class Remask:
     counts: Int[Tensor, " B"]
     masked: Bool[Tensor, "B L"]
     rows: Rows
+    kept: Rows
     total: int
 
 
@@ -109,33 +111,29 @@ def draw_remask(
     """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
     host = draws.host()
     ratio = draw_ratio(schedule, host, bounds)
-    masked = draw_mask(ratio, length, host, masking)
-    rows = masked.flatten().nonzero().squeeze(1)
-    whole = draws.count == draws.total
-    total = int(masked.sum()) if whole else masked_total(length, schedule, masking, draws, bounds)
+    if masking == "exact":  # the ratios alone tell how many are masked in the global batch
+        masked = draw_mask(ratio, length, host)
+        total = int(masked_count(draw_ratio(schedule, host.whole(), bounds), length).sum())
+    else:
+        every = draws.once(
+            ("masked", length, schedule, bounds), lambda: _every_mask(schedule, host, length, bounds)
+        )
+        masked, total = every[draws.start :][: draws.count], int(every.sum())
+    rows, kept = (sites.flatten().nonzero().squeeze(1) for sites in (masked, ~masked))
     return Remask(
         ratio=ratio,
         counts=masked.sum(1),
         masked=transfer(masked, draws.device),
         rows=transfer(rows, draws.device),
+        kept=transfer(kept, draws.device),
         total=total,
     )
 
 
-def masked_total(
-    length: int,
-    schedule: Schedule,
-    masking: Masking,
-    draws: Draws,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> int:
-    """Masked tokens of the global batch, of which ``draws`` may be a slice: all that ``draw_remask`` hides.
-
-    With ``exact`` masking the ratios tell it. Otherwise the masks are drawn, one block of rows at a time.
-    """
-    host = draws.whole().host()
-    if masking == "exact":
-        return int(masked_count(draw_ratio(schedule, host, bounds), length).sum())
-    size = block_rows(length)
-    parts = (host.slice(start, min(size, host.total - start)) for start in range(0, host.total, size))
-    return sum(int(draw_mask(draw_ratio(schedule, p, bounds), length, p, masking).sum()) for p in parts)
+def _every_mask(
+    schedule: Schedule, draws: Draws, length: int, bounds: tuple[float, float]
+) -> Bool[Tensor, "N {length}"]:
+    """The Bernoulli masks of the global batch, drawn one block of rows at a time."""
+    whole, size = draws.whole(), block_rows(length)
+    parts = [whole.slice(start, min(size, whole.total - start)) for start in range(0, whole.total, size)]
+    return torch.cat([draw_mask(draw_ratio(schedule, p, bounds), length, p, "bernoulli") for p in parts])

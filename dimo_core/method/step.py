@@ -8,8 +8,8 @@
 ``grad_z``            gradient of D(p_phi || p_psi) with respect to z_psi, eq. 4
 ====================  ==========================================================
 
-Heads are evaluated at the K masked rows only; elsewhere the gradient is zero. ``theta``, ``phi`` and ``psi``
-give z_theta, z_phi and z_psi of k of them at a time.
+Gradients are those of the K masked rows. ``theta``, ``phi`` and ``psi`` give z_theta, z_phi and z_psi of k of
+them at a time.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.auxiliary import Auxiliary
-from dimo_core.backbone import Backbone, Rows
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer, widest
 from dimo_core.divergence import Divergence
+from dimo_core.draws import categorical
 from dimo_core.generator import Generator, Rollout
 from dimo_core.guidance import Guidance, guided
 from dimo_core.method import losses
-from dimo_core.method.logits import Logits, chunks
-from dimo_core.method.process import Remask, apply_mask
+from dimo_core.method.logits import Chunk, Logits, chunks
+from dimo_core.method.process import Remask
 from dimo_core.method.weighting import Weight
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -60,51 +61,50 @@ class Step:
     weight: Weight
     jacobian: losses.Jacobian
 
+    @torch.no_grad()
     def x_tilde_t(self, rollout: Rollout, remask: Remask) -> Tokens:
-        """x_tilde_t ~ q_{t|0}(. | x_theta)."""
-        return apply_mask(rollout.x_theta, remask.masked, self.teacher.tokens)
+        """x_tilde_t ~ q_{t|0}(. | x_theta); of x_theta what stays visible is drawn, and nothing else."""
+        x = torch.full_like(rollout.x_init, self.teacher.tokens.mask_id).flatten()
+        z, u = Logits(rollout.hidden, remask.kept, self.p_theta.head), rollout.u.flatten()[remask.kept]
+        for k in chunks(len(u), len(x), self.teacher.tokens.columns):
+            x[remask.kept[k]] = categorical(z(k), u[k])
+        return x.view_as(rollout.x_init)
 
-    def theta(self, rollout: Rollout) -> Logits:
-        """What gives z_theta at x_init."""
-        return Logits(rollout.hidden, self.p_theta.head)
+    def theta(self, rollout: Rollout, remask: Remask, *, learns: bool) -> Logits:
+        """What gives z_theta at x_init, with a graph where the generator learns from it."""
+        return Logits(rollout.hidden, remask.rows, self.p_theta.head, learns=learns)
 
     @torch.no_grad()
-    def phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Callable[[Rows], Float[Tensor, "k V"]]:
+    def phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Callable[[slice], Chunk]:
         """What gives z_phi at x_tilde_t, guided and tempered."""
         scale, ratio = self.guidance.at(remask.ratio), transfer(remask.ratio, x_tilde_t.device)
         z = guided(self.teacher, self.p_phi, x_tilde_t, c, mask_ratio=ratio, scale=scale)
-        return torch.no_grad()(lambda rows: z(rows) / self.teacher_temperature)
+        return torch.no_grad()(lambda k: z(remask.rows[k]) / self.teacher_temperature)
 
     def psi(self, x_tilde_t: Tokens, c: Condition, remask: Remask, *, learns: bool) -> Logits:
         """What gives z_psi at x_tilde_t, with a graph where the auxiliary learns from it."""
         with torch.set_grad_enabled(learns):
             hidden = self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device))
-        return Logits(hidden, self.p_psi.head if learns else torch.no_grad()(self.p_psi.head))
+        return Logits(hidden, remask.rows, self.p_psi.head, learns=learns)
 
     @torch.no_grad()
-    def w(self, remask: Remask, theta: Logits, phi: Callable[[Rows], Tensor]) -> Float[Tensor, " B"]:
-        """w(t) of each sample."""
+    def w(self, remask: Remask, theta: Logits, phi: Callable[[slice], Tensor]) -> Float[Tensor, " K"]:
+        """w(t) of each masked row's sample."""
+        sample = remask.rows // self.teacher.tokens.length
 
         def distance() -> Float[Tensor, " B"]:
-            apart = torch.cat([losses.distance(theta(rows), phi(rows)) for rows in self.chunks(remask)])
-            apart = apart.to(widest(apart.device))
-            sums = torch.zeros(len(remask.counts), device=apart.device, dtype=apart.dtype)
-            sums.index_add_(0, remask.rows // self.teacher.tokens.length, apart)
-            return sums / transfer(remask.counts, sums.device)
+            apart = torch.cat([losses.distance(theta(k), phi(k)) for k in self.chunks(remask)])
+            sums = torch.zeros(len(remask.counts), device=apart.device, dtype=widest(apart.device))
+            return sums.index_add_(0, sample, apart.to(sums)) / transfer(remask.counts, sums.device)
 
-        return transfer(self.weight(remask.counts, distance), remask.rows.device)
+        return transfer(self.weight(remask.counts, distance), sample.device)[sample]
 
-    def chunks(self, remask: Remask) -> tuple[Rows, ...]:
-        """The masked rows, so many at a time as logits are to be alive."""
-        return chunks(remask.rows, self.teacher.tokens.columns)
+    def chunks(self, remask: Remask) -> list[slice]:
+        """Which masked rows at a time, so many as logits are to be alive."""
+        return chunks(len(remask.rows), remask.masked.numel(), self.teacher.tokens.columns)
 
     def generator_backward(
-        self,
-        z_theta: Float[Tensor, "k V"],
-        z_phi: Float[Tensor, "k V"],
-        z_psi: Float[Tensor, "k V"],
-        w: Float[Tensor, " k"],
-        batch: int,
+        self, z_theta: Chunk, z_phi: Chunk, z_psi: Chunk, w: Float[Tensor, " k"], batch: int
     ) -> None:
         """Push w grad_z / B into rows of z_theta (eq. 3); it reaches the generator alone."""
         gradient = losses.generator_gradient(
@@ -112,9 +112,7 @@ class Step:
         )
         z_theta.backward(gradient)
 
-    def auxiliary_backward(
-        self, z_psi: Float[Tensor, "k V"], x_theta: Int[Tensor, " k"], total: int
-    ) -> Float[Tensor, ""]:
+    def auxiliary_backward(self, z_psi: Chunk, x_theta: Int[Tensor, " k"], total: int) -> Float[Tensor, ""]:
         """Rows of the auxiliary's loss, a mean over the masked tokens of the global batch."""
         loss = self.p_psi.loss(z_psi, x_theta) / total
         loss.backward()

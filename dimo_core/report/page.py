@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import attrs
-from jinja2 import Environment
 
 from dimo_core.evaluation.numbers import aligned
 from dimo_core.evaluation.table import Table
@@ -45,6 +44,8 @@ class Report:
 
     def html(self) -> str:
         """The whole page."""
+        from jinja2 import Environment  # here, because no step of a run has to wait for it
+
         quality = {name: data for name, data in self.plots.items() if name.startswith("quality")}
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         environment.globals |= {"size": _size, "base64": _base64, "lines": _lines}

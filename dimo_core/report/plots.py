@@ -1,6 +1,7 @@
 """Curves of a run, from metrics.jsonl, and quality against what it costs.
 
-Drawn with matplotlib's object interface: nothing global is set, and no display is needed.
+Drawn with matplotlib's object interface: nothing global is set, and no display is needed. Its figures are
+imported when the first is drawn, which no step of a run has to wait for.
 """
 
 import io
@@ -8,14 +9,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from typing import TYPE_CHECKING, Any
 
 from dimo_core.evaluation.table import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 INK, QUIET, LINE, PAPER = "#22252a", "#6b7078", "#e3e4e1", "#fbfbf9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a3588c", "#56b4e9", "#8a7000")
@@ -121,7 +122,9 @@ def _quality(
     return _png(figure)
 
 
-def _against(axes: Axes, name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool) -> None:
+def _against(
+    axes: "Axes", name: str, rows: Sequence[Row], x: Callable[[Row], float], *, joined: bool
+) -> None:
     """One curve a series (of generators points only, unless ``joined``), with error bars where known."""
     series: dict[str, list[Row]] = {}
     for row in rows:
@@ -173,6 +176,8 @@ def _curves(group: str, title: str, members: Mapping[str, Series]) -> bytes:
 
 def _multiples(members: Mapping[str, Series], marker: str = "") -> bytes:
     """One small plot for each scalar."""
+    from matplotlib.ticker import MaxNLocator
+
     members = dict(list(members.items())[:MOST])
     figure, every = _panels(len(members))
     for axes, (name, series) in zip(every, members.items(), strict=True):
@@ -183,7 +188,7 @@ def _multiples(members: Mapping[str, Series], marker: str = "") -> bytes:
     return _png(figure)
 
 
-def _curve(axes: Axes, series: Series, colour: str, label: str, marker: str = "") -> None:
+def _curve(axes: "Axes", series: Series, colour: str, label: str, marker: str = "") -> None:
     """A curve; where it has many points, pale, with its moving average in full colour."""
     steps, values = series
     if len(values) < 40:
@@ -227,7 +232,7 @@ def spread_of(name: str, values: Sequence[float], table: Table) -> float:
     return 0.0 if table.better.get(name) == "larger" else spread(values)
 
 
-def _ticked(axis: Axis, ratio: float, at: Sequence[float] | None = None) -> None:
+def _ticked(axis: "Axis", ratio: float, at: Sequence[float] | None = None) -> None:
     """Plain numbers at a logarithmic axis, and no ticks between them.
 
     Args:
@@ -235,21 +240,25 @@ def _ticked(axis: Axis, ratio: float, at: Sequence[float] | None = None) -> None
         ratio: The largest value as a multiple of the smallest.
         at: Where; None for 1, 2 and 5 times the powers of ten, or these alone where there are many.
     """
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
     powers = LogLocator(subs=(1, 2, 5) if ratio < 300 else (1,))
     axis.set_major_locator(powers if at is None else FixedLocator(at))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
 
 
-def _panels(count: int, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, size: tuple[float, float] = PANEL) -> "tuple[Figure, list[Axes]]":
     """A figure of panels of so many inches, three a row."""
+    from matplotlib.figure import Figure
+
     across = min(count, ACROSS)
     down = -(-count // across)
     figure = Figure(figsize=(size[0] * across, size[1] * down), facecolor=PAPER, layout="constrained")
     return figure, [figure.add_subplot(down, across, i + 1) for i in range(count)]
 
 
-def _styled(axes: Axes, title: str, below: str, ratio: float) -> None:
+def _styled(axes: "Axes", title: str, below: str, ratio: float) -> None:
     """The house style; an axis of values that spread widely is logarithmic.
 
     Args:
@@ -273,7 +282,7 @@ def _styled(axes: Axes, title: str, below: str, ratio: float) -> None:
         spine.set_color(QUIET)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: "Figure") -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144)

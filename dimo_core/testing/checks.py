@@ -78,6 +78,7 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     x = Draws(seed=0, phase="conformance", total=len(raw)).integers("x", space.codes, space.length)
     x[:, ::2] = space.mask_id
     _check_backbone(teacher.network(), x, c, space)
+    _check_targets(teacher.network(), x, c, space)
     _check_capabilities(teacher, x, c)
     require_suggestions(teacher)
 
@@ -236,6 +237,20 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require(reached or not any(flags.values()), "gradients flow from logits to the weights")
     now = {name: p.requires_grad for name, p in network.named_parameters()}
     require(flags == now, "a forward pass never changes requires_grad")
+
+
+def _check_targets(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:
+    ratio, called = (x == space.mask_id).float().mean(1), set[str]()
+    before = network.logits(x, c, mask_ratio=ratio)
+    targets = network.adapter_targets()
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: called.add(name))
+    after = network.logits(x, c, mask_ratio=ratio)
+    require_close(after, before, "adapter_targets changes no logits", TOLERANCE)
+    for target in targets:
+        found = any(name == target or name.endswith(f".{target}") for name in called)
+        require(found, f"adapter_targets names linear modules that are called; {target!r} is none")
 
 
 def _check_probabilities(network: Backbone, space: TokenSpace) -> None:

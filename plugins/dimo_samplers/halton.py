@@ -8,6 +8,7 @@ from attrs import validators as v
 from jaxtyping import Int
 from torch import Tensor
 
+from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.tokens import TokenSpace
 from dimo_samplers.ordered import Counts, OrderedSampler
@@ -68,7 +69,7 @@ class HaltonSampler(OrderedSampler):
 
     def order(self, space: TokenSpace, draws: Draws) -> Int[Tensor, "B L"]:
         """The same order for every sample, but for where it starts."""
-        order = halton_order(*(space.grid or (space.length, 1))).to(draws.device)
+        order = transfer(halton_order(*(space.grid or (space.length, 1))), draws.device)
         start = torch.zeros(draws.count, dtype=torch.long, device=draws.device)
         if self.roll:
             start = draws.integers("roll", space.length)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
+from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
@@ -121,8 +122,8 @@ class MaskGitSampler(Sampler):
             scale = guidance.at(ratio, progress)
             used += passes(scale)
             told = teacher.at_step(network, step, asked)
-            logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
-            drawn, log_p = self._drawn(logits, undecided, space.columns, now)
+            logits = guided(teacher, told, x, c, mask_ratio=transfer(ratio, x.device), scale=scale)
+            drawn, log_p = self._drawn(logits, undecided, left, space.columns, now)
             decide = self._best(log_p, undecided, count, 1 - progress, now)
             x = torch.where(decide, drawn, x)
             undecided, left = undecided & ~decide, left - count
@@ -130,16 +131,17 @@ class MaskGitSampler(Sampler):
         return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
 
     def _drawn(
-        self, logits: Callable[[Tensor], Tensor], undecided: Tensor, columns: int, draws: Draws
+        self, logits: Callable[[Tensor], Tensor], undecided: Tensor, left: int, columns: int, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """A token for each undecided site, and its log-probability; decided ones have -inf.
+        """A token for each of a sample's ``left`` undecided sites, and its log-probability; others have -inf.
 
-        The head runs for some rows at a time, so that logits of all sites are never in memory together.
+        The head runs for some rows at a time, so that logits of all sites are never in memory together. Rows
+        are found by sorting: a search would make the host wait for how many there are.
         """
-        rows = undecided.flatten().nonzero().squeeze(1)
+        rows = undecided.flatten().int().argsort(stable=True, descending=True)[: len(undecided) * left]
         u = draws.uniform("drawn", undecided.shape[1]).flatten()
         drawn, log_p = [], []
-        for some in chunks(rows, columns):
+        for some in (rows[k] for k in chunks(len(rows), len(rows), columns)):
             z = logits(some) / self.temperature
             drawn.append(categorical(z, u[some]))
             log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))

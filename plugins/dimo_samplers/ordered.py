@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
+from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
@@ -89,10 +90,11 @@ class OrderedSampler(Sampler):
             scale = guidance.at(ratio, i / (len(counts) - 1) if len(counts) > 1 else 1.0)
             used += passes(scale)
             told = teacher.at_step(network, i, len(counts))
-            logits = guided(teacher, told, x, c, mask_ratio=ratio.to(x.device), scale=scale)
+            logits = guided(teacher, told, x, c, mask_ratio=transfer(ratio, x.device), scale=scale)
             u = attrs.evolve(draws, phase=f"{draws.phase}/{i}").uniform("drawn", space.length).flatten()
             x = x.flatten()
-            for some in chunks(rows[:, done : done + count].flatten(), space.columns):
+            now = rows[:, done : done + count].flatten()
+            for some in (now[k] for k in chunks(len(now), len(now), space.columns)):
                 x = x.scatter(0, some, categorical(logits(some) / self.temperature, u[some]))
             x, done = x.view(draws.count, -1), done + count
             trajectory += [x] if keep_trajectory else []

@@ -142,7 +142,7 @@ class StagedSampler(Sampler):
         """Tokens, and what is undecided, after a stage; the head runs for some rows at a time."""
         u, w = (draws.uniform(stream, x.shape[1]).flatten() for stream in ("jump", "drawn"))
         tokens, masked = x.flatten().clone(), undecided.flatten().clone()
-        for some in chunks(rows, columns):
+        for some in (rows[k] for k in chunks(len(rows), x.numel(), columns)):
             kernel = self.kernel(stage, [logits(some) for logits in seen])
             jump, code = kernel.draw(u[some], w[some])
             tokens[some] = torch.where(jump, code, tokens[some])

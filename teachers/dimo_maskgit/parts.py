@@ -19,7 +19,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.state import card_of
 from dimo_core.files.weight_files import is_weights_file, split_key
-from dimo_core.files.weights import encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import digest_tensors, read_tensors
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.tokenizer import Tokenizer
@@ -159,7 +159,7 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
 
 def digest_of(tokenizer: Tokenizer) -> dict[str, str]:
     """The tokenizer's entry in ``provenance``: the SHA-256 of the file that ``save`` would write."""
-    return {TOKENIZER: sha256(encode_tensors(tokenizer.state_dict()))}
+    return {TOKENIZER: digest_tensors(tokenizer.state_dict())}
 
 
 def infer_architecture(

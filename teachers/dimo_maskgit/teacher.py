@@ -17,7 +17,7 @@ from dimo_core.errors import CheckpointError, ConfigError
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
 from dimo_core.files.weight_files import is_weights_file
-from dimo_core.files.weights import assign, check_finite, encode_tensors, sha256
+from dimo_core.files.weights import assign, check_finite, write_tensors
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
 from dimo_core.teacher import Capability, Teacher
@@ -54,6 +54,7 @@ class MaskGit(Teacher):
         class_names: Text file with the class names of a weights file, one a line; null numbers them.
         mask_logit: Whether the head also scores the mask token, as in the released Di[M]O code (keep), or
             only codes (drop).
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
     checkpoint: str | None = attrs.field(default=None, converter=from_anywhere)
@@ -61,6 +62,7 @@ class MaskGit(Teacher):
     heads: int | None = attrs.field(default=None, validator=v.optional(v.gt(0)))
     class_names: str | None = attrs.field(default=None, converter=from_anywhere)
     mask_logit: Literal["drop", "keep"] = "drop"
+    gradient_checkpointing: bool = False
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {"guidance", "decode", "encode", "create", "save"}
@@ -132,7 +134,9 @@ class MaskGit(Teacher):
 
     def skeleton(self) -> MaskTransformer:
         """The transformer without weights."""
-        return MaskTransformer(self.architecture, self.tokens.columns)
+        network = MaskTransformer(self.architecture, self.tokens.columns)
+        network.transformer.gradient_checkpointing = self.gradient_checkpointing
+        return network
 
     def network(self, *, share: bool = False) -> MaskTransformer:
         """The transformer with the teacher's weights."""
@@ -240,12 +244,6 @@ class MaskGit(Teacher):
 
     def save(self, folder: str, network: Backbone, card: Mapping[str, Any]) -> None:
         """Write ``teacher.yaml`` (last), ``network.safetensors`` and ``tokenizer.safetensors``."""
-        out = Folder(folder)
-        payloads = {
-            NETWORK: encode_tensors(network.state_dict()),
-            TOKENIZER: encode_tensors(self._tokenizer.state_dict()),
-        }
-        for name, data in payloads.items():
-            out.write(name, data)
-        digests = {name: sha256(data) for name, data in payloads.items()}
+        out, files = Folder(folder), {NETWORK: network, TOKENIZER: self._tokenizer}
+        digests = {name: write_tensors(out, name, module.state_dict()) for name, module in files.items()}
         out.write_yaml(CARD, {**self._parts.card, "sha256": digests, **card})

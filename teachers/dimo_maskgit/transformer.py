@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from attrs import validators as v
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.limits import check_network
@@ -76,12 +77,22 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """Every position attends to all."""
         b, s, d = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = self.in_proj(x) if "in_proj" in self._modules else self._packed(x)
         q, k, v = qkv.view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         p = self.dropout if self.training else 0.0
         out: Tensor = F.scaled_dot_product_attention(q, k, v, dropout_p=p)
         projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(b, s, d))
         return projected
+
+    def _packed(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S E"]:
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def give_to_module(self) -> None:
+        """Let a linear module ``in_proj`` hold the packed projection, so that adapters can wrap it."""
+        rows, columns = self.in_proj_weight.shape
+        self.in_proj = nn.Linear(columns, rows, device="meta")
+        self.in_proj.weight, self.in_proj.bias = self.in_proj_weight, self.in_proj_bias
+        del self.in_proj_weight, self.in_proj_bias
 
 
 class PreNorm(nn.Module):
@@ -130,10 +141,16 @@ class FeedForward(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The stack of pre-norm blocks, under the reference's name ``layers``."""
+    """The stack of pre-norm blocks, under the reference's name ``layers``.
+
+    Attributes:
+        gradient_checkpointing: Compute each block again in the backward pass instead of keeping its
+            activations. No value changes.
+    """
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.layers = nn.ModuleList(
             nn.ModuleList([PreNorm(a.width, AttentionBranch(a)), PreNorm(a.width, FeedForward(a))])
             for _ in range(a.depth)
@@ -141,7 +158,12 @@ class Blocks(nn.Module):
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         """All blocks in order."""
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
+            if again:  # random is nothing in a block but dropout, in training mode
+                both = nn.Sequential(*block.children())
+                x = checkpoint(both, x, use_reentrant=False, preserve_rng_state=self.training)
+                continue
             for branch in block.children():
                 x = branch(x)
         return x
@@ -208,10 +230,16 @@ class MaskTransformer(Backbone):
         hidden: Tensor = self.last_layer(self.transformer(self.first_layer(h)))
         return hidden[:, : self.length]
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """Tied output embedding and per-position bias, for the code columns only."""
         weight = self.tok_emb.weight[: self.columns]
         bias = self.bias[: self.length, : self.columns]
-        if rows is None:
-            return F.linear(hidden, weight) + bias
-        return F.linear(hidden.flatten(0, 1)[rows], weight) + bias[rows % self.length]
+        return F.linear(hidden, weight) + (bias if rows is None else bias[rows % self.length])
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """Every linear map but the tied head."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.give_to_module()
+        blocks = ("mha.in_proj", "mha.out_proj", "fn.net.0", "fn.net.3")
+        return (*blocks, "first_layer.2", "first_layer.6", "last_layer.2")

@@ -33,10 +33,10 @@ class PromptConditions:
     def _negative(self) -> dict[torch.device, dict[str, Tensor]]:
         """The negative prompt's embedding, encoded once and kept on each device that asked for it."""
         text, pooled = self.prompts()([self.negative_prompt])
-        return {torch.device("cpu"): {"text": text, "pooled": pooled}}
+        return {text.device: {"text": text, "pooled": pooled}}
 
     def encode(self, raw: Sequence[Any]) -> dict[str, Tensor]:
-        """A batch of prompts, on the CPU.
+        """A batch of prompts: embeddings on the text tower's device, ``micro`` on the CPU.
 
         Raises:
             UsageError: for a condition that is no text.
@@ -67,7 +67,7 @@ class PromptConditions:
         if device.type == "meta":
             return conditions.tree_map(torch.empty_like, c)  # type: ignore[no-any-return]
         if device not in self._negative:
-            own = self._negative[torch.device("cpu")]
+            own = next(iter(self._negative.values()))
             self._negative[device] = {name: transfer(tensor, device) for name, tensor in own.items()}
         null = {
             name: tensor.to(text.dtype).expand(len(text), *tensor.shape[1:])

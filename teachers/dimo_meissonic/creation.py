@@ -12,7 +12,7 @@ from dimo_core.choice import Choice
 from dimo_core.draws import stream_seed
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import encode_tensors, sha256
+from dimo_core.files.weights import digest_tensors
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan
 from dimo_meissonic.architecture import Architecture
@@ -56,7 +56,7 @@ class NewPart(Part):
 
     def digest(self) -> str:
         """The SHA-256 of the file that ``save`` would write."""
-        return sha256(encode_tensors(in_fp32(self.held), {"format": "pt"}))
+        return digest_tensors(in_fp32(self.held), {"format": "pt"})
 
 
 @attrs.frozen(kw_only=True)

@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from dimo_core.backbone import Backbone
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import check_finite, encode_tensors, sha256
+from dimo_core.files.weights import check_finite, sha256, write_tensors
 from dimo_meissonic.files import CARD, FORMAT, TEXT, TOKENIZER, TRANSFORMER, VQVAE, WEIGHTS, Part
 from dimo_meissonic.text import text_tensors
 
@@ -43,12 +45,16 @@ def write_folder(
         folder.write(name, data)
         digests[name] = sha256(data)
 
+    def write_weights(part: str, tensors: Mapping[str, Tensor]) -> None:
+        name = f"{part}/{WEIGHTS[part][0]}"
+        digests[name] = write_tensors(folder, name, tensors, {"format": "pt"})
+
     write(f"{TRANSFORMER}/config.json", network.to_json_string().encode())  # type: ignore[operator]
-    write(f"{TRANSFORMER}/{WEIGHTS[TRANSFORMER][0]}", encode_tensors(network.state_dict(), {"format": "pt"}))
+    write_weights(TRANSFORMER, network.state_dict())
     write(f"{VQVAE}/config.json", _json(vqvae.config))
-    write(f"{VQVAE}/{WEIGHTS[VQVAE][0]}", encode_tensors(images, {"format": "pt"}))
+    write_weights(VQVAE, images)
     write(f"{TEXT}/config.json", _json(config))
-    write(f"{TEXT}/{WEIGHTS[TEXT][0]}", encode_tensors(words, {"format": "pt"}))
+    write_weights(TEXT, words)
     for name, data in vocabulary.items():
         write(f"{TOKENIZER}/{name}", data)
     folder.write_yaml(CARD, {"format": FORMAT, **card, "sha256": digests})

@@ -59,7 +59,7 @@ class Meissonic(Teacher):
         text_encoder: Folder of another CLIP text tower, a path or fsspec URL, such as
             laion/CLIP-ViT-H-14-laion2B-s32B-b79K; null takes the folder's own, as Di[M]O does.
         text_device: Where the text tower computes: auto for the device of the run, or a torch device.
-        text_cache: Prompts whose embeddings are remembered at most, 300 kB each (a small teacher's: 5 kB).
+        text_cache: Prompts whose embeddings are remembered there at most, 300 kB each (a small one's: 5 kB).
         grid: Rows and columns of tokens; null takes what the network was trained with: 64 x 64, or 32 x 32
             for a network without down-sampling.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from loguru import logger
 from torch import Tensor, nn
 
+from dimo_core.device import transfer
 from dimo_core.errors import CheckpointError
 from dimo_core.files.weights import assign, check_finite
 from dimo_meissonic.libraries import library
@@ -151,7 +152,9 @@ SHOWN = 60
 
 
 class PromptEncoder:
-    """Prompts to embeddings on the CPU; the latest ones are remembered.
+    """Prompts to embeddings; the latest ones are remembered.
+
+    They stay on the tower's device, so that the host need not wait for a prompt that is new.
 
     Args:
         tower: The text tower; moved to ``device``.
@@ -252,5 +255,5 @@ class PromptEncoder:
     @torch.no_grad()
     def _passed(self, ids: Int[Tensor, "R S"]) -> tuple[Float[Tensor, "R S J"], Float[Tensor, "R P"]]:
         with torch.autocast(self.device.type, enabled=False):
-            out = self.tower(input_ids=ids.to(self.device), output_hidden_states=True)
-        return out.hidden_states[-2].cpu(), out.text_embeds.cpu()
+            out = self.tower(input_ids=transfer(ids, self.device), output_hidden_states=True)
+        return out.hidden_states[-2], out.text_embeds

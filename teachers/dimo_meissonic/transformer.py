@@ -154,10 +154,15 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         out: Tensor = self.mlm_layer.layer_norm(F.linear(hidden, self.mlm_layer.conv1.weight[:, :, 0, 0]))
         return out
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The last 1x1 convolution as a linear map, so that no [B, V, H, W] is ever made."""
-        rows_of_hidden = hidden if rows is None else hidden.flatten(0, 1)[rows]
-        return F.linear(rows_of_hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
+        return F.linear(hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
+
+    def adapter_targets(self) -> tuple[str, ...]:
+        """Every linear map of the blocks."""
+        blocks = ("transformer_blocks.", "single_transformer_blocks.")
+        linear = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
+        return tuple(dict.fromkeys(name.split(".", 2)[2] for name in linear if name.startswith(blocks)))
 
     def modulation(self, c: Mapping[str, Tensor], mask_ratio: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """What modulates every block: pooled text, micro-conditions and timestep."""
@@ -186,9 +191,12 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
     ) -> Tensor:
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            if again:  # nothing in a block is random, so no random state is kept
+            if again:  # random is nothing in a block but the dropout of adapters, in training mode
                 text, hidden = checkpoint(
-                    block, hidden, text, modulation, rope, use_reentrant=False, preserve_rng_state=False
+                    block,
+                    *(hidden, text, modulation, rope),
+                    use_reentrant=False,
+                    preserve_rng_state=self.training,
                 )
             else:
                 text, hidden = block(hidden, text, modulation, rope)

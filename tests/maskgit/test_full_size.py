@@ -55,6 +55,20 @@ def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset:
     assert (2 * 2 * trained, trained) == (rows["Adam's moments"], rows["averages"])
 
 
+@pytest.mark.parametrize(("again", "planned"), [(False, "24.4 GiB"), (True, "3.6 GiB")])
+def test_the_memory_of_adapters_is_planned_as_their_page_says(
+    again: bool, planned: str, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        network = MaskTransformer(PUBLISHED, PUBLISHED.codes)
+    made = teacher(network, PatchCodebook(torch.zeros(1024, 768), 3, 16, 256))
+    vars(made)["gradient_checkpointing"] = again
+    given = {"teacher": made, "generator": "lora", "auxiliary": "lora", "out": str(tmp_path)}
+    plan = plan_memory(resolve_job(given, preset="fast"))
+    assert f"{plan.total / 2**30:.1f} GiB" == planned
+    assert planned in (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "precision"), [("paper", "fp32"), ("fast", "bf16")])
 def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path) -> None:
@@ -78,7 +92,7 @@ def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path
         key for key, old in before.items() if torch.equal(old, engine.states[key[0]].trained[key[1]])
     ]
     assert [] == unchanged
-    x = objective.parts()["generator"].module.rollout(torch.tensor([207]), Draws(seed=1, total=1)).x_theta
+    x = objective.parts()["generator"].module.sample(torch.tensor([207]), Draws(seed=1, total=1))
     images = made.decode(x, torch.tensor([207]))
     assert (1, 3, 256, 256) == images.shape
     assert (1, 256) == made.encode(images, torch.tensor([207])).shape

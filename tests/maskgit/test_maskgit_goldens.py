@@ -16,7 +16,7 @@ from dimo_core.generator import Rollout, filtered
 from dimo_core.guidance import Constant, guided
 from dimo_core.method.denoiser import Denoiser, DenoisingAuxiliary
 from dimo_core.method.one_step import OneStep, OneStepGenerator
-from dimo_core.method.process import Remask, perturb
+from dimo_core.method.process import Remask, apply_mask, perturb
 from dimo_core.method.step import Step
 from dimo_core.method.weighting import weight_sum
 from dimo_divergences import FKL, RKL, Jeffrey
@@ -192,6 +192,7 @@ def golden_remask(masked: Tensor) -> Remask:
         counts=masked.sum(1),
         masked=masked,
         rows=masked.flatten().nonzero().squeeze(1),
+        kept=(~masked).flatten().nonzero().squeeze(1),
         total=int(masked.sum()),
     )
 
@@ -207,15 +208,14 @@ def test_the_generator_gradient_of_every_parameter_equals_the_reference(
     draws = RecordedDraws(seed=0, total=3, values={})
     hidden = step.p_theta(x_init, c, draws)
     torch.testing.assert_close(step.p_theta.head(hidden), v["generator_logits"], atol=1e-9, rtol=1e-9)
-    rollout = Rollout(x_init=x_init, hidden=hidden, x_theta=v["x0_sampled"].flatten(1))
+    rollout = Rollout(x_init=x_init, hidden=hidden, u=torch.zeros(x_init.shape))
     remask = golden_remask(v["remask"])
-    x_tilde_t = step.x_tilde_t(rollout, remask)
+    x_tilde_t = apply_mask(v["x0_sampled"].flatten(1), remask.masked, step.teacher.tokens)
     assert torch.equal(v["x_t"].flatten(1), x_tilde_t)
     phi, psi = step.phi(x_tilde_t, c, remask), step.psi(x_tilde_t, c, remask, learns=False)
-    rows, theta = remask.rows, step.theta(rollout)
-    torch.testing.assert_close(phi(rows), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
-    w = step.w(remask, theta, phi)[rows // step.teacher.tokens.length]
-    step.generator_backward(theta(rows), phi(rows), psi(rows), w, batch=3)
+    rows, theta, k = remask.rows, step.theta(rollout, remask, learns=True), slice(None)
+    torch.testing.assert_close(phi(k), v["teacher_logits_cfg"].flatten(0, 1)[rows], atol=1e-9, rtol=1e-9)
+    step.generator_backward(theta(k), phi(k), psi(k), step.w(remask, theta, phi), batch=3)
     theta.backward()
 
     prefix = f"sigma0.0.{kind}.grad."
@@ -232,12 +232,11 @@ def test_the_auxiliary_gradient_of_every_parameter_equals_the_reference(
     v, step = step_values, golden_step(step_values, FKL())
     remask = golden_remask(v["aux_update.mask"])
     x_theta = v["x0_sampled"].flatten(1)
-    rollout = Rollout(x_init=x_theta, hidden=torch.zeros(3, 4, 8), x_theta=x_theta)
-    x_tilde_t = step.x_tilde_t(rollout, remask)
+    x_tilde_t = apply_mask(x_theta, remask.masked, step.teacher.tokens)
     assert torch.equal(v["aux_update.x_t"].flatten(1), x_tilde_t)
     psi = step.psi(x_tilde_t, v["labels"], remask, learns=True)
     rows = remask.rows
-    loss = step.auxiliary_backward(psi(rows), x_theta.flatten()[rows], len(rows))
+    loss = step.auxiliary_backward(psi(slice(None)), x_theta.flatten()[rows], len(rows))
     psi.backward()
     torch.testing.assert_close(loss, v["aux_update.loss"].squeeze(), atol=1e-9, rtol=1e-9)
     for name, parameter in step.p_psi.backbone.named_parameters():

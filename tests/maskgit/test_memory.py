@@ -53,6 +53,12 @@ def test_the_foretold_memory_is_within_a_fifth_of_the_measured_one(
     assert plan_memory(job).total == pytest.approx(measured_peak(job, tmp_path), rel=0.2)
 
 
+def test_the_memory_of_adapters_is_foretold_too(tmp_path: Path) -> None:
+    given = {"teacher": "maskgit", "generator": "lora", "auxiliary": "lora", "out": str(tmp_path)}
+    job = resolve_job(given, preset="fast")
+    assert plan_memory(job).total == pytest.approx(measured_peak(job, tmp_path), rel=0.2)
+
+
 def test_memory_in_half_precision_is_foretold_too(tmp_path: Path) -> None:
     """On meta, where autocast does nothing."""
     given = {"teacher": "maskgit", "guidance": {"name": "constant", "scale": 2.0}, "out": str(tmp_path)}

@@ -44,7 +44,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class Largest(LiveTensors):
-    """Counts the tensors of at least ``WHOLE`` bytes that are alive at once."""
+    """Counts the tensors of nearly ``WHOLE`` bytes that are alive at once: the preset masks up to 0.98."""
 
     most = 0
 
@@ -55,7 +55,7 @@ class Largest(LiveTensors):
     def _note(self, storage: torch.UntypedStorage) -> None:
         new = id(storage) not in self._seen
         super()._note(storage)
-        if new and storage.nbytes() >= WHOLE:
+        if new and storage.nbytes() >= 0.97 * WHOLE:
             self.large.add(id(storage))
             weakref.finalize(storage, self.large.discard, id(storage))
             Largest.most = max(Largest.most, len(self.large))
@@ -103,10 +103,9 @@ def test_drawing_in_chunks_draws_the_same_tokens_in_less_memory(
 ) -> None:
     generator = OneStep(temperature=0.7, top_k=20, top_p=0.9).build(teacher).eval()
     c, draws = teacher.encode_conditions(["a", "b", "c"]), Draws(seed=3, total=3)
-    whole, sampled = generator.rollout(c, draws).x_theta, generator.sample(c, draws)
+    sampled = generator.sample(c, draws)
     for elements in (1, 64 * 7, 64 * 64, 64 * 100):
         monkeypatch.setattr(logits, "ELEMENTS", elements)
-        assert torch.equal(whole, generator.rollout(c, draws).x_theta)
         assert torch.equal(sampled, generator.sample(c, draws))
 
 
@@ -122,7 +121,7 @@ def test_the_peak_of_a_draw_is_that_of_one_chunk(
     live = LiveTensors()
     live.ignore(generator)
     with live, torch.no_grad():
-        generator._drawn(hidden, Draws(seed=0, total=2, device=torch.device("meta")))
+        generator._drawn(hidden, Draws(seed=0, total=2, device=torch.device("meta")), lambda z: z)
     if elements == 2**24:
         assert live.peak < WHOLE
     else:
@@ -139,7 +138,7 @@ def test_only_masked_rows_reach_the_head(teacher: Meissonic) -> None:
             "dimo_meissonic.transformer.F.linear", lambda x, w: (seen.append(tuple(x.shape)), linear(x, w))[1]
         )
         rows = torch.tensor([3, 60])
-        logits = network.head(hidden, rows)
+        logits = network.head(hidden.flatten(0, 1)[rows], rows)
     assert [(2, 32)] == seen
     torch.testing.assert_close(logits, network.head(hidden)[0, rows])
     assert (1, 77, 24) == c["text"].shape

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,17 @@ def test_a_prompt_alone_and_in_a_batch_has_the_same_embedding_to_the_last_bit(
     assert torch.equal(text, again[0].flip(0))
     assert torch.equal(pooled, again[1].flip(0))
     torch.testing.assert_close(encoder(tensors, 1)(everything)[1], pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_the_host_reads_nothing_of_an_embedding(tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On meta tensors whatever waits for a device is an error; so is autocast, which is off in any case."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    prompts = encoder(tensors, 1)
+    prompts.tower.to("meta")
+    prompts.device = torch.device("meta")
+    text, pooled = prompts(["0", "1", "0"])
+    assert {"meta"} == {text.device.type, pooled.device.type}
+    assert 3 == len(text) == len(pooled)
 
 
 def test_passes_have_one_shape_and_prompts_are_not_passed_twice(tensors: Tensors) -> None:

@@ -24,7 +24,7 @@ from dimo_core.tokens import Tokens, TokenSpace
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.ancestral import AncestralSampler
 from dimo_samplers.halton import HaltonSampler
-from dimo_samplers.maskgit import tokens_per_step
+from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step
 from dimo_samplers.ordered import OrderedSampler
 from dimo_samplers.random_order import RandomOrderSampler
 from dimo_samplers.staged import StagedSampler, ratios
@@ -59,11 +59,11 @@ class Watched(Backbone):
         e = self.codes[x.clamp_max(self.space.codes)]
         return e + 2 * e.mean(1, keepdim=True) + c["text"].mean(1)[:, None, None]
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         assert rows is not None
         self.asked.append(len(rows))
         assert bool((self.seen[-1].flatten()[rows] == self.space.mask_id).all())
-        return hidden.flatten(0, 1)[rows] @ self.out
+        return hidden @ self.out
 
 
 def prompted(tiny_teacher: Any, space: TokenSpace) -> Any:
@@ -108,6 +108,23 @@ def test_samplers_keep_the_contract(sampler: Sampler, tiny_teacher: Any) -> None
 @every_sampler
 def test_a_scored_mask_may_be_drawn_and_is_then_decided(sampler: Sampler, tiny_teacher: Any) -> None:
     check_sampler(sampler, attrs.evolve(tiny_teacher, keep=True), [0, 1, 1])
+
+
+@pytest.mark.parametrize("sampler", [*ORDERED, MaskGitSampler(), MaskGitSampler(order="random")], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_host_waits_for_nothing_where_counts_are_known(
+    sampler: Sampler, scale: float, tiny_teacher: Any
+) -> None:
+    """On meta tensors it would be an error. Staged samplers wait: how many sites jump is drawn."""
+    drawn = sampler.sample(
+        tiny_teacher,
+        tiny_teacher.network().to("meta"),
+        torch.zeros(3, dtype=torch.long, device="meta"),
+        steps=3,
+        guidance=Constant(scale=scale),
+        draws=Draws(seed=5, total=3, device=torch.device("meta")),
+    )
+    assert (3, 4) == drawn.tokens.shape
 
 
 @given(

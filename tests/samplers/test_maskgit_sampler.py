@@ -115,8 +115,8 @@ class Scripted(Backbone):
         self.batches.append(len(x) // len(z))
         return z.repeat(len(x) // len(z), 1, 1)
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return hidden if rows is None else hidden.flatten(0, 1)[rows]
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        return hidden
 
 
 @attrs.frozen(kw_only=True)

@@ -58,8 +58,8 @@ class Exact(Backbone):
     ) -> Float[Tensor, "B L D"]:
         return self.table[x[:, 0], x[:, 1]]
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return hidden if rows is None else hidden.flatten(0, 1)[rows]
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+        return hidden
 
 
 def after_stage(

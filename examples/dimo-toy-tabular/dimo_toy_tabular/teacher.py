@@ -57,9 +57,9 @@ class TableBackbone(Backbone):
         logits: Tensor = rows @ self.table.flatten(2).flatten(0, 1)
         return logits.view(len(x), LENGTH, CODES)
 
-    def head(self, hidden: Float[Tensor, "B L D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
+    def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The hidden states themselves."""
-        return hidden if rows is None else hidden.flatten(0, 1)[rows]
+        return hidden
 
 
 @attrs.frozen(kw_only=True)

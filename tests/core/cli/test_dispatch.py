@@ -10,6 +10,7 @@ from loguru import logger
 
 from dimo_core.cli import COMMANDS, main
 from dimo_core.cli.command import log_from
+from dimo_core.config.distil import DEFAULTS
 from dimo_core.errors import CheckpointError, DimoError, Interrupted
 from dimo_core.options import options_of
 from dimo_core.registry import Registry
@@ -152,7 +153,7 @@ def test_a_requeued_command_has_to_name_its_folder(started, capsys, command):
     assert [] == started
 
 
-@pytest.mark.parametrize("command", ["run", "sample", "evaluate", "compare", "pretrain", "convert"])
+@pytest.mark.parametrize("command", ["sample", "evaluate", "compare", "convert", "export"])
 def test_one_of_several_processes_of_a_launcher_is_refused(started, capsys, monkeypatch, command):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert 2 == main([command, *TOY[1:]])
@@ -313,6 +314,35 @@ def test_help_shows_every_option_with_type_default_and_text(capsys):
         assert shown in text
 
 
+@pytest.mark.parametrize(
+    ("command", "kinds", "shown"),
+    [
+        (
+            "run",
+            DEFAULTS,
+            ("--eval.every EVERY", "(int, without a preset: 1000)", "--steps STEPS", "--out OUT"),
+        ),
+        ("pretrain", ("teacher", "data", "objective"), ("--tokens TOKENS", "(int, default: 1000)")),
+        ("convert", ("teacher", "generator"), ("--out OUT",)),
+    ],
+)
+def test_help_for_nothing_chosen_is_an_overview_of_plugins_and_other_options(command, kinds, shown, capsys):
+    assert 0 == main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    registry = Registry.discover({})
+    for kind in kinds:
+        assert f"--{kind} NAME {' | '.join(registry.names(kind))} (default: " in text
+        options = re.findall(rf"--{kind}\.(\w+) (\w+) ", text)
+        assert [] == [name for name, value in options if value == name.upper()]
+    assert all(part in text for part in (*shown, f"`dimo {command} --teacher maskgit --help`"))
+
+
+def test_help_for_a_choice_of_the_environment_is_no_overview(monkeypatch, capsys):
+    monkeypatch.setenv("DIMO_TEACHER", "toy")
+    assert 0 == main(["run", "--help"])
+    assert "--teacher.depth DEPTH" in capsys.readouterr().out
+
+
 def test_help_shows_required_options_and_what_is_wrong(capsys):
     assert 0 == main(["run", "--teacher", "picky", "--seed", "x", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -383,7 +413,14 @@ def test_sample_hands_over_what_was_asked_for(started, capsys):
     assert "3 samples in drawn\n" == capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"]),
+        *([command, "--help"] for command in COMMANDS),
+    ],
+    ids=" ".join,
+)
 def test_looking_around_imports_no_torch(python, arguments):
     code = (
         "import sys; from dimo_core.cli import main; import dimo_core; "

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dimo_core.cli import main
+
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 GOOD, BAD = ("--version",), ("plugins", "nothing")
 
@@ -54,3 +56,11 @@ def test_a_run_whose_output_is_lost_is_finished_first(toys):
     assert "dimo run: error: cannot write to stdout" in done.stderr
     assert 1 == done.returncode
     assert Path("run/report.html").exists()
+
+
+def test_of_several_processes_the_first_one_speaks(toys, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert 0 == main(["plugins"])
+        assert said == bool(capsys.readouterr().out)

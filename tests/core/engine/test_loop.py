@@ -1,9 +1,10 @@
 """The loop: exact resume, micro-batches, signals, non-finite gradients."""
 
 import json
+import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def engine(
-    teacher: Any, folder: Path, *, lr: float = 1e-2, dimo: Mapping[str, Any] = {}, **train: Any
+    teacher: Any, folder: Path | str, *, lr: float = 1e-2, dimo: Mapping[str, Any] = {}, **train: Any
 ) -> Engine:
     optimisation = Optimisation(lr=lr, warmup=2, ema=0.9)
     options = Dimo(**{"generator": optimisation, "auxiliary": optimisation, **dimo})
@@ -102,6 +103,51 @@ def test_the_log_of_a_resumed_run_has_each_step_once(tiny_teacher: Any, tmp_path
     resumed.resume()
     resumed.run()
     assert list(range(1, 13)) == [line["step"] for line in read_metrics(Folder(str(tmp_path)))]
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    yield "memory://test-loop/run"
+    Folder("memory://test-loop").remove()
+
+
+def appended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are appended to files from now on."""
+    texts = list[str]()
+    whole = Folder.append
+    monkeypatch.setattr(Folder, "append", lambda *a: (texts.append(a[2]), whole(*a))[1])
+    return texts
+
+
+def test_a_remote_log_is_written_at_its_beginning_and_at_checkpoints(
+    tiny_teacher: Any, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dimo_core.files.log.LATE", math.inf)
+    texts = appended(monkeypatch)
+    seen = list[int]()
+
+    def look(step: int) -> dict[str, float]:
+        seen.append(len(read_metrics(Folder(remote))))
+        return {}
+
+    engine(tiny_teacher, remote, checkpoint_every=6).run([Action(every=10, run=look)])
+    assert [1, 5, 3, 3] == [text.count("\n") for text in texts]  # step 1, checkpoint, action, checkpoint
+    assert [9] == seen
+    assert list(range(1, 13)) == [line["step"] for line in read_metrics(Folder(remote))]
+
+
+def test_no_line_of_a_remote_log_is_lost_by_an_error(
+    tiny_teacher: Any, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dimo_core.files.log.LATE", math.inf)
+
+    def sink(step: int, values: Mapping[str, float]) -> None:
+        if step == 5:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        engine(tiny_teacher, remote, checkpoint_every=6).run(sink=sink)
+    assert [1, 2, 3, 4, 5] == [line["step"] for line in read_metrics(Folder(remote))]
 
 
 @pytest.mark.parametrize("dimo", [{}, {"rollout": "fresh"}, {"masking": "bernoulli"}])

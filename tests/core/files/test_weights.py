@@ -1,17 +1,29 @@
 """Weights files: same bytes, strict names and shapes, damage found, nothing executed."""
 
 import pickle
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, NumericalError
+from dimo_core.files import weights
 from dimo_core.files.folder import Folder
-from dimo_core.files.weights import assign, check_finite, encode_tensors, read_tensors, sha256
+from dimo_core.files.weights import (
+    assign,
+    check_finite,
+    digest_tensors,
+    encode_tensors,
+    read_tensors,
+    sha256,
+    write_tensors,
+)
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3).t(),
@@ -32,6 +44,65 @@ def test_tensors_come_back_bit_by_bit(folder: Folder) -> None:
     for name, tensor in TENSORS.items():
         assert tensor.dtype == back[name].dtype
         assert torch.equal(tensor, back[name])
+
+
+ODD = {
+    **TENSORS,
+    "scalar": torch.tensor(2.5, dtype=torch.float64),
+    "nothing": torch.zeros(3, 0, 2),
+    "flags": torch.tensor([True, False, True]),
+    "bytes": torch.arange(5, dtype=torch.uint8),
+    "complex": torch.tensor([1 + 2j]),
+    "eight": torch.tensor([1.0, -2.0, 0.5]).to(torch.float8_e4m3fn),
+    'ä "quoted"\n\x7f\\': torch.arange(3, dtype=torch.int16),
+    "view": torch.arange(12).view(3, 4)[:, 1:3],
+}
+
+
+@pytest.mark.parametrize("tensors", [ODD, TENSORS, {}], ids=["odd", "some", "none"])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}], ids=["bare", "metadata"])
+def test_the_bytes_are_those_that_the_library_writes(
+    folder: Folder, tensors: dict[str, Tensor], metadata: dict[str, str] | None
+) -> None:
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    expected = safetensors.torch.save(plain, metadata)
+    digest = write_tensors(folder, "w", tensors, metadata)
+    assert expected == folder.read("w") == encode_tensors(tensors, metadata)
+    assert sha256(expected) == digest == digest_tensors(tensors, metadata)
+
+
+def test_a_file_is_handed_on_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = list[int]()
+
+    class Counted(Folder):
+        def write(self, name: str, data: bytes | Iterable[bytes | memoryview], **_: bool) -> None:
+            sizes.extend(map(len, data))
+
+    monkeypatch.setattr(weights, "BLOCK", 1000)
+    write_tensors(Counted("nowhere"), "w", {"a": torch.zeros(600), "b": torch.zeros(2)})
+    assert [1000, 1000, 400, 8] == sizes[1:]
+
+
+GROWTH = """
+import resource, sys, torch
+from dimo_core.engine.checkpoint import load_checkpoint, save_checkpoint
+from dimo_core.files.folder import Folder
+folder, peak = Folder(sys.argv[1]), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+state = {part: {str(i): torch.ones(32, 2**18) for i in range(3)} for part in ("g", "g.average")}
+save_checkpoint(folder, "small", {"g": {"0": torch.ones(1)}}, {"step": 0})
+before = peak()
+save_checkpoint(folder, "step_000001", state, {"step": 1})
+_, files = load_checkpoint(folder.sub("step_000001"))
+print(before, peak())
+"""
+
+
+def test_neither_saving_nor_reading_a_checkpoint_takes_memory_for_its_files(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", GROWTH, str(tmp_path)], capture_output=True, text=True)
+    assert "" == done.stderr
+    before, loaded = map(int, done.stdout.split())
+    assert 192 < before  # MiB: the state itself
+    assert loaded - before < 32  # one of its tensors
 
 
 def test_the_order_of_names_does_not_change_the_bytes() -> None:

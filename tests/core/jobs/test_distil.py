@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,28 @@ from dimo_core.registry import Registry
 from dimo_divergences import Jeffrey
 
 QUICK = {"steps": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "sample_every": 3}
+
+
+def test_a_first_step_waits_for_no_figures() -> None:
+    code = (
+        "import sys, dimo_core.jobs.distil; print({'matplotlib.figure', 'jinja2', 'torch'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "{'torch'}\n" == done.stdout
+
+
+def test_a_remote_run_log_is_whole_at_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dimo_core.files.log.LATE", float("inf"))
+    folder = Folder("memory://test-distil/run")
+    with suppress(ZeroDivisionError), distil.log_file(folder):
+        for text in ("one", "two", "three"):
+            logger.info(text)
+        assert 1 == folder.read("run.log").count(b"\n")
+        raise ZeroDivisionError
+    assert ["one", "two", "three"] == [
+        line.split()[-1] for line in folder.read("run.log").decode().splitlines()
+    ]
+    Folder("memory://test-distil").remove()
 
 
 def small_run(teacher: Any, out: Path, **options: Any) -> RunResult:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, categorical
 from dimo_core.generator import filtered
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.one_step import OneStep, OneStepGenerator
@@ -73,25 +74,33 @@ def test_without_noise_the_input_is_the_embedding_itself(tiny_teacher: Any) -> N
     assert torch.equal(expected, g.head(g(x_init, C, DRAWS)))
 
 
-def test_a_rollout_has_a_graph_to_hidden_and_none_to_its_tokens(tiny_teacher: Any) -> None:
+def x_theta(g: OneStepGenerator) -> Tensor:
+    """What training draws, at all sites."""
+    rollout = g.rollout(C, DRAWS)
+    return categorical(g.head(rollout.hidden), rollout.u)
+
+
+def test_a_rollout_has_a_graph_to_hidden_and_none_to_what_its_tokens_are_drawn_with(
+    tiny_teacher: Any,
+) -> None:
     rollout = built(tiny_teacher).rollout(C, DRAWS)
     assert rollout.hidden.requires_grad
-    assert rollout.x_theta.shape == (3, 4)
-    assert ((rollout.x_theta >= 0) & (rollout.x_theta < 5)).all()
+    assert not rollout.u.requires_grad
+    assert torch.equal(DRAWS.uniform("x_theta", 4), rollout.u)
 
 
 def test_training_draws_at_temperature_one_whatever_sampling_uses(tiny_teacher: Any) -> None:
     sharp = built(tiny_teacher, temperature=0.01, top_k=1, top_p=0.1)
     plain = built(tiny_teacher)
-    assert torch.equal(plain.rollout(C, DRAWS).x_theta, sharp.rollout(C, DRAWS).x_theta)
-    assert torch.equal(plain.rollout(C, DRAWS).x_theta, plain.sample(C, DRAWS))
+    assert torch.equal(x_theta(plain), x_theta(sharp))
+    assert torch.equal(x_theta(plain), plain.sample(C, DRAWS))
 
 
 def test_sampling_may_start_from_other_tokens_and_noise_than_training(tiny_teacher: Any) -> None:
     trained = built(tiny_teacher, r_init=0.25, sigma_init=0.4)
     other = built(tiny_teacher, r_init=0.75, sigma_init=0.1)
     g = built(tiny_teacher, r_init=0.25, sigma_init=0.4, sampling_r_init=0.75, sampling_sigma_init=0.1)
-    assert torch.equal(trained.rollout(C, DRAWS).x_theta, g.rollout(C, DRAWS).x_theta)
+    assert torch.equal(x_theta(trained), x_theta(g))
     assert torch.equal(trained.rollout(C, DRAWS).hidden, g.rollout(C, DRAWS).hidden)
     assert torch.equal(other.sample(C, DRAWS), g.sample(C, DRAWS))
     seen: list[Any] = []

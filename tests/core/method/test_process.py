@@ -19,7 +19,6 @@ from dimo_core.method.process import (
     initial_tokens,
     mask_ratio,
     masked_count,
-    masked_total,
     perturb,
 )
 from dimo_core.tokens import TokenSpace
@@ -134,16 +133,18 @@ def test_the_total_of_the_global_batch_is_the_sum_of_any_parts(
     parts = [draws.slice(a, b - a) for a, b in itertools.pairwise(ends)]
     counted = sum(int(draw_remask(9, schedule, masking, p, bounds=bounds).counts.sum()) for p in parts)
     for part in parts:
-        assert masked_total(9, schedule, masking, part, bounds) == counted
+        assert draw_remask(9, schedule, masking, part, bounds=bounds).total == counted
 
 
-@pytest.mark.parametrize(("masking", "rows"), [("exact", []), ("bernoulli", [4] * 256)])
-def test_the_total_is_counted_block_by_block(
+@pytest.mark.parametrize(("masking", "rows"), [("exact", [2, 2]), ("bernoulli", [4] * 256)])
+def test_micro_batches_draw_the_masks_of_the_global_batch_once_and_block_by_block(
     masking: Any, rows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     monkeypatch.setattr(
         process, "draw_mask", lambda ratio, *given: drawn.append(len(ratio)) or draw_mask(ratio, *given)
     )
-    masked_total(2**16, "linear", masking, Draws(seed=0, total=1024, start=7, count=2))
+    draws = Draws(seed=0, total=1024)
+    for start in (7, 9):
+        draw_remask(2**16, "linear", masking, draws.slice(start, 2))
     assert drawn == rows

@@ -1,14 +1,19 @@
 """Equations 3 and 4: what gradient reaches which network, against an explicit surrogate in float64."""
 
 from typing import Any
+from unittest import mock
 
 import attrs
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dimo_core.backbone import full
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, categorical
+from dimo_core.generator import Rollout
 from dimo_core.guidance import Constant, Ramp, guided
 from dimo_core.method import logits, process
 from dimo_core.method.denoiser import Denoiser
@@ -18,6 +23,21 @@ from dimo_core.method.process import Remask, draw_remask
 from dimo_core.method.weighting import WEIGHTS, weight_dmd, weight_per_masked_token, weight_sum
 from dimo_core.objective import Batch, Ingredients, Phase
 from dimo_divergences import FKL, Jeffrey
+
+
+class LiveShapes(TorchDispatchMode):
+    """Within, notes the first size of every tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = list[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.ndim > 1:
+            self.rows.append(len(result))
+        return result
+
 
 B, L, V = 6, 4, 5
 C = torch.tensor([0, 1, 1, 0, 1, 0])
@@ -42,6 +62,11 @@ def objective(teacher: Any, *, beta: float = 0.3, scale: float = 1.7, **options:
         for p in network.parameters():
             p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) / 2
     return made
+
+
+def x_theta_of(made: DimoObjective, rolled: Rollout) -> Tensor:
+    """What the step draws, at all sites at once."""
+    return categorical(made.step.p_theta.head(rolled.hidden), rolled.u)
 
 
 def grads(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -91,7 +116,7 @@ def test_the_generators_gradient_is_that_of_the_surrogate(
     s = made.step
     rolled = s.p_theta.rollout(C, DRAWS)
     remask = draw_remask(L, "arccos", "bernoulli", DRAWS)
-    z_phi, z_psi = scores(made, remask, rolled.x_theta)
+    z_phi, z_psi = scores(made, remask, x_theta_of(made, rolled))
     z_theta = s.p_theta.head(rolled.hidden)
     p, q, p_theta = (z.softmax(-1).detach() for z in (z_phi, z_psi, z_theta))
     u = -(1 - 0.3) * p / q + 0.3 * ((q / p).log() + 1)
@@ -116,8 +141,8 @@ def test_the_gradient_in_z_theta_is_w_grad_z_over_b_at_masked_sites_and_zero_els
     rolled = s.p_theta.rollout(C, DRAWS)
     remask = draw_remask(L, "cosine", "exact", DRAWS)
     z_theta = s.p_theta.head(rolled.hidden).detach().requires_grad_()
+    z_phi, z_psi = scores(made, remask, x_theta_of(made, rolled))
     s.p_theta.head = lambda hidden, rows=None: z_theta.flatten(0, 1)[rows]  # type: ignore[method-assign]
-    z_phi, z_psi = scores(made, remask, rolled.x_theta)
     monkeypatch.setattr(s.p_theta, "rollout", lambda c, draws: rolled)
     named(made, "dimo").accumulate(Batch(conditions=C), DRAWS)
     expected = (z_psi.softmax(-1) - z_phi.softmax(-1)) / B * remask.masked[..., None]
@@ -132,12 +157,13 @@ def test_logits_at_rows_are_those_of_all_sites(tiny_teacher: Any) -> None:
     s, remask = made.step, draw_remask(L, "arccos", "exact", DRAWS)
     rolled = s.p_theta.rollout(C, DRAWS)
     x = s.x_tilde_t(rolled, remask)
+    assert torch.equal(x, x_theta_of(made, rolled).masked_fill(remask.masked, V))
     for at, every in zip(
-        (s.phi(x, C, remask), s.psi(x, C, remask, learns=False)),
-        scores(made, remask, rolled.x_theta),
+        (s.phi(x, C, remask), s.psi(x, C, remask, learns=False), s.theta(rolled, remask, learns=True)),
+        (*scores(made, remask, x_theta_of(made, rolled)), s.p_theta.head(rolled.hidden)),
         strict=True,
     ):
-        actual = torch.cat([at(remask.rows[:3]), at(remask.rows[3:])])
+        actual = torch.cat([at(slice(3)), at(slice(3, None))])
         torch.testing.assert_close(actual, every.flatten(0, 1)[remask.rows], atol=1e-12, rtol=0)
 
 
@@ -150,14 +176,56 @@ def test_the_teachers_guidance_is_that_of_the_ratio_of_masked_tokens(tiny_teache
         for c in (C, tiny_teacher.null_condition(C))
     )
     scale = (1 + 2 * (1 - remask.ratio))[remask.rows // L, None]
-    torch.testing.assert_close(s.phi(x, C, remask)(remask.rows), z_u + scale * (z_c - z_u))
+    torch.testing.assert_close(s.phi(x, C, remask)(slice(None)), z_u + scale * (z_c - z_u))
 
 
 def test_chunks_have_as_many_rows_as_their_logits_may_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits, "ELEMENTS", 10)
-    assert [[0, 1, 2], [3, 4, 5], [6]] == [c.tolist() for c in logits.chunks(torch.arange(7), 3)]
-    assert [[0], [1]] == [c.tolist() for c in logits.chunks(torch.arange(2), 11)]
-    assert [[0, 1, 2]] == [c.tolist() for c in logits.chunks(torch.arange(3), 3)]
+
+    def of(count: int, sites: int, columns: int) -> list[list[int]]:
+        return [list(range(count))[k] for k in logits.chunks(count, sites, columns)]
+
+    assert [[0, 1, 2], [3, 4, 5], [6]] == of(7, 7, 3)
+    assert [[0, 1], [2, 3], [4]] == of(5, 7, 3)
+    assert [[0], [1]] == of(2, 2, 11)
+    assert [[0, 1, 2]] == of(3, 3, 3)
+
+
+@given(sites=st.integers(1, 60), columns=st.integers(1, 30), elements=st.integers(1, 100), data=st.data())
+def test_the_number_of_chunks_does_not_depend_on_what_is_masked(
+    sites: int, columns: int, elements: int, data: st.DataObject
+) -> None:
+    """Processes that share a head call it equally often; every row is in one chunk, and none is too large."""
+    count = data.draw(st.integers(0, sites))
+    with mock.patch.object(logits, "ELEMENTS", elements):
+        found = logits.chunks(count, sites, columns)
+        assert len(found) == len(logits.chunks(sites, sites, columns))
+    sizes = [len(range(count)[k]) for k in found]
+    assert list(range(count)) == [row for k in found for row in range(count)[k]]
+    assert max(sizes) <= max(1, elements // columns)
+
+
+def test_the_head_sees_every_site_once(tiny_teacher: Any) -> None:
+    """Of the generator: kept sites for their tokens, masked ones for gradient and tokens."""
+    made, seen = objective(tiny_teacher), list[int]()
+    head = made.step.p_theta.head
+    made.step.p_theta.head = lambda h, rows=None: (seen.extend(rows.tolist()), head(h, rows))[1]  # type: ignore[method-assign]
+    made.phases()[0].accumulate(Batch(conditions=C), DRAWS)
+    assert list(range(B * L)) == sorted(seen)
+
+
+def test_a_chunk_leaves_its_own_rows_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing as large as all hidden states is made for a chunk."""
+    hidden = torch.randn(2, 50, 3, requires_grad=True)
+    rows, weight = torch.arange(0, 100, 2), torch.randn(3, 4)
+    z = logits.Logits(hidden, rows, lambda h, _: h @ weight, learns=True)
+    with LiveShapes() as made:
+        for k in logits.chunks(50, 100, 2**24 // 10):
+            z(k).square().sum().backward()
+    assert max(made.rows) <= 5
+    z.backward()
+    expected = torch.autograd.grad((hidden.flatten(0, 1)[rows] @ weight).square().sum(), hidden)[0]
+    torch.testing.assert_close(hidden.grad, expected)
 
 
 @pytest.mark.parametrize("elements", [1, 3 * V])
@@ -216,7 +284,7 @@ def test_a_shared_phase_gives_both_networks_their_own_gradients(tiny_teacher: An
 
 def test_the_auxiliarys_loss_is_the_mean_cross_entropy_over_masked_tokens(tiny_teacher: Any) -> None:
     made = objective(tiny_teacher, rollout="fresh", schedule="linear", masking="bernoulli")
-    x_theta = made.step.p_theta.rollout(C, DRAWS).x_theta
+    x_theta = x_theta_of(made, made.step.p_theta.rollout(C, DRAWS))
     remask = draw_remask(L, "linear", "bernoulli", DRAWS)
     log_q = scores(made, remask, x_theta)[1].log_softmax(-1)
     target = torch.nn.functional.one_hot(x_theta, V).double() * 0.9 + 0.1 / V

@@ -116,9 +116,23 @@ def rounded(embed: Any) -> Any:
     return round_
 
 
+def naming_nothing(targets: Any) -> Any:
+    return lambda self: ("out", "nothing")
+
+
+def spoiling(targets: Any) -> Any:
+    def spoil(self: Any) -> Any:
+        torch.nn.init.zeros_(self.out.weight)
+        return targets(self)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("name", "method", "text"),
     [
+        ("adapter_targets", naming_nothing, "'nothing' is none"),
+        ("adapter_targets", spoiling, "adapter_targets changes no logits"),
         ("forward", detached, "gradients flow from logits to embeddings"),
         ("forward", remembering, "leaves nothing behind"),
         ("forward", mixing, "do not depend on the others of its batch"),

@@ -1,0 +1,247 @@
+"""The processes that train one run together, as ``torchrun`` starts them: ``Ranks``.
+
+Each does its share of the rows of every batch. Trained weights are distributed tensors of torch's FSDP over a
+mesh of replicas x shards, so that plain replication is the mesh with one shard. Draws are keyed by global row
+(:mod:`dimo_core.draws`), and gradients, losses and counts are sums, never means of means: any number of
+processes takes the same steps, but for rounding.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from dimo_core.backbone import Backbone, blocks
+from dimo_core.device import find_device, widest
+from dimo_core.errors import UsageError
+from dimo_core.files.weights import whole
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""A process waits so long for the others, which may be busy; of those that have ended the launcher knows."""
+
+ENTRIES = ("embed", "head")
+"""Methods of networks that use weights, besides ``forward``."""
+
+
+def launched() -> int:
+    """How many processes a launcher started for this work; 1 without one."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() else 1
+
+
+@attrs.frozen(kw_only=True)
+class Ranks:
+    """This process among those that do the same work; alone by default.
+
+    Attributes:
+        rank: Its number, from 0.
+        size: How many there are.
+        mesh: Replicas x shards of the trained weights; None for one process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = attrs.field(default=None, eq=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes and logs for all."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of ``count`` rows are those of this process.
+
+        Raises:
+            UsageError: when they cannot be divided evenly.
+        """
+        if count % self.size:
+            raise UsageError(
+                f"{count} samples cannot be divided evenly among {self.size} processes. Choose "
+                f"train.batch_size / train.accumulate as a multiple of {self.size}."
+            )
+        size = count // self.size
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def spread(self, module: nn.Module) -> None:
+        """Make the trained parameters of a module distributed tensors, in place; alone, nothing is done.
+
+        Blocks (the members of a ``ModuleList``) are gathered one at a time. Frozen parameters stay as they
+        are: they may be another network's too.
+        """
+        if self.mesh is None:
+            return
+        frozen = {p for p in module.parameters() if not p.requires_grad}
+        parts, inner = () if isinstance(module, Backbone) else module.children(), {*blocks(module)}
+        for each in (*inner, *parts, module):
+            if any(p.requires_grad and not isinstance(p, DTensor) for p in each.parameters()):
+                # What is no block stays whole from embedding to head, and till their backward passes.
+                sharded = fully_shard(
+                    each, mesh=self.mesh, ignored_params=frozen, reshard_after_forward=each in inner
+                )
+                # Each process brings its share of the sum over the global batch.
+                sharded.set_gradient_divide_factor(1.0)
+                sharded.set_force_sum_reduction_for_comms(True)
+                _hook_entries(each)
+
+    def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of scalars over all processes, each of which has the same names."""
+        if self.mesh is None or not values:
+            return dict(values)
+        device = next(iter(values.values())).device
+        every = torch.stack([value.to(widest(device)) for value in values.values()])
+        dist.all_reduce(every)
+        return {name: each.to(old.dtype) for each, (name, old) in zip(every, values.items(), strict=True)}
+
+    def any(self, said: bool) -> bool:
+        """Whether any process says so; no device waits for it."""
+        if self.mesh is None:
+            return said
+        flag = torch.tensor(int(said))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def agreed(self, do: Callable[[], T]) -> T:
+        """What this process gets by doing something; the failure of one is that of all.
+
+        Raises:
+            Exception: of the first process that failed, marked as ``followed`` in the others.
+        """
+        if self.mesh is None:
+            return do()
+        failure: Exception | None = None
+        try:
+            found = do()
+        except Exception as error:
+            failure = error
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, failure and (type(failure), str(failure)))
+        if failure is not None:
+            raise failure
+        for failed in filter(None, every):
+            raise _again(*failed)
+        return found
+
+    def led(self, do: Callable[[], T]) -> T:
+        """What the first process gets by doing something, plain data; its failure is that of all.
+
+        Raises:
+            Exception: as ``agreed``.
+        """
+        found: list[Any] = [self.agreed(lambda: do() if self.leads else None)]
+        if self.mesh is not None:
+            dist.broadcast_object_list(found)
+        said: T = found[0]
+        return said
+
+    def gathered(self, mine: Iterable[T]) -> list[T]:
+        """What all processes make, that of the first one at the beginning.
+
+        Raises:
+            Exception: as ``agreed``.
+        """
+        own = self.agreed(lambda: [*mine])
+        if self.mesh is None:
+            return own
+        every: list[list[T]] = [[]] * self.size
+        dist.all_gather_object(every, own)
+        return [one for each in every for one in each]
+
+    def copied(self, module: T, skeleton: Callable[[], T]) -> T:
+        """A module with all its weights on this process: a copy, or alone the module itself."""
+        if self.mesh is None:
+            return module
+        assert isinstance(module, nn.Module)
+        copy = skeleton()
+        assert isinstance(copy, nn.Module)
+        copy.to(next(module.parameters()).device)
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, tensor in copy.state_dict().items():
+                tensor.copy_(whole(state[name]))
+        return copy
+
+    @contextmanager
+    def gathering(self, module: nn.Module) -> Iterator[None]:
+        """Within, every process has all weights of a module, and may use it as often as it likes."""
+        parts, inner = [each for each in module.modules() if isinstance(each, FSDPModule)], {*blocks(module)}
+        for part in parts:
+            part.unshard()
+            part.set_reshard_after_forward(False, recurse=False)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.set_reshard_after_forward(part in inner, recurse=False)
+                part.reshard()
+
+
+ALONE = Ranks()
+"""One process."""
+
+
+def _hook_entries(module: nn.Module) -> None:
+    """Gather weights for ``ENTRIES``, too; within ``forward`` they are there, and would go at its end."""
+    within: list[bool] = []
+    module.register_forward_pre_hook(lambda *_: within.append(True))
+    module.register_forward_hook(lambda *_: [within.pop(), None][1], always_call=True)
+    for name in ENTRIES:
+        if (plain := getattr(module, name, None)) is not None:
+            register_fsdp_forward_method(module, name)
+            setattr(module, name, partial(_entered, within, plain, getattr(module, name)))
+
+
+def _entered(
+    within: list[bool], plain: Callable[..., T], gathering: Callable[..., T], *args: Any, **more: Any
+) -> T:
+    return (plain if within else gathering)(*args, **more)
+
+
+def _again(kind: type[Exception], text: str) -> Exception:
+    """The failure of another process."""
+    failure = kind.__new__(kind)
+    failure.args, vars(failure)["followed"] = (text,), True
+    return failure
+
+
+@contextmanager
+def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
+    """This process among those that a launcher started, and its device.
+
+    Args:
+        device: Name of a device; with several processes ``auto`` and ``cuda`` are the one of ``LOCAL_RANK``.
+        shards: Over how many processes trained weights are split.
+
+    Raises:
+        UsageError: when there is no such device, or the shards do not divide the processes.
+    """
+    size = launched()
+    if size == 1:
+        if shards > 1:
+            raise UsageError(f"train.shards is {shards}, and there is one process. Start it with torchrun.")
+        yield ALONE, find_device(device)
+        return
+    if size % shards:
+        raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    where = find_device(device)
+    if where.type == "cuda" and where.index is None:
+        where = find_device(f"cuda:{local}")
+        torch.cuda.set_device(where)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        mesh = init_device_mesh(where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards"))
+        yield Ranks(rank=dist.get_rank(), size=size, mesh=mesh), where
+    finally:
+        dist.destroy_process_group()
