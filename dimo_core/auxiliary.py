@@ -21,9 +21,14 @@ class Auxiliary(nn.Module, ABC):
     ) -> Float[Tensor, "B L D"]:
         """Hidden states, without guidance."""
 
+    @property
+    def gathers(self) -> bool:
+        """Whether ``head`` takes hidden states of the rows alone, as ``Backbone.gathers`` says."""
+        return False
+
     @abstractmethod
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_psi from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
+        """z_psi from hidden states, at all sites or at flat rows."""
 
     @abstractmethod
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:

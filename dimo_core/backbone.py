@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,13 @@ class Backbone(nn.Module, ABC):
 
     ``state_dict()`` is what a checkpoint or a generator folder holds of it: all of its tensors, or, where
     some are another network's (adapters), the others.
+
+    Attributes:
+        gathers: Whether ``head`` takes hidden states of the rows alone, too. Where it does not, each chunk of
+            rows that is trained on makes a gradient of all ``[B, L, D]``.
     """
+
+    gathers: ClassVar[bool] = False
 
     @abstractmethod
     def embed(self, x: Tokens | Float[Tensor, "B L V"]) -> Float[Tensor, "B L E"]:
@@ -55,22 +61,21 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """Logits; V + 1 columns if the mask is scored.
+        """Logits ``[B, L, V]``, or ``[K, V]`` of flat rows; V + 1 columns if the mask is scored.
 
         They must be finite at every site, masked or not: a generator draws at all sites, from inputs of
         random codes and noisy embeddings that no teacher was trained on.
 
         Args:
-            hidden: ``[B, L, D]``, or ``[K, D]`` where ``rows`` says which sites these are.
-            rows: Flat indices into B L, for a head that is not the same at all sites; there may be none.
+            hidden: ``[B, L, D]``; of a backbone that ``gathers`` also ``[K, D]``, those of the rows.
+            rows: Flat indices into B L; there may be none.
         """
 
     def logits(
         self, x: Tokens, c: Condition, *, mask_ratio: Float[Tensor, " B"], rows: Rows | None = None
     ) -> Float[Tensor, "... V"]:
-        """``head(forward(x))``, ``[B, L, V]``, or ``[K, V]`` of flat rows."""
-        hidden = self(x, c, mask_ratio=mask_ratio)
-        return self.head(hidden if rows is None else hidden.flatten(0, 1)[rows], rows)
+        """``head(forward(x))``."""
+        return self.head(self(x, c, mask_ratio=mask_ratio), rows)
 
     def adapter_targets(self) -> tuple[str, ...]:
         """The linear modules that adapters may change, by the ends of their names; none by default.
@@ -90,6 +95,11 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from blocks(child)
+
+
+def at_rows(hidden: Float[Tensor, "... D"], rows: Rows | None) -> Float[Tensor, "... D"]:
+    """``[K, D]`` of flat rows, if it is not that already: the first line of a ``head`` that ``gathers``."""
+    return hidden if rows is None or hidden.dim() == 2 else hidden.flatten(0, 1).index_select(0, rows)
 
 
 def full(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

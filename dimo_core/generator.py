@@ -51,8 +51,13 @@ class Generator(nn.Module, ABC):
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
         """Hidden states from x_init, with the embedding noise of the method."""
 
+    @property
+    def gathers(self) -> bool:
+        """Whether ``head`` takes hidden states of the rows alone, as ``Backbone.gathers`` says."""
+        return self.backbone.gathers
+
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_theta from hidden states of all sites ``[B, L, D]``, or ``[K, D]`` of flat rows."""
+        """z_theta from hidden states, at all sites or at flat rows."""
         return self.backbone.head(hidden, rows)
 
     @abstractmethod

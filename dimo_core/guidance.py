@@ -108,7 +108,7 @@ def guided(
     """
     if bool((scale == 1).all()):
         every = network(x, c, mask_ratio=mask_ratio)
-        return lambda rows: full(network.head(every if rows is None else every.flatten(0, 1)[rows], rows))
+        return lambda rows: full(network.head(every, rows))
     both = conditions.cat([c, teacher.null_condition(c)])
     hidden = network(torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]))
     s = transfer(scale, x.device)
@@ -117,8 +117,7 @@ def guided(
         if rows is None:
             z_c, z_u = full(network.head(hidden)).chunk(2)
             return z_u + s[:, None, None].to(z_c) * (z_c - z_u)
-        flat = hidden.flatten(0, 1)
-        z_c, z_u = (full(network.head(flat[some], some)) for some in (rows, rows + x.numel()))
+        z_c, z_u = (full(network.head(hidden, some)) for some in (rows, rows + x.numel()))
         return z_u + s[rows // x.shape[1], None].to(z_c) * (z_c - z_u)
 
     return logits

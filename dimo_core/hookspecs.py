@@ -25,8 +25,11 @@ import pluggy
 GROUP = "dimo"
 """The entry point group."""
 
-PLUGIN_API = 1
+PLUGIN_API = 2
 """The version of the interfaces that this dimo speaks."""
+
+CHANGED: Mapping[str, int] = {"generator": 2}
+"""The version in which a kind last changed so that what was written before fails; 1 for others."""
 
 INTERFACES: Mapping[str, str] = {
     "teacher": "dimo_core.teacher:Teacher",

@@ -20,7 +20,7 @@ import pluggy
 
 import dimo_core.hookspecs
 from dimo_core.errors import DimoError, PluginError, UnknownNameError, UsageError
-from dimo_core.hookspecs import GROUP, INTERFACES, KINDS, PLUGIN_API
+from dimo_core.hookspecs import CHANGED, GROUP, INTERFACES, KINDS, PLUGIN_API
 from dimo_core.options import build
 from dimo_core.suggestions import Choice
 
@@ -77,9 +77,11 @@ class Offer(Source):
             PluginError: for another plugin API, an unknown kind, or a bad name or target.
         """
         kind, name = self.kind, self.name
-        if self.api != PLUGIN_API:
-            advice = "a newer version of the plugin" if self.api < PLUGIN_API else "a newer dimo"
-            text = f"{kind} {name!r} speaks plugin API {self.api}, this dimo speaks {PLUGIN_API}"
+        oldest = CHANGED.get(kind, 1)
+        if not oldest <= self.api <= PLUGIN_API:
+            advice = "a newer version of the plugin" if self.api < oldest else "a newer dimo"
+            speaks = f"{oldest} to {PLUGIN_API}" if oldest < PLUGIN_API else f"{PLUGIN_API}"
+            text = f"{kind} {name!r} speaks plugin API {self.api}, this dimo speaks {speaks}"
             raise PluginError(f"{text}: install {advice}")
         if kind not in KINDS:
             raise PluginError(f"unknown kind {kind!r} of {name!r}. Kinds: {', '.join(KINDS)}")

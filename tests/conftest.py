@@ -60,7 +60,7 @@ class TinyBackbone(Backbone):
         return e + self.mix(e.flatten(1)).view_as(e)
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return self.out(hidden)
+        return self.out(hidden if rows is None else hidden.flatten(0, 1)[rows])
 
 
 @attrs.frozen(kw_only=True)

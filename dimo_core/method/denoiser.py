@@ -56,8 +56,13 @@ class DenoisingAuxiliary(Auxiliary):
         hidden: Tensor = self.backbone(x_tilde_t, c, mask_ratio=mask_ratio)
         return hidden
 
+    @property
+    def gathers(self) -> bool:
+        """As the backbone does."""
+        return self.backbone.gathers
+
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """z_psi from hidden states of all sites, or of flat rows."""
+        """z_psi from hidden states, at all sites or at flat rows."""
         return self.backbone.head(hidden, rows)
 
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:

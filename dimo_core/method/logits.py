@@ -4,13 +4,13 @@ A [K, V] tensor of a text-to-image teacher is as large as its network, and equat
 So a network runs once to its hidden states, and its head for as many rows as are to be alive.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.backbone import Rows, full
+from dimo_core.auxiliary import Auxiliary
+from dimo_core.backbone import Rows, at_rows, full
+from dimo_core.generator import Generator
 
 ELEMENTS = 2**24
 """Logits that are alive at a time, per tensor: 64 MiB in fp32."""
@@ -39,13 +39,13 @@ def chunks(count: int, sites: int, columns: int) -> list[slice]:
 class Logits:
     """The logits of one forward pass at K rows, made for k of them when they are asked for.
 
-    The rows are gathered once, so that a chunk's gradient is [k, D] and all of them fill one [K, D];
-    ``backward`` then sends it through the network, once.
+    Where the head allows, the rows are gathered once, so that a chunk's gradient is [k, D] and all of them
+    fill one [K, D]. ``backward`` then sends it through the network, once.
 
     Args:
         hidden: Hidden states, with their graph.
         rows: Flat indices.
-        head: Logits of rows, from their hidden states.
+        model: Whose head it is.
         learns: Whether backward passes from the logits are to come.
     """
 
@@ -53,22 +53,23 @@ class Logits:
         self,
         hidden: Float[Tensor, "B L D"],
         rows: Rows,
-        head: Callable[[Tensor, Rows], Tensor],
+        model: Generator | Auxiliary,
         *,
         learns: bool = False,
     ) -> None:
-        self.rows, self.head, self.learns = rows, head, learns
+        self.rows, self.model, self.learns = rows, model, learns
         with torch.set_grad_enabled(learns):
-            self.hidden = hidden.flatten(0, 1).index_select(0, rows)
+            self.hidden = at_rows(hidden, rows) if model.gathers else hidden
         self.grad = torch.zeros_like(self.hidden) if learns else None
 
     def __call__(self, k: slice) -> Chunk:
         """The logits of these of the rows, in fp32 at least."""
-        leaf = self.hidden[k].detach()
+        seen = k if self.model.gathers else slice(None)
+        leaf = self.hidden[seen].detach()
         with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
             if self.grad is not None and torch.is_grad_enabled():
-                leaf.requires_grad_().grad = self.grad[k]  # a backward pass adds in place
-            return full(self.head(leaf, self.rows[k]))
+                leaf.requires_grad_().grad = self.grad[seen]  # a backward pass adds in place
+            return full(self.model.head(leaf, self.rows[k]))
 
     def backward(self) -> None:
         """Hand on what the rows' backward passes left, if anything."""

@@ -129,9 +129,9 @@ class OneStepGenerator(Generator):
     ) -> Tokens:
         """A token for each site, from logits that ``change`` filters."""
         u = draws.uniform("x_theta", self.space.length)
-        h, sites = hidden.flatten(0, 1), torch.arange(u.numel(), device=u.device)
+        sites = torch.arange(u.numel(), device=u.device)
         runs = chunks(len(sites), len(sites), self.space.columns)
-        drawn = [categorical(change(self.head(h[k], sites[k])), u.flatten()[k]) for k in runs]
+        drawn = [categorical(change(self.head(hidden, sites[k])), u.flatten()[k]) for k in runs]
         return torch.cat(drawn).view_as(u)
 
     def sampling(self) -> Mapping[str, Any]:

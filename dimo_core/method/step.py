@@ -65,14 +65,14 @@ class Step:
     def x_tilde_t(self, rollout: Rollout, remask: Remask) -> Tokens:
         """x_tilde_t ~ q_{t|0}(. | x_theta); of x_theta what stays visible is drawn, and nothing else."""
         x = torch.full_like(rollout.x_init, self.teacher.tokens.mask_id).flatten()
-        z, u = Logits(rollout.hidden, remask.kept, self.p_theta.head), rollout.u.flatten()[remask.kept]
+        z, u = Logits(rollout.hidden, remask.kept, self.p_theta), rollout.u.flatten()[remask.kept]
         for k in chunks(len(u), len(x), self.teacher.tokens.columns):
             x[remask.kept[k]] = categorical(z(k), u[k])
         return x.view_as(rollout.x_init)
 
     def theta(self, rollout: Rollout, remask: Remask, *, learns: bool) -> Logits:
         """What gives z_theta at x_init, with a graph where the generator learns from it."""
-        return Logits(rollout.hidden, remask.rows, self.p_theta.head, learns=learns)
+        return Logits(rollout.hidden, remask.rows, self.p_theta, learns=learns)
 
     @torch.no_grad()
     def phi(self, x_tilde_t: Tokens, c: Condition, remask: Remask) -> Callable[[slice], Chunk]:
@@ -85,7 +85,7 @@ class Step:
         """What gives z_psi at x_tilde_t, with a graph where the auxiliary learns from it."""
         with torch.set_grad_enabled(learns):
             hidden = self.p_psi(x_tilde_t, c, mask_ratio=transfer(remask.ratio, x_tilde_t.device))
-        return Logits(hidden, remask.rows, self.p_psi.head, learns=learns)
+        return Logits(hidden, remask.rows, self.p_psi, learns=learns)
 
     @torch.no_grad()
     def w(self, remask: Remask, theta: Logits, phi: Callable[[slice], Tensor]) -> Float[Tensor, " K"]:

@@ -220,6 +220,9 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     rows = torch.arange(0, x.numel(), 2)
     chosen = network.logits(x, c, mask_ratio=ratio, rows=rows)
     require_close(chosen, z.flatten(0, 1)[rows], "head(hidden, rows) gives these flat rows", TOLERANCE)
+    if network.gathers:
+        gathered = network.head(network(x, c, mask_ratio=ratio).flatten(0, 1)[rows], rows)
+        require_close(gathered, chosen, "a head that gathers takes hidden states of the rows", TOLERANCE)
     e = network.embed(x)
     require(e.is_floating_point() and e.shape[:2] == x.shape, "embed gives floating point [B, L, E]")
     embedded = network.head(network(e, c, mask_ratio=ratio))

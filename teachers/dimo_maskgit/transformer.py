@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dimo_core.backbone import Backbone, Rows
+from dimo_core.backbone import Backbone, Rows, at_rows
 from dimo_core.limits import check_network
 from dimo_core.tokens import Tokens
 
@@ -177,6 +177,8 @@ class MaskTransformer(Backbone):
         columns: Logit columns: K, or K + 1 to score the mask token too.
     """
 
+    gathers = True
+
     def __init__(self, architecture: Architecture, columns: int) -> None:
         super().__init__()
         a = self.architecture = architecture
@@ -234,7 +236,7 @@ class MaskTransformer(Backbone):
         """Tied output embedding and per-position bias, for the code columns only."""
         weight = self.tok_emb.weight[: self.columns]
         bias = self.bias[: self.length, : self.columns]
-        return F.linear(hidden, weight) + (bias if rows is None else bias[rows % self.length])
+        return F.linear(at_rows(hidden, rows), weight) + (bias if rows is None else bias[rows % self.length])
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Every linear map but the tied head."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dimo_core.backbone import Backbone, Rows
+from dimo_core.backbone import Backbone, Rows, at_rows
 from dimo_core.tokens import Tokens
 from dimo_meissonic.libraries import library
 from dimo_meissonic.timestep import Clock
@@ -63,6 +63,7 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
             activations. No value changes.
     """
 
+    gathers = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
 
@@ -156,7 +157,7 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The last 1x1 convolution as a linear map, so that no [B, V, H, W] is ever made."""
-        return F.linear(hidden, self.mlm_layer.conv2.weight[:, :, 0, 0])
+        return F.linear(at_rows(hidden, rows), self.mlm_layer.conv2.weight[:, :, 0, 0])
 
     def adapter_targets(self) -> tuple[str, ...]:
         """Every linear map of the blocks."""

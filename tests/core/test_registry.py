@@ -33,6 +33,10 @@ IMPOSSIBLE = {
         "dimo_registre",
     ),
     "newer_api": (GOOD.replace(':Constant")', ':Constant", api=99)'), "plugin API 99"),
+    "older_api": (
+        GOOD.replace('"guidance"', '"generator"').replace(':Constant")', ':Constant", api=1)'),
+        "a newer version of the plugin",
+    ),
     "bad_kind": (GOOD.replace('"guidance"', '"guidence"'), "unknown kind 'guidence'"),
     "bad_name": (GOOD.replace("{name}", "Über"), "bad name"),
     "bad_target": (GOOD.replace(":Constant", ".Constant"), "bad target"),
@@ -68,6 +72,11 @@ def toys(monkeypatch):
 
 def names(registry: Registry, kind: str) -> list[str]:
     return registry.names(kind)
+
+
+def test_a_kind_that_did_not_change_is_taken_from_an_older_plugin(site: Path) -> None:
+    install(site, "old", {"old": GOOD.format(name="old").replace(':Constant")', ':Constant", api=1)')})
+    assert "old" in Registry.discover({}).names("guidance")
 
 
 def test_the_core_registers_through_its_own_entry_point():

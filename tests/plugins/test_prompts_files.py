@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ import torch
 from loguru import logger
 
 from dimo_core.conditions import Conditioning
+from dimo_core.engine.ranks import ALONE
 from dimo_core.errors import ConfigError, SourceError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.jobs.distil import RunResult, distill, open_conditions
@@ -307,9 +309,9 @@ def test_only_a_resumed_run_uses_the_record_in_its_folder(three: Path, tmp_path:
     first = source.open(TEXT, seed=0)
     folder.write_json("conditions.json", first.record())
     (three / "train-01.tar").write_bytes(shard(some(4, 50)))
-    facts = {"seed": 0, "folder": folder}
-    assert 9 == len(open_conditions(source, TEXT, resume=True, **facts))
-    assert 54 == len(open_conditions(source, TEXT, resume=False, **facts))
+    job: Any = SimpleNamespace(conditions=source, teacher=SimpleNamespace(conditioning=TEXT), seed=0)
+    assert 9 == len(open_conditions(job, folder, ALONE, resume=True))
+    assert 54 == len(open_conditions(job, folder, ALONE, resume=False))
 
 
 def test_grids_show_the_first_different_prompts(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Watched(Backbone):
         assert rows is not None
         self.asked.append(len(rows))
         assert bool((self.seen[-1].flatten()[rows] == self.space.mask_id).all())
-        return hidden @ self.out
+        return hidden.flatten(0, 1)[rows] @ self.out
 
 
 def prompted(tiny_teacher: Any, space: TokenSpace) -> Any:

@@ -116,7 +116,7 @@ class Scripted(Backbone):
         return z.repeat(len(x) // len(z), 1, 1)
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return hidden
+        return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
 
 @attrs.frozen(kw_only=True)

@@ -59,7 +59,7 @@ class Exact(Backbone):
         return self.table[x[:, 0], x[:, 1]]
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        return hidden
+        return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
 
 def after_stage(

@@ -59,7 +59,7 @@ class TableBackbone(Backbone):
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """The hidden states themselves."""
-        return hidden
+        return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dimo_core.backbone import full
+from dimo_core.backbone import at_rows, full
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import Rollout
 from dimo_core.guidance import Constant, Ramp, guided
@@ -214,15 +214,21 @@ def test_the_head_sees_every_site_once(tiny_teacher: Any) -> None:
     assert list(range(B * L)) == sorted(seen)
 
 
-def test_a_chunk_leaves_its_own_rows_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing as large as all hidden states is made for a chunk."""
+@pytest.mark.parametrize("gathers", [True, False])
+def test_a_chunk_leaves_its_own_rows_gradient_only(
+    tiny_teacher: Any, gathers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a head gathers, nothing as large as all hidden states is made for a chunk."""
     hidden = torch.randn(2, 50, 3, requires_grad=True)
     rows, weight = torch.arange(0, 100, 2), torch.randn(3, 4)
-    z = logits.Logits(hidden, rows, lambda h, _: h @ weight, learns=True)
+    model = Denoiser().build(tiny_teacher)
+    monkeypatch.setattr(type(model), "gathers", gathers)
+    model.head = lambda h, rows=None: at_rows(h, rows) @ weight  # type: ignore[method-assign]
+    z = logits.Logits(hidden, rows, model, learns=True)
     with LiveShapes() as made:
         for k in logits.chunks(50, 100, 2**24 // 10):
             z(k).square().sum().backward()
-    assert max(made.rows) <= 5
+    assert gathers == (max(made.rows) <= 5)
     z.backward()
     expected = torch.autograd.grad((hidden.flatten(0, 1)[rows] @ weight).square().sum(), hidden)[0]
     torch.testing.assert_close(hidden.grad, expected)
