@@ -197,9 +197,14 @@ def _hook_entries(module: nn.Module) -> None:
     module.register_forward_pre_hook(lambda *_: within.append(True))
     module.register_forward_hook(lambda *_: [within.pop(), None][1], always_call=True)
     for name in ENTRIES:
-        if (plain := getattr(module, name, None)) is not None:
-            register_fsdp_forward_method(module, name)
-            setattr(module, name, partial(_entered, within, plain, getattr(module, name)))
+        if (entry := getattr(module, name, None)) is None:
+            continue
+        # A network may have a module in the place of the method.
+        owner, method = (entry, "forward") if isinstance(entry, nn.Module) else (module, name)
+        plain, gathering = getattr(owner, method), f"gathering_{name}"
+        setattr(module, gathering, plain)
+        register_fsdp_forward_method(module, gathering)
+        setattr(owner, method, partial(_entered, within, plain, getattr(module, gathering)))
 
 
 def _entered(

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -19,7 +20,9 @@ import ranks_program as program  # noqa: E402
 
 NEAR = 1e-9
 CASES = ("maskgit/small/fast", "meissonic/small/paper", "lora/maskgit/small/fast", "masked-modelling/masked")
-MORE = (*CASES, "maskgit/small/paper", "meissonic/small/fast", "lora/meissonic/small/paper", "dimo/dmd")
+MORE = ("maskgit/small/paper", "meissonic/small/fast", "lora/meissonic/small/paper", "dimo/dmd")
+LAYOUTS = ((2, 1), (4, 1), (2, 2), (4, 2), (4, 4))
+"""Processes, and over how many of them weights are split: each goes on with what the one before it saved."""
 
 
 def launched(count: int, *words: str) -> None:
@@ -36,28 +39,35 @@ def launched(count: int, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def checked(count: int, shards: int, folder: Path, names: tuple[str, ...]) -> None:
-    """All that is promised, of so many processes."""
+def checked(layouts: Sequence[tuple[int, int]], steps: int, folder: Path, names: Sequence[str]) -> None:
+    """All that is promised of each layout: from the first step, and from its checkpoints and others."""
+    expected, found, before = {}, {}, "alone"
     for name in names:
-        program.half(name, folder / "alone")
-    launched(count, str(shards), str(folder), *names)
-    found = json.loads((folder / "found.json").read_text())
-    for name in names:
-        found[name]["together, then alone"] = program.apart(
-            program.all_steps(name, folder / "unused"), program.rest(name, folder / "together")
-        )
-    far = {name: apart for name, apart in found.items() if max(apart.values()) > NEAR}
-    assert far == {}
+        expected[name] = program.all_steps(name, steps, folder / "alone")
+        file = folder / "expected" / f"{name}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(expected[name], file)
+    for count, shards in layouts:
+        own = f"{count} over {shards}"
+        places = ",".join(dict.fromkeys((own, "alone", before)))
+        launched(count, str(shards), str(steps), str(folder), places, *names)
+        found |= json.loads((folder / own / "found.json").read_text())
+        for name in names:
+            found[f"{name}: {own}, then alone"] = program.apart(
+                program.rest(name, steps, folder / own), expected[name]
+            )
+        before = own
+    assert {what: apart for what, apart in found.items() if apart > NEAR} == {}
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    checked(2, 2, tmp_path, CASES)
+    checked([(2, 2)], 6, tmp_path, CASES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "shards"), [(2, 1), (4, 1), (4, 2), (4, 4)])
-def test_several_processes_train_as_one_does(tmp_path: Path, count: int, shards: int) -> None:
-    checked(count, shards, tmp_path, MORE)
+@pytest.mark.parametrize("name", [*CASES, *MORE])
+def test_several_processes_train_as_one_does(tmp_path: Path, name: str) -> None:
+    checked(LAYOUTS, 20, tmp_path, [name])
 
 
 @pytest.mark.slow
