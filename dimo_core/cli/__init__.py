@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-ALONE = ("sample", "evaluate", "compare", "convert", "export")
+ALONE = ("convert", "export", "compare --merge")
 """Commands that write to a folder, and work in one process."""
 
 
@@ -69,11 +69,13 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
         if whole:
             print(_trace(error), end="", file=sys.stderr)
         for line in (str(error) or type(error).__name__).split("\n"):
-            if not getattr(error, "followed", False):  # the process that failed has said so
+            if not (getattr(error, "followed", False) or (isinstance(error, Interrupted) and follows())):
+                # Otherwise the process that failed, or the first of those that were stopped, has said so.
                 print(f"{prog}: error: {shown(line)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        if not follows():
+            print(f"{prog}: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except Exception as error:
         if getattr(error, "followed", False):
@@ -87,11 +89,11 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
 def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
     """Refuse to be one of several processes of one job, each of which would do all of it."""
     size = os.environ.get("WORLD_SIZE", "")
+    name = f"{name} --merge" if "--merge" in arguments and name == "compare" else name
     if name in ALONE and size.isdecimal() and int(size) > 1 and not {"-h", "--help"} & {*arguments}:
         raise UsageError(
             f"WORLD_SIZE is {size}: a launcher such as torchrun started {size} processes of this command, "
-            f"which works in one process. Start `dimo {name}` without the launcher, or unset "
-            "WORLD_SIZE. `dimo compare --shard I/N` shares drawing out over processes."
+            f"which works in one process. Start `dimo {name}` without the launcher, or unset WORLD_SIZE."
         )
 
 

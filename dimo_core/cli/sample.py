@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, get_args
 
 from dimo_core.cli.command import Command, Parser, device, option, positive
+from dimo_core.cli.streams import follows
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
 from dimo_core.texts import shown
@@ -63,7 +65,8 @@ def _teacher(argv: Sequence[str]) -> int:
         return 0
     names = (job.config["teacher"]["name"], job.sampling.name or job.config["sampler"]["name"])
     wanted = _wanted(options)
-    with taken(options.out or next_folder("sample", *names)) as out:
+    place = options.out or next_folder("sample", *names)
+    with nullcontext(place) if follows() else taken(place) as out:  # the first process takes it for all
         drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
     passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
     print(f"{wanted['count']} samples in {shown(out)} ({job.sampling.title}, {passes} each)")

@@ -15,9 +15,13 @@ from typing import Any, TextIO, cast
 class Patient:
     """A stream that remembers why something was lost, instead of raising it."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, *, shared: bool = False) -> None:
+        self._stream, self._shared = stream, shared
         self.lost: OSError | None = None
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal, which no other process writes to."""
+        return not self._shared and self._stream.isatty()
 
     def write(self, text: str) -> int:
         """Write, if that is possible."""
@@ -55,7 +59,7 @@ def standard_streams(*, mute: bool = False) -> Iterator[Patient]:
         if getattr(sys, name) is None:  # closed: a file that is opened later would get its number
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
     nowhere = io.StringIO() if mute else sys.stdout
-    both = [Patient(nowhere), Patient(sys.stderr)]
+    both = [Patient(nowhere), Patient(sys.stderr, shared=mute)]
     out, err = (cast(TextIO, stream) for stream in both)
     try:
         with redirect_stdout(out), redirect_stderr(err):

@@ -12,7 +12,6 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.engine.ranks import ALONE, Ranks
-from dimo_core.engine.shards import read_shards, write_shards
 from dimo_core.errors import CheckpointError
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import read_tensors, write_tensors
@@ -47,6 +46,8 @@ def save_checkpoint(
     target = folder.sub(name)
     target.remove(MANIFEST)
     if ranks.size > 1:
+        from dimo_core.engine.shards import write_shards
+
         ranks.led(lambda: folder.remove(name))
         digests = write_shards(target, files, ranks)
         target.write_json(MANIFEST, {"format": FORMAT, "layout": SHARDS, **facts, "sha256": digests})
@@ -84,6 +85,8 @@ def load_checkpoint(folder: Folder, like: Like = NOTHING, ranks: Ranks = ALONE) 
     """
     manifest = ranks.led(lambda: read_manifest(folder))
     if manifest.get("layout") == SHARDS:
+        from dimo_core.engine.shards import read_shards
+
         return manifest, read_shards(folder, manifest["sha256"], like, ranks)
 
     def files() -> dict[str, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The processes that train one run together, as ``torchrun`` starts them: ``Ranks``.
+"""The processes that do one job together, as ``torchrun`` starts them: ``Ranks``.
 
 Each does its share of the rows of every batch. Trained weights are distributed tensors of torch's FSDP over a
 mesh of replicas x shards, so that plain replication is the mesh with one shard. Draws are keyed by global row
@@ -8,23 +8,25 @@ processes takes the same steps, but for rounding.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from warnings import catch_warnings, filterwarnings
 
 import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from dimo_core.backbone import Backbone, blocks
 from dimo_core.device import find_device, widest
 from dimo_core.errors import UsageError
+from dimo_core.files.folder import Folder
 from dimo_core.files.weights import whole
+
+if TYPE_CHECKING:  # what takes as long to import as torch itself, and one process does not need
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    mesh: DeviceMesh | None = attrs.field(default=None, eq=False)
+    mesh: "DeviceMesh | None" = attrs.field(default=None, eq=False)
 
     @property
     def leads(self) -> bool:
@@ -82,6 +84,9 @@ class Ranks:
         """
         if self.mesh is None:
             return
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
         frozen = {p for p in module.parameters() if not p.requires_grad}
         parts, inner = () if isinstance(module, Backbone) else module.children(), {*blocks(module)}
         for each in (*inner, *parts, module):
@@ -126,8 +131,9 @@ class Ranks:
         except Exception as error:
             failure = error
         every: list[Any] = [None] * self.size
-        dist.all_gather_object(every, failure and (type(failure), str(failure)))
-        if failure is not None:
+        mine = failure and (type(failure), str(failure))
+        dist.all_gather_object(every, mine)
+        if failure is not None and every.index(mine) == self.rank:  # who fails alike lets the first one tell
             raise failure
         for failed in filter(None, every):
             raise _again(*failed)
@@ -144,6 +150,23 @@ class Ranks:
             dist.broadcast_object_list(found)
         said: T = found[0]
         return said
+
+    @contextmanager
+    def folder(self, opened: AbstractContextManager[Folder]) -> Iterator[Folder]:
+        """A folder that the first process opens, and writes to; what the others write there goes nowhere.
+
+        Raises:
+            Exception: as ``agreed``.
+        """
+        with ExitStack() as owning:
+            mine: list[Folder] = []
+
+            def take() -> Folder:
+                mine.append(owning.enter_context(opened))
+                return mine[0]
+
+            taken = self.led(take)
+            yield mine[0] if mine else attrs.evolve(taken, mute=True)
 
     def gathered(self, mine: Iterable[T]) -> list[T]:
         """What all processes make, that of the first one at the beginning.
@@ -175,6 +198,11 @@ class Ranks:
     @contextmanager
     def gathering(self, module: nn.Module) -> Iterator[None]:
         """Within, every process has all weights of a module, and may use it as often as it likes."""
+        if self.mesh is None:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule
+
         parts, inner = [each for each in module.modules() if isinstance(each, FSDPModule)], {*blocks(module)}
         for part in parts:
             part.unshard()
@@ -193,6 +221,8 @@ ALONE = Ranks()
 
 def _hook_entries(module: nn.Module) -> None:
     """Gather weights for ``ENTRIES``, too; within ``forward`` they are there, and would go at its end."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
     within: list[bool] = []
     module.register_forward_pre_hook(lambda *_: within.append(True))
     module.register_forward_hook(lambda *_: [within.pop(), None][1], always_call=True)
@@ -221,7 +251,7 @@ def _again(kind: type[Exception], text: str) -> Exception:
 
 
 @contextmanager
-def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
+def joined(device: str, shards: int = 1) -> Iterator[tuple[Ranks, torch.device]]:
     """This process among those that a launcher started, and its device.
 
     Args:
@@ -237,6 +267,8 @@ def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
             raise UsageError(f"train.shards is {shards}, and there is one process. Start it with torchrun.")
         yield ALONE, find_device(device)
         return
+    from torch.distributed.device_mesh import init_device_mesh
+
     if size % shards:
         raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -247,6 +279,8 @@ def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         mesh = init_device_mesh(where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards"))
-        yield Ranks(rank=dist.get_rank(), size=size, mesh=mesh), where
+        with catch_warnings():  # nothing here writes into what a block returns
+            filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+            yield Ranks(rank=dist.get_rank(), size=size, mesh=mesh), where
     finally:
         dist.destroy_process_group()

@@ -1,19 +1,21 @@
 """A comparison: rows that are drawn and judged by one protocol, and can be interrupted and shared out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import attrs
+import torch
 
 from dimo_core.device import device_name, noted
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.intervals import half_sample_intervals
 from dimo_core.evaluation.kept_samples import KeptSamples, claimed
 from dimo_core.evaluation.protocols import Protocol, completes, differences, digest
 from dimo_core.evaluation.reference import real_identity
-from dimo_core.evaluation.store import Store
+from dimo_core.evaluation.store import Drawn, Store
 from dimo_core.evaluation.table import Row
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
@@ -47,6 +49,7 @@ class Comparison(Rows):
         intervals: Resamples for intervals; 0 for none.
         keep: Folder for the samples themselves; None keeps none.
         shard: Draw this part of the batches only, and judge nothing.
+        ranks: The processes that share the batches; the first one judges, and writes what is no batch.
     """
 
     protocol: Protocol
@@ -54,6 +57,7 @@ class Comparison(Rows):
     intervals: int = 0
     keep: str | None = None
     shard: Shard | None = None
+    ranks: Ranks = ALONE
     _progress: Progress = attrs.field(init=False)
     _done: int = attrs.field(init=False, default=0)
     _found: int = attrs.field(init=False, default=0)
@@ -108,7 +112,7 @@ class Comparison(Rows):
         Raises:
             UsageError: when the folder holds numbers of another protocol.
         """
-        of = self.begin()
+        of = self.ranks.led(self.begin)
         seeds = self.protocol.seeds
         cells = [
             (method, seed, request, self._kept(method, seed, request))
@@ -116,7 +120,7 @@ class Comparison(Rows):
             for seed in seeds
             for request in [self._request(of, method, seed)]
         ]
-        share = self.shard.of if self.shard else 1
+        share = self.shard.of if self.shard else self.ranks.size
         cost = sum(method.steps * self.protocol.samples // share for method, *_ in cells)
         self._progress, self._done, self._found = Progress(cost, interval=10.0, unit="sample steps"), 0, 0
         with self._progress:
@@ -138,7 +142,8 @@ class Comparison(Rows):
     @property
     def machine(self) -> dict[str, str]:
         """What seconds depend on."""
-        return {"device": device_name(self.device), **noted(self.precision), **versions()}
+        device = self.device if self.ranks.size == 1 else torch.device(self.device.type)  # of all processes
+        return {"device": device_name(device), **noted(self.precision), **versions()}
 
     def judged(self, samples: Samples) -> dict[str, Any]:
         """The numbers of some samples, as plain data: metrics, what is missing of them, and intervals."""
@@ -183,12 +188,11 @@ class Comparison(Rows):
         self, method: Method, seed: int, request: Mapping[str, Any], kept: KeptSamples | None
     ) -> dict[str, Any]:
         """The numbers of one method with one seed; none when this is a shard."""
-        raw, row = self.raw(), self.store.row(request)
-        if row is not None and self._complete(row) and (kept is None or kept.there(range(len(raw)))):
+        raw, ranks = self.raw(), self.ranks
+        if (row := ranks.led(lambda: self._finished(request, kept, len(raw)))) is not None:
             self._advance(method, len(raw), len(raw), True)
             return row
-        opened = method.open()
-        check_finite(method.name, opened.network.state_dict())
+        opened = ranks.agreed(lambda: self._opened(method))
         drawing = self.drawing(
             seed,
             block=self.protocol.block,
@@ -198,17 +202,40 @@ class Comparison(Rows):
             kept=kept,
             machine=self.machine,
         )
-        batches = []
-        for batch in drawing.batches(raw, opened, self.shard or Shard()):
-            size = len(batch.samples)
-            self._advance(method, size, batch.start + size, batch.found)
-            batches += [] if self.shard else [batch]
+
+        def drawn() -> Iterator[Drawn]:
+            for batch in drawing.batches(raw, opened, self.shard or Shard.mine(ranks)):
+                size = len(batch.samples)
+                self._advance(method, size, batch.start + size, batch.found)
+                if self.shard is None:
+                    yield batch
+
+        batches = ranks.gathered(drawn())
         if self.shard is not None:
             return {}
-        row = self.numbers(batches, opened.network)
-        row["shown"] = self._shown(opened, seed) if seed == self.protocol.seeds[0] else None
-        self.store.keep_row(request, row, whole=not row["missing"])
-        return row
+        for note in ranks.gathered(self.judge.notes):
+            self.judge.note(note)
+
+        def judged() -> dict[str, Any]:
+            row = self.numbers(batches, opened.network)
+            row["shown"] = self._shown(opened, seed) if seed == self.protocol.seeds[0] else None
+            self.store.keep_row(request, row, whole=not row["missing"])
+            return row
+
+        return ranks.led(judged)
+
+    def _finished(
+        self, request: Mapping[str, Any], kept: KeptSamples | None, count: int
+    ) -> dict[str, Any] | None:
+        """The row, if it is there with all that is wanted of it."""
+        row = self.store.row(request)
+        there = row is not None and self._complete(row) and (kept is None or kept.there(range(count)))
+        return row if there else None
+
+    def _opened(self, method: Method) -> Opened:
+        opened = method.open()
+        check_finite(method.name, opened.network.state_dict())
+        return opened
 
     def _kept(self, method: Method, seed: int, request: Mapping[str, Any]) -> KeptSamples | None:
         """Where a row's samples are kept: a folder that says what decides them, however they are judged."""
@@ -221,7 +248,9 @@ class Comparison(Rows):
             "conditions": digest({"raw": self.raw()}),
         }
         several = len(self.protocol.seeds) > 1
-        return claimed(Folder(self.keep), method.name, seed if several else None, drawn_by, self.teacher)
+        folder, of = Folder(self.keep), seed if several else None
+        place = self.ranks.led(lambda: claimed(folder, method.name, of, drawn_by, self.teacher).folder)
+        return KeptSamples(folder=place, teacher=self.teacher)
 
     def _shown(self, opened: Opened, seed: int) -> list[list[int]]:
         """Tokens for the grid: the same conditions and draws for every method."""

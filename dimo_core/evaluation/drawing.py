@@ -15,6 +15,7 @@ from dimo_core.backbone import Backbone, drawable, inference
 from dimo_core.conditions import Condition
 from dimo_core.device import arithmetic
 from dimo_core.draws import Draws
+from dimo_core.engine.ranks import Ranks
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.kept_samples import KeptSamples
 from dimo_core.evaluation.protocols import BLOCK
@@ -43,6 +44,11 @@ class Shard:
 
     index: int = 1
     of: int = 1
+
+    @classmethod
+    def mine(cls, ranks: Ranks) -> "Shard":
+        """That of this process."""
+        return cls(index=ranks.rank + 1, of=ranks.size)
 
     def among(self, count: int) -> range:
         """Its batches, by number, of so many."""

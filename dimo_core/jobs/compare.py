@@ -1,7 +1,7 @@
 """``dimo compare`` and ``dimo evaluate``: the paper's table for any teacher."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -10,7 +10,7 @@ from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.device import find_device
+from dimo_core.engine.ranks import Ranks, joined, launched
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.comparison import PROTOCOL, Comparison
 from dimo_core.evaluation.drawing import SITES, Method, Shard, identity
@@ -87,7 +87,19 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
     """
     registry = registry or Registry.discover()
     _check(options)
-    device = find_device(options.device)
+    with ExitStack() as stack:
+        ranks, device = stack.enter_context(joined(options.device))
+        comparison, methods = ranks.agreed(lambda: _prepared(teacher, options, registry, ranks, device))
+        folder = stack.enter_context(ranks.folder(_opened(options, comparison.protocol)))
+        store = Store(attrs.evolve(folder, mute=False), options.stream)
+        with log_file(folder):
+            return _run(attrs.evolve(comparison, store=store), methods, options)
+
+
+def _prepared(
+    teacher: Teacher, options: Comparing, registry: Registry, ranks: Ranks, device: torch.device
+) -> tuple[Comparison, list[Method]]:
+    """What is compared, and how; nothing is written yet."""
     protocol = Protocol.resolve(teacher.evaluation(), options.protocol, options.changes)
     for choice in protocol.metrics if options.changes.get("metrics") else ():
         _ = built(registry, "metric", choice).fingerprint  # what was asked for by name is not just left out
@@ -108,7 +120,14 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
         intervals=options.intervals,
         keep=options.keep,
         shard=options.shard,
+        ranks=ranks,
     )
+    return comparison, methods
+
+
+@contextmanager
+def _opened(options: Comparing, protocol: Protocol) -> Iterator[Folder]:
+    """The folder of the results, and that of kept samples with it."""
     shard = options.shard
     share = () if shard is None else (digest(protocol.as_dict()), f"{shard.index} of {shard.of}")
     with owned(options.out, *share) as folder, ExitStack() as keeping:
@@ -120,7 +139,7 @@ def compare(teacher: Teacher, options: Comparing, registry: Registry | None = No
             )
         if options.keep is not None and Folder(options.keep) != folder:
             keeping.enter_context(owned(options.keep, *share))
-        return _run(attrs.evolve(comparison, store=Store(folder, options.stream)), methods, options)
+        yield folder
 
 
 def merge(paths: Sequence[str], out: str) -> Table:
@@ -172,6 +191,11 @@ def _check(options: Comparing) -> None:
         )
     if options.shard is not None and options.stream:
         raise UsageError("--shard writes batches that are joined later, and --stream writes none: give one")
+    if options.shard is not None and launched() > 1:
+        raise UsageError(
+            f"--shard draws one part, and WORLD_SIZE is {launched()}: a launcher such as torchrun started "
+            "processes that share all parts. Leave --shard out, or start the command without the launcher."
+        )
     if options.shard is not None and not 1 <= options.shard.index <= options.shard.of:
         raise UsageError(
             f"--shard {options.shard.index}/{options.shard.of}: shards count from 1 to their number"
@@ -188,8 +212,7 @@ def _check(options: Comparing) -> None:
 def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
     folder = comparison.store.folder
     try:
-        with log_file(folder):
-            return _drawn(comparison, methods, options)
+        return _drawn(comparison, methods, options)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped; finished rows and batches are kept. The same command with --out {folder.url} goes on."
@@ -205,12 +228,24 @@ def _drawn(comparison: Comparison, methods: Sequence[Method], options: Comparing
     if cells is None:
         logger.info("this shard is drawn; when all are, the same command without --shard joins them")
         return None
+    return comparison.ranks.led(lambda: _told(comparison, methods, cells, options, f"{what}."))
+
+
+def _told(
+    comparison: Comparison,
+    methods: Sequence[Method],
+    cells: Sequence[Sequence[Mapping[str, Any]]],
+    options: Comparing,
+    lead: str,
+) -> Table:
+    """Judge what is no row of the protocol, and write all files."""
+    protocol, folder = comparison.protocol, comparison.store.folder
     result = result_of(comparison, methods, cells, options.images)
     table = result.table
     drawn = [row.name for row in table.rows if row.kind != "real"]
     title = drawn[0] if len(drawn) == 1 else "Quality and cost"
     facts = {"command": options.command, "protocol": f"{protocol.name} ({table.protocol['digest']})"}
-    publish(result, folder, title=title, lead=f"{what}.", facts=facts)
+    publish(result, folder, title=title, lead=lead, facts=facts)
     Console().print(table.rich())
     logger.info("report: {}", folder.path("report.html"))
     if not any(row.metrics for row in table.rows if row.kind != "real"):

@@ -95,7 +95,8 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
     with ExitStack() as stack:
         ranks, device = stack.enter_context(joined(job.device, job.train.shards))
         job.teacher.check()
-        folder = stack.enter_context(open_run_folder(job.out, job.config, ranks, resume=resume))
+        opened = open_run_folder(job.out, job.config, resume=resume)
+        folder = stack.enter_context(ranks.folder(opened))
         tracker = Spared(job.tracker if ranks.leads else None)
         job = attrs.evolve(job, out=folder.url, teacher=job.teacher.on(device), tracker=tracker)
         return _run(job, folder, registry, resume, ranks, device)
@@ -176,30 +177,22 @@ def _announce(job: Job, device: torch.device) -> None:
 
 
 @contextmanager
-def open_run_folder(out: str, config: Mapping[str, Any], ranks: Ranks, *, resume: bool) -> Iterator[Folder]:
-    """The run folder, which no other run writes to meanwhile, and of several processes only the first.
+def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[Folder]:
+    """The run folder, which no other run writes to meanwhile.
 
     Raises:
         UsageError: when it is not empty and no run is continued, or the run was started with other options;
             when another process writes to it.
         StorageError: when it cannot be written.
     """
-    with ExitStack() as owning:
-        mine: list[Folder] = []
-
-        def take() -> str:
-            folder = owning.enter_context(owned(out))
-            if resume and folder.exists(CONFIG):
-                check_unchanged(folder.read_yaml(CONFIG), config, out)
-            if not resume and folder.strange_names():
-                raise UsageError(
-                    f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
-                )
-            mine.append(folder)
-            return folder.url
-
-        url = ranks.led(take)
-        yield mine[0] if mine else Folder(url, mute=True)
+    with owned(out) as folder:
+        if resume and folder.exists(CONFIG):
+            check_unchanged(folder.read_yaml(CONFIG), config, out)
+        if not resume and folder.strange_names():
+            raise UsageError(
+                f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+            )
+        yield folder
 
 
 def open_conditions(job: Job, folder: Folder, ranks: Ranks, *, resume: bool) -> ConditionStream:

@@ -50,7 +50,8 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
     """
     with ExitStack() as stack:
         ranks, device = stack.enter_context(joined(job.device, job.train.shards))
-        folder = stack.enter_context(open_run_folder(job.out, job.config, ranks, resume=resume))
+        opened = open_run_folder(job.out, job.config, resume=resume)
+        folder = stack.enter_context(ranks.folder(opened))
         job, encoding = attrs.evolve(job, out=folder.url), stack.enter_context(ExitStack())
         return _pretrain(job, folder, encoding, registry or Registry.discover(), resume, ranks, device)
 

@@ -90,8 +90,7 @@ class RunRows(Rows):
     def row(self, method: Method, samples: int | None = None) -> Row:
         """Draw and judge a row, of so many samples where that is told."""
         drawing, opened = self.drawing(self.seed, onlooker=self.judge), method.open()
-        shard = Shard(index=self.ranks.rank + 1, of=self.ranks.size)
-        batches = self.ranks.gathered(drawing.batches(self.raw(samples), opened, shard))
+        batches = self.ranks.gathered(drawing.batches(self.raw(samples), opened, Shard.mine(self.ranks)))
         found = self.numbers(batches, opened.network)
         return row_of(method, [{**found, "parameters": 0, "decoding": 0.0}])
 

@@ -1,7 +1,8 @@
 """``dimo sample``: pictures or lines from a generator folder, or from a teacher."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from dimo_core.conditions import KINDS
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.layers import from_mapping
-from dimo_core.device import find_device, noted
+from dimo_core.device import noted
+from dimo_core.engine.ranks import joined
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.drawing import SITES, Drawing, Opened, identity
+from dimo_core.evaluation.drawing import SITES, Drawing, Opened, Shard, identity
 from dimo_core.evaluation.store import Drawn
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card
 from dimo_core.files.prompts import PromptSet
@@ -47,7 +49,8 @@ def sample_folder(
     asks, and ``grid.png``; tokens and text become the lines of ``samples.txt``. ``samples.jsonl`` holds file,
     condition, seed and tokens of each sample.
     Sample i with its condition is the same for any count and, up to rounding, any batch size. When this is
-    stopped, the same call goes on where it was; ``samples.jsonl`` comes last.
+    stopped, the same call goes on where it was; ``samples.jsonl`` comes last. Where a launcher started
+    several processes, all of them call this, and share the batches.
 
     Args:
         path: A generator folder, or a run folder with one.
@@ -73,20 +76,29 @@ def sample_folder(
     """
     source = generator_folder(path)
     parent, slash, _ = source.url.rpartition("/")
-    with open_folder(out or f"{parent}{slash}drawn") as folder:
-        where = find_device(device)
-        teacher, generator = load_generator(source.url, where, temperature=temperature)
-        teacher = teacher.on(where)
-        files = SampleFiles(
-            folder=folder,
-            drawing=_drawing(teacher, seed, where, precision, batch_size),
-            wanted=Wanted.of(teacher.conditioning, _source(teacher, read_card(source)), conditions, count),
-            model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
-            facts={"seed": seed, **noted(precision)},
-        )
-        for _ in files.draw(Opened.generator(generator)):
-            pass
-        return files.finish()
+    with ExitStack() as stack:
+        ranks, where = stack.enter_context(joined(device))
+        folder = stack.enter_context(ranks.folder(open_folder(out or f"{parent}{slash}drawn")))
+
+        def prepared() -> tuple[SampleFiles, Opened]:
+            teacher, generator = load_generator(source.url, where, temperature=temperature)
+            teacher = teacher.on(where)
+            files = SampleFiles(
+                folder=folder,
+                drawing=_drawing(teacher, seed, where, precision, batch_size),
+                wanted=Wanted.of(
+                    teacher.conditioning, _source(teacher, read_card(source)), conditions, count
+                ),
+                model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
+                facts={"seed": seed, **noted(precision)},
+                ranks=ranks,
+            )
+            return files, Opened.generator(generator)
+
+        files, opened = ranks.agreed(prepared)
+        ranks.led(files.claim)
+        ranks.agreed(lambda: deque(files.draw(opened), maxlen=0))
+        return ranks.led(files.finish)
 
 
 def sample_teacher(
@@ -105,7 +117,7 @@ def sample_teacher(
 
     The files are those of ``sample_folder``; ``samples.jsonl`` also tells sampling, steps, sampler, guidance
     and forward passes. Sample i with its condition is the same for any count and, up to rounding, any batch
-    size.
+    size. Where a launcher started several processes, all of them call this, and share the batches.
 
     Args:
         teacher: The teacher.
@@ -123,23 +135,30 @@ def sample_teacher(
         UsageError: when ``out`` holds something else, or a name, a condition or the device is impossible.
         CheckpointError: when the teacher's weights are missing or damaged.
     """
-    with nullcontext() if out is None else open_folder(out) as folder:
-        where = find_device(device)
-        teacher, way = teacher.on(where), _way(teacher, sampling)
-        wanted = Wanted.of(teacher.conditioning, _source(teacher), conditions, count)
-        opened = Opened.teacher(teacher, teacher.network().to(where), way)
-        drawing = _drawing(teacher, seed, where, precision, batch_size)
+    with ExitStack() as stack:
+        ranks, where = stack.enter_context(joined(device))
+        folder = None if out is None else stack.enter_context(ranks.folder(open_folder(out)))
+
+        def prepared() -> tuple[Drawing, Wanted, Opened, TeacherSampling]:
+            used, way = teacher.on(where), _way(teacher, sampling)
+            wanted = Wanted.of(used.conditioning, _source(used), conditions, count)
+            opened = Opened.teacher(used, used.network().to(where), way)
+            return _drawing(used, seed, where, precision, batch_size), wanted, opened, way
+
+        drawing, wanted, opened, way = ranks.agreed(prepared)
         if folder is None:
-            return drawing.draw(wanted.raw, opened)
+            return Drawn.joined(ranks.gathered(drawing.batches(wanted.raw, opened, Shard.mine(ranks))))
         files = SampleFiles(
             folder=folder,
             drawing=drawing,
             wanted=wanted,
-            model=identity(teacher),
+            model=identity(drawing.teacher),
             facts={"seed": seed, **noted(precision), **way.as_dict()},
+            ranks=ranks,
         )
-        drawn = Drawn.joined(list(files.draw(opened)))
-        files.finish()
+        ranks.led(files.claim)
+        drawn = Drawn.joined(ranks.gathered(files.draw(opened)))
+        ranks.led(files.finish)
         return drawn
 
 

@@ -12,8 +12,9 @@ import torch
 from loguru import logger
 
 from dimo_core.conditions import Conditioning, from_text
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.evaluation.drawing import Drawing, Opened
+from dimo_core.evaluation.drawing import Drawing, Opened, Shard
 from dimo_core.evaluation.kept_samples import KeptSamples, lines_of
 from dimo_core.evaluation.reference import record_seal
 from dimo_core.evaluation.store import Drawn, Store
@@ -110,6 +111,7 @@ class SampleFiles:
         wanted: Which ones.
         model: What they are drawn from.
         facts: What every line of ``samples.jsonl`` says.
+        ranks: The processes that share the batches; each writes its own, and the first one the rest.
     """
 
     folder: Folder
@@ -117,11 +119,12 @@ class SampleFiles:
     wanted: Wanted
     model: Mapping[str, Any]
     facts: Mapping[str, Any]
+    ranks: Ranks = ALONE
 
     @property
     def store(self) -> Store:
         """What is finished."""
-        return Store(self.folder.sub(PLACE))
+        return Store(self._own.sub(PLACE))
 
     @property
     def request(self) -> dict[str, Any]:
@@ -137,35 +140,31 @@ class SampleFiles:
         }
 
     def draw(self, opened: Opened) -> Iterator[Drawn]:
-        """All batches, without their pictures; those that are not there yet are drawn and written.
+        """The batches of this process, without pictures; those that are not there yet are drawn and written.
 
         Args:
             opened: Draws them.
 
         Raises:
             Interrupted: for Ctrl-C.
-            UsageError: when the folder holds samples of another request.
         """
-        if names := self.store.claim(REQUEST, self.request):
-            raise UsageError(
-                f"{self.folder.url!r} holds a part of other samples than are asked for now: they differ in "
-                f"{', '.join(names)}. Give the options of then to draw their rest, or another --out."
-            )
         name = self.wanted.files.__getitem__
-        kept = KeptSamples(folder=self.folder, teacher=self.drawing.teacher, name=name)
+        kept = KeptSamples(folder=self._own, teacher=self.drawing.teacher, name=name)
         drawing = attrs.evolve(
             self.drawing,
             store=self.store,
             request=self.request,
             kept=kept if self._decodes else None,
         )
-        starts, done, count = self.store.starts(self.request), 0, len(self.wanted.raw)
-        if known := sum(len(span) for span in self._spans if span.start in starts):
+        shard, starts, done = Shard.mine(self.ranks), self.store.starts(self.request), 0
+        spans = [self._spans[place] for place in shard.among(len(self._spans))]
+        count = sum(map(len, spans))
+        if known := sum(len(span) for span in spans if span.start in starts):
             logger.info("{} of {} samples are there already", known, count)
 
         try:
-            for batch in drawing.batches(self.wanted.raw, opened):
-                done = batch.start + len(batch.samples)
+            for batch in drawing.batches(self.wanted.raw, opened, shard):
+                done += len(batch.samples)
                 if not batch.found:
                     logger.log("INFO" if done < count else "DEBUG", "{} of {} samples", done, count)
                 samples = attrs.evolve(batch.samples, images=None)
@@ -175,6 +174,18 @@ class SampleFiles:
                 f"stopped after {done} of {count} samples. The same command with --out {self.folder.url} "
                 "draws the rest."
             ) from None
+
+    def claim(self) -> None:
+        """Take the folder for these samples.
+
+        Raises:
+            UsageError: when it holds samples of another request.
+        """
+        if names := self.store.claim(REQUEST, self.request):
+            raise UsageError(
+                f"{self.folder.url!r} holds a part of other samples than are asked for now: they differ in "
+                f"{', '.join(names)}. Give the options of then to draw their rest, or another --out."
+            )
 
     def finish(self) -> list[str]:
         """Write the rest; ``samples.jsonl`` comes last. Returns all files."""
@@ -201,6 +212,11 @@ class SampleFiles:
         order = sorted(range(len(images)), key=lambda i: names.index(names[i]))
         shown = Preview(images=torch.stack([images[i] for i in order]))
         return sheet(shown, [names[i] for i in order]).data
+
+    @property
+    def _own(self) -> Folder:
+        """The folder, to which each process writes what it drew."""
+        return attrs.evolve(self.folder, mute=False)
 
     @property
     def _decodes(self) -> bool:

@@ -1,10 +1,11 @@
-"""What each of several processes does for ``test_ranks``: cases of ``test_trajectories``, alone and together.
+"""What ``test_ranks`` looks at: cases of ``test_trajectories``, trained by one process and by several.
 
-    torchrun --nproc-per-node 2 ranks_program.py SHARDS STEPS FOLDER OWN,OTHER,... CASE ...
+    python ranks_program.py FOLDER STEPS COUNT/SHARDS,... CASE ...
 
-``FOLDER/expected`` holds what one process found at the end. These take all steps, leave in ``FOLDER/OWN``
-what they saved half way, and go on from there, and from what others left in ``FOLDER/OTHER``. How far all of
-that is from what was expected is in ``FOLDER/OWN/found.json``.
+One process takes all steps, and saves half way into ``FOLDER/alone``. So do COUNT processes with SHARDS
+shards, which then go on from what they saved themselves, from what that one did, and from what the processes
+before them did. At last one process goes on from each of these. How far all that is from the first is written
+to stdout.
 """
 
 import json
@@ -19,11 +20,13 @@ import attrs
 import test_trajectories as known
 import torch
 from diffusers.models.normalization import RMSNorm
-from safetensors.torch import load_file
+from forked import forked
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from dimo_core import conditions
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.ranks import ALONE, Ranks, joined
@@ -66,7 +69,18 @@ def _norm(norm: RMSNorm, x: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True)
 class TinyMeissonic(known.TinyMaskGit):
-    """A small Meissonic of made-up weights, its three prompts by number."""
+    """A small Meissonic of made-up weights, its three prompts by number.
+
+    They are scaled to the width of what they multiply: with larger ones a last bit grows 1e8 times in 20 steps.
+    """
+
+    def network(self, *, share: bool = False) -> Backbone:
+        network = self.skeleton().double().eval()
+        with torch.no_grad():
+            for k, (name, p) in enumerate(network.named_parameters()):
+                gain = 1.0 if "weight" in name and p.ndim == 1 else 0.0
+                p.copy_(known.waves(p, k + 1) / p[0].numel() ** 0.5 + gain)
+        return network
 
     def skeleton(self) -> MeissonicTransformer:
         return Wide(**MEISSONIC.as_config())
@@ -179,32 +193,72 @@ def _trained(run: Engine, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference; of runs that go on, what they draw is compared from there on."""
+    """The largest difference; of runs that go on, what they drew is compared from there on."""
     assert found.keys() == expected.keys()
-    return max(
-        float(
-            (value.double() - expected[key][-len(value) :].double() if value.ndim else value - expected[key])
-            .abs()
-            .max()
-        )
-        for key, value in found.items()
+    drawn = len(found.get("tokens", ()))
+    expected = {key: value[-drawn:] if key == "tokens" else value for key, value in expected.items()}
+    return max(float((value.double() - expected[key].double()).abs().max()) for key, value in found.items())
+
+
+def alone(folder: Path, steps: int, names: list[str]) -> None:
+    """What one process finds at the end."""
+    for name in names:
+        file = folder / "expected" / f"{name}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(all_steps(name, steps, folder / "alone"), file)
+
+
+def again(folder: Path, steps: int, names: list[str], places: list[str]) -> None:
+    """Go on alone with what was saved in some places."""
+    _tell(
+        folder / "again",
+        {
+            f"{name}: {place}, then alone": apart(rest(name, steps, folder / place), expected(folder, name))
+            for name in names
+            for place in places
+        },
     )
 
 
-def main(shards: int, steps: int, folder: Path, places: list[str], names: list[str]) -> None:
-    torch.set_num_threads(1)
-    found: dict[str, float] = {}
+def together(folder: Path, steps: int, names: list[str], places: list[str], shards: int) -> None:
+    """The same by several processes, whose own place is the first one."""
+    found, own = {}, places[0]
     with joined("cpu", shards) as (ranks, _):
         for name in names:
-            expected = load_file(folder / "expected" / f"{name}.safetensors")
-            found[f"{name}: {places[0]}"] = apart(all_steps(name, steps, folder / places[0], ranks), expected)
+            known = expected(folder, name)
+            found[f"{name}: {own}"] = apart(all_steps(name, steps, folder / own, ranks), known)
             for place in places:
-                found[f"{name}: {place}, then {places[0]}"] = apart(
-                    rest(name, steps, folder / place, ranks), expected
-                )
+                found[f"{name}: {place}, then {own}"] = apart(rest(name, steps, folder / place, ranks), known)
         if ranks.leads:
-            (folder / places[0] / "found.json").write_text(json.dumps(found))
+            _tell(folder / own, found)
+
+
+def expected(folder: Path, name: str) -> dict[str, Tensor]:
+    """What one process found."""
+    return load_file(folder / "expected" / f"{name}.safetensors")
+
+
+def _tell(folder: Path, found: dict[str, float]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def main(folder: Path, steps: int, layouts: list[str], names: list[str]) -> int:
+    """All layouts, one after the other."""
+    torch.set_num_threads(1)
+    places = [layout.replace("/", " over ") for layout in layouts]
+    codes = forked(1, alone, folder, steps, names)
+    for i, layout in enumerate(layouts):
+        count, _, shards = layout.partition("/")
+        known = dict.fromkeys([places[i], "alone", *places[:i][-1:]])
+        codes += forked(int(count), together, folder, steps, names, [*known], int(shards))
+    codes += forked(1, again, folder, steps, names, places)
+    if any(codes):
+        return 1
+    found = [json.loads((folder / place / "found.json").read_text()) for place in (*places, "again")]
+    print(json.dumps({what: far for each in found for what, far in each.items()}))
+    return 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(","), sys.argv[5:])
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), sys.argv[4:]))
