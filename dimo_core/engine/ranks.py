@@ -18,6 +18,8 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from dimo_core.backbone import Backbone, blocks
 from dimo_core.device import find_device, widest
@@ -250,6 +252,17 @@ def _again(kind: type[Exception], text: str) -> Exception:
     return failure
 
 
+def _meeting() -> dict[str, Any]:
+    """Where the processes find each other: not where those of before a restart by ``torchrun`` did.
+
+    Its nodes count restarts each for itself, so of several nodes it must be told to do so (docs/scale.md).
+    """
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    one = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one else "0"
+    return {"store": PrefixStore(again, store), "rank": rank, "world_size": size}
+
+
 @contextmanager
 def joined(device: str, shards: int = 1) -> Iterator[tuple[Ranks, torch.device]]:
     """This process among those that a launcher started, and its device.
@@ -276,7 +289,8 @@ def joined(device: str, shards: int = 1) -> Iterator[tuple[Ranks, torch.device]]
     if where.type == "cuda" and where.index is None:
         where = find_device(f"cuda:{local}")
         torch.cuda.set_device(where)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, **_meeting())
     try:
         mesh = init_device_mesh(where.type, (size // shards, shards), mesh_dim_names=("replicas", "shards"))
         with catch_warnings():  # nothing here writes into what a block returns

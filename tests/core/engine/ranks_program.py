@@ -71,7 +71,7 @@ def _norm(norm: RMSNorm, x: Tensor) -> Tensor:
 class TinyMeissonic(known.TinyMaskGit):
     """A small Meissonic of made-up weights, its three prompts by number.
 
-    They are scaled to the width of what they multiply: with larger ones a last bit grows 1e8 times in 20 steps.
+    They fit the width of what they multiply: with larger ones a last bit grows 1e8 times in 20 steps.
     """
 
     def network(self, *, share: bool = False) -> Backbone:
