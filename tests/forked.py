@@ -1,9 +1,15 @@
-"""Several processes of one job, as a launcher starts them, but forked: libraries are imported once."""
+"""Several processes of one job, as a launcher starts them, but forked: libraries are imported once.
 
+``python forked.py`` runs commands of dimo so, one after the other: it reads the words of each as a line of
+JSON, and answers with exit code, stdout and stderr.
+"""
+
+import json
 import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
@@ -39,3 +45,26 @@ def _started(place: tuple[int, int, int], do: Callable[..., Any], given: tuple[A
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
     sys.exit(do(*given))
+
+
+def _command(words: list[str], files: list[int]) -> int:
+    from dimo_core.cli import main
+
+    for number, file in enumerate(files, 1):
+        os.dup2(file, number)
+    return main(words)
+
+
+def _serve() -> None:
+    import dimo_core.jobs.distil
+    import dimo_core.jobs.sample  # noqa: F401  # imported before anything forks
+
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            codes = forked(1, _command, json.loads(line), [out.fileno(), err.fileno()])
+            told = [file.seek(0) or file.read() for file in (out, err)]
+        print(json.dumps([*codes, *told]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

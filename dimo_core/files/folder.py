@@ -180,13 +180,13 @@ class Folder:
         Raises:
             StorageError: when it cannot be written; nothing half-written is left behind.
         """
-        self.check()
-        fs, path = self._fs, self.path(name)
         parts = [data] if isinstance(data, bytes) else data
         if self.mute:
             for _ in parts:  # making them may be the work of all processes
                 pass
             return
+        self.check()
+        fs, path = self._fs, self.path(name)
         with writing(path):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             if (place := local_path(path)) is None:

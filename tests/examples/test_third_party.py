@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from dimo_core.testing import check_sampler
 
-PACKAGE = Path(__file__).parents[2] / "examples" / "dimo-toy-tabular"
+TESTS = Path(__file__).parents[1]
+PACKAGE = TESTS.parent / "examples" / "dimo-toy-tabular"
 TEACHER_AT_ONE_STEP = 0.9457
 """Total variation between the product of the teacher's marginals and its joint distribution, exactly."""
 
@@ -38,8 +39,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dimo(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Dimo:
-    """The command, with the target on the path, in an empty folder."""
+def dimo(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dimo]:
+    """The command, with the target on the path, in an empty folder; libraries are imported once for all."""
     paths = [str(target), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -47,7 +48,19 @@ def dimo(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Dimo:
         "OMP_NUM_THREADS": "1",
     }
     folder = tmp_path_factory.mktemp("work")
-    return lambda *words: _run([sys.executable, "-m", "dimo_core", *words], environment, folder)
+    command, pipe = [sys.executable, str(TESTS / "forked.py")], subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, cwd=folder, text=True, stdin=pipe, stdout=pipe
+    ) as process:
+
+        def run(*words: str) -> str:
+            print(json.dumps(words), file=process.stdin, flush=True)
+            code, out, err = json.loads(process.stdout.readline())
+            assert code == 0, err
+            return out
+
+        yield run
+        process.stdin.close()
 
 
 def _run(command: Sequence[str], environment: Any, folder: Path | None = None) -> str:

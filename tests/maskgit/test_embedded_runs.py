@@ -31,7 +31,7 @@ def dimo(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def run_arguments(out: Path, steps: int) -> list[str]:
     job = ["run", "--teacher", "maskgit", "--divergence", "jeffrey", "--beta", "0.2", "--out", str(out)]
-    return [*job, "--steps", str(steps), "--train.checkpoint_every", "4", *QUICK]
+    return [*job, "--steps", str(steps), "--train.checkpoint_every", "4", "--batch-size", "32", *QUICK]
 
 
 def wait_for_step(out: Path, step: int, process: "subprocess.Popen[Any]") -> None:
@@ -56,7 +56,7 @@ def test_a_run_killed_at_random_steps_ends_bitwise_like_an_uninterrupted_one(
     done = dimo(*run_arguments(whole, steps))
     assert (0, "") == (done.returncode, done.stderr)
     process = subprocess.Popen(command(*run_arguments(killed, steps)), env=ENVIRONMENT)
-    for target in sorted(random.sample(range(5, steps - 2), kills)):
+    for target in sorted(random.sample(range(5, steps - 4), kills)):
         wait_for_step(killed, target, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
