@@ -16,9 +16,11 @@ from dimo_core.engine.ranks import joined
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, Shard, identity
 from dimo_core.evaluation.store import Drawn
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card
 from dimo_core.files.prompts import PromptSet
 from dimo_core.files.weights import sha256
+from dimo_core.generator import Generator
 from dimo_core.jobs.sample_files import SampleFiles, Wanted, open_folder
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import TeacherSampling
@@ -79,25 +81,17 @@ def sample_folder(
     with ExitStack() as stack:
         ranks, where = stack.enter_context(joined(device))
         folder = stack.enter_context(ranks.folder(open_folder(out or f"{parent}{slash}drawn")))
-
-        def prepared() -> tuple[SampleFiles, Opened]:
-            teacher, generator = load_generator(source.url, where, temperature=temperature)
-            teacher = teacher.on(where)
-            files = SampleFiles(
-                folder=folder,
-                drawing=_drawing(teacher, seed, where, precision, batch_size),
-                wanted=Wanted.of(
-                    teacher.conditioning, _source(teacher, read_card(source)), conditions, count
-                ),
-                model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
-                facts={"seed": seed, **noted(precision)},
-                ranks=ranks,
-            )
-            return files, Opened.generator(generator)
-
-        files, opened = ranks.agreed(prepared)
+        teacher, generator, known = ranks.agreed(lambda: _loaded(source, where, temperature))
+        files = SampleFiles(
+            folder=folder,
+            drawing=_drawing(teacher, seed, where, precision, batch_size),
+            wanted=ranks.agreed(lambda: Wanted.of(teacher.conditioning, known, conditions, count)),
+            model={"generator": sha256(source.read(CARD)), "sampling": dict(generator.sampling())},
+            facts={"seed": seed, **noted(precision)},
+            ranks=ranks,
+        )
         ranks.led(files.claim)
-        ranks.agreed(lambda: deque(files.draw(opened), maxlen=0))
+        ranks.agreed(lambda: deque(files.draw(Opened.generator(generator)), maxlen=0))
         return ranks.led(files.finish)
 
 
@@ -160,6 +154,15 @@ def sample_teacher(
         drawn = Drawn.joined(ranks.gathered(files.draw(opened)))
         ranks.led(files.finish)
         return drawn
+
+
+def _loaded(
+    source: Folder, device: torch.device, temperature: float | None
+) -> tuple[Teacher, Generator, Conditions | None]:
+    """A generator with its teacher, and what reads its conditions."""
+    teacher, generator = load_generator(source.url, device, temperature=temperature)
+    teacher = teacher.on(device)
+    return teacher, generator, _source(teacher, read_card(source))
 
 
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:
