@@ -1,7 +1,7 @@
 """What tests on a device share: engines of the embedded jobs, and draws that two devices have in common.
 
-On a machine with a GPU the device is ``cuda``. ``DIMO_GPU_TESTS_ON=cpu pytest -m gpu -n 0`` rehearses: the same
-bodies run on the CPU, which shows that they run, and nothing of a device.
+On a machine with a GPU the device is ``cuda``. ``DIMO_GPU_TESTS_ON=cpu pytest -m gpu -n 0`` rehearses: the
+same bodies run on the CPU, which shows that they run, and nothing of a device.
 """
 
 import os
