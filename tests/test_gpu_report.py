@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -89,6 +90,53 @@ def test_parts_that_fail_or_run_out_of_time_are_told_and_the_others_are_run(
     assert "1" == results["machine"]["torch"]
     assert "| fails | failed |" in (tmp_path / "results.md").read_text()
     assert 0 == given(report, monkeypatch, tmp_path, "--parts", "works")
+
+
+@pytest.mark.slow
+def test_the_script_runs_from_start_to_end_with_parts_that_fail_and_run_out_of_time(tmp_path: Path) -> None:
+    """A rehearsal, at sizes for a CPU; the folder of tests that it is given does not exist."""
+    small = [
+        "--device",
+        "cpu",
+        "--size",
+        "tiny",
+        "--precision",
+        "fp32",
+        "--rounds",
+        "1",
+        "--tests",
+        "tests/none",
+    ]
+    parts = ["--parts", "tests", "meissonic", "heads", "--limit", "heads=1", "meissonic, fast, compiled=2"]
+    script = ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path / "out"), *small, *parts]
+    limits = ["meissonic, released=300", "meissonic, paper=300", "meissonic, fast=300", "--minutes", "30"]
+    run = subprocess.run([*script, *limits], capture_output=True, text=True, timeout=1800, check=False)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    states = {name: part["state"] for name, part in results["parts"].items()}
+    quick = ("meissonic, released", "meissonic, paper", "meissonic, fast")
+    late = dict.fromkeys(("meissonic, fast, compiled", "heads"), "out of time")
+    assert {"tests": "failed", **dict.fromkeys(quick, "passed"), **late} == states, run.stderr
+    assert {"released", "paper", "fast"} == set(results["measured"]["meissonic"]["rows"])
+    assert "| fast | " in (tmp_path / "out" / "results.md").read_text()
+    assert 1 == run.returncode
+    assert (tmp_path / "out" / "meissonic, fast.log").exists()
+
+
+def test_a_script_without_a_folder_says_how_it_is_used() -> None:
+    run = subprocess.run(["bash", str(BENCHMARKS / "gpu.sh")], capture_output=True, text=True, check=False)
+    assert 2 == run.returncode
+    assert "bash benchmarks/gpu.sh OUT" in run.stdout
+
+
+def test_an_old_python_is_named(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    script = ["bash", str(BENCHMARKS / "gpu.sh"), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHON": str(old)}
+    run = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert 2 == run.returncode
+    assert f"needs Python 3.11 or newer; {old} is Python 3.9.1. Name another one in PYTHON." in run.stderr
 
 
 def test_all_parts_together_take_less_than_is_allowed(report: ModuleType, tmp_path: Path) -> None:
