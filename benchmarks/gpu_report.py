@@ -264,7 +264,6 @@ def main() -> None:
 def perform(out: Path, given: argparse.Namespace) -> int:
     """All parts within the time; 1 if any did not pass."""
     ends = time.monotonic() + 60 * given.minutes - given.spent
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu_report: ended by SIGTERM"))  # and its part with it
     limits = {name: float(seconds) for name, seconds in (each.rsplit("=", 1) for each in given.limit)}
     for old in out.glob("*.json"):
         old.unlink()
@@ -297,4 +296,5 @@ def write(out: Path, results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("gpu_report: ended by SIGTERM"))  # and its part with it
     main()
