@@ -1,6 +1,7 @@
 """How far gradients in bf16 are from those in float64, with heads in bf16 and in fp32.
 
     python benchmarks/bf16_heads.py
+    python benchmarks/bf16_heads.py --device cuda --json heads.json
 
 One step of the embedded teachers, guided, with an auxiliary a little way from the teacher. All precisions see
 the same tokens, those that were drawn in float64: a token that falls differently is no error of rounding.
@@ -8,36 +9,40 @@ Written is the length of the difference of two gradients, as a share of that in 
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dimo_core import conditions
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.config.distil import resolve_job
-from dimo_core.device import arithmetic
+from dimo_core.device import arithmetic, find_device
 from dimo_core.draws import Draws, categorical
 from dimo_core.method.process import Remask, draw_remask
 from dimo_core.method.step import Step
 
-CPU = torch.device("cpu")
 WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16, heads in fp32": ("bf16", True)}
 
 
-def step_of(teacher: str) -> tuple[Step, Condition]:
-    """The embedded job's networks, and conditions; everything learns."""
+def step_of(teacher: str, device: torch.device) -> tuple[Step, Condition]:
+    """The embedded job's networks on a device, and conditions; everything learns."""
     job = resolve_job({"teacher": teacher, "guidance": {"name": "constant", "scale": 2.0}})
     step: Step = job.objective.build(job.ingredients()).step  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in step.p_psi.parameters():
             p.add_(0.02 * p.std(correction=0) * torch.randn(p.shape, generator=generator))
+    for network in (step.p_phi, step.p_theta, step.p_psi):
+        network.to(device)
     raw = job.conditions.balanced(job.teacher.conditioning, 32)
-    return step, job.teacher.encode_conditions(raw)
+    return step, conditions.to(job.teacher.encode_conditions(raw), device)
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def full_heads(*networks: Backbone) -> Iterator[None]:
         head = type(network).head
 
         def whole(hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(hidden.device.type, enabled=False):
                 return head(network, hidden.float(), rows)
 
         return whole
@@ -91,21 +96,21 @@ def gradients(
     return found
 
 
-def errors(teacher: str, seeds: int) -> Mapping[tuple[str, str], float]:
+def errors(teacher: str, seeds: int, device: torch.device) -> Mapping[tuple[str, str], float]:
     """By part and way of computing, the mean over draws."""
-    step, c = step_of(teacher)
-    exact, c_exact = step_of(teacher)
+    step, c = step_of(teacher, device)
+    exact, c_exact = step_of(teacher, device)
     networks = (step.p_phi, step.p_theta.backbone, step.p_psi.backbone)  # type: ignore[union-attr]
     for network in (exact.p_phi, exact.p_theta, exact.p_psi):
         network.double()
     found: dict[tuple[str, str], list[float]] = {}
     for seed in range(seeds):
-        draws = Draws(seed=seed, total=32)
+        draws = Draws(seed=seed, total=32, device=device)
         remask = draw_remask(step.teacher.tokens.length, "linear", "exact", draws)
         drawn = tokens(exact, c_exact, draws, remask)
         right = gradients(exact, c_exact, draws, remask, drawn)
         for way, (precision, full) in WAYS.items():
-            with arithmetic(precision, CPU), full_heads(*networks) if full else nullcontext():
+            with arithmetic(precision, device), full_heads(*networks) if full else nullcontext():
                 got = gradients(step, c, draws, remask, drawn)
             for part, gradient in got.items():
                 error = float((gradient - right[part]).norm() / right[part].norm())
@@ -120,12 +125,18 @@ def main() -> None:
     )
     parser.add_argument("--teachers", nargs="+", default=["maskgit", "meissonic"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the shares here")
     given = parser.parse_args()
+    device, every = find_device(given.device), {}
     print(f"| teacher | gradient of the | {' | '.join(WAYS)} |\n|---|---|{'--:|' * len(WAYS)}")
     for teacher in given.teachers:
-        found = errors(teacher, given.seeds)
+        found = errors(teacher, given.seeds, device)
+        every |= {f"{teacher}, {part}, {way}": share for (part, way), share in found.items()}
         for part in ("generator", "auxiliary"):
             print(f"| {teacher} | {part} | {' | '.join(f'{found[part, way]:.2%}' for way in WAYS)} |")
+    if given.json:
+        given.json.write_text(json.dumps(every, indent=1) + "\n")
 
 
 if __name__ == "__main__":

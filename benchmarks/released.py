@@ -74,7 +74,8 @@ class Released:
         """The networks at a shape, with random weights."""
         maskgit = name == "maskgit"
         teacher = shape.teacher(True, not maskgit)
-        networks = [teacher.network().to(device) for _ in range(4)]
+        with device:  # a billion random numbers take a minute on a CPU
+            networks = [teacher.network() for _ in range(4)]
         for place, network in enumerate(networks):
             network.train(maskgit or place in (1, 2))
             if maskgit:

@@ -104,7 +104,9 @@ class Shaped(Teacher):
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """As of the shipped teachers: embeddings and heads."""
-        return tuple(name for name, _ in self.skeleton().named_parameters() if name.startswith(self.frozen))
+        with torch.device("meta"):
+            names = [name for name, _ in self.skeleton().named_parameters()]
+        return tuple(name for name in names if name.startswith(self.frozen))
 
     def recipes(self) -> Mapping[str, Recipe]:
         """None."""

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a tiny teacher with random weights, and golden values."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,6 +121,59 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
     return lambda name: load_file(str(DATA / f"{name}.safetensors"))
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP of random weights, in the published layout."""
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.clip.modeling_clip import CLIPModel
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters, marks_of_text = [*"abcdefghijklmnopqrstuvwxyz"], ("<|startoftext|>", "<|endoftext|>")
+    entries = [*letters, *(f"{letter}</w>" for letter in letters), *marks_of_text]
+    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    start, end = (entries.index(mark) for mark in marks_of_text)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    marks = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    config = CLIPConfig(
+        text_config={**tower, **marks, "vocab_size": len(entries), "max_position_embeddings": 12},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=8,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIPModel(config)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    pictures = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the network, in the published format, in a folder like torch's cache."""
+    from dimo_metrics.inception import FILES
+    from dimo_metrics.library import load_torch_fidelity
+
+    load_torch_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    def keep(self: Any, state: object) -> None:
+        pass
+
+    file = tmp_path_factory.mktemp("torch") / "checkpoints" / FILES[0]
+    file.parent.mkdir()
+    empty = file.with_name("empty.pth")
+    torch.save({}, empty)
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", keep)
+        network = FeatureExtractorInceptionV3("n", ["2048"], feature_extractor_weights_path=str(empty))
+    torch.save(network.state_dict(), file)
+    return file
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remote files of one test are not those of another, nor of the person who runs them."""
@@ -127,8 +181,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a device are skipped where there is none, each with this reason."""
-    if not torch.cuda.is_available():
+    """Tests that need a device are skipped where there is none, each with this reason.
+
+    ``DIMO_GPU_TESTS_ON=cpu`` runs their bodies on the CPU: a rehearsal, which shows nothing of a device.
+    """
+    if not torch.cuda.is_available() and "DIMO_GPU_TESTS_ON" not in os.environ:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))

@@ -85,7 +85,7 @@ class CachedFeed:
         """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
         rows = self.order.rows(start, count)
         c = self.teacher.encode_conditions(self.examples.labels[rows].tolist())
-        tokens = self.examples.tokens[rows].to(self.device).long()
+        tokens = transfer(self.examples.tokens[rows], self.device).long()
         return Batch(conditions=conditions.to(c, self.device), tokens=tokens)
 
 

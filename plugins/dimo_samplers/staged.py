@@ -109,7 +109,7 @@ class StagedSampler(Sampler):
         space = teacher.tokens
         x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
         undecided = torch.ones_like(x, dtype=torch.bool)
-        rows = undecided.flatten().nonzero().squeeze(1)
+        rows = torch.arange(x.numel(), device=x.device)
         used, trajectory, plan = 0, [], self.plan(steps)
         for i, stages in enumerate(plan):
             if not len(rows):

@@ -22,8 +22,6 @@ from dimo_metrics.clip_score import ClipScore
 
 PROMPTS = ("a red cat", "the hat", "one two three four five six seven eight nine ten", "x")
 WORDS, SIDE = 12, 32
-LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
-MARKS = ("<|startoftext|>", "<|endoftext|>")
 
 
 class NoTeacher(Teacher):
@@ -40,32 +38,9 @@ class Trap:
         return exec, ("raise SystemExit('executed')",)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP of random weights, in the published layout."""
-    from transformers.models.clip.configuration_clip import CLIPConfig
-    from transformers.models.clip.modeling_clip import CLIPModel
-
-    folder = tmp_path_factory.mktemp("clip")
-    entries = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), *MARKS]
-    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    start, end = (entries.index(mark) for mark in MARKS)
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    marks = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    config = CLIPConfig(
-        text_config={**tower, **marks, "vocab_size": len(entries), "max_position_embeddings": WORDS},
-        vision_config={**tower, "image_size": SIDE, "patch_size": 8},
-        projection_dim=8,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIPModel(config)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    pictures = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    return folder
+@pytest.fixture
+def published(tiny_clip: Path) -> Path:
+    return tiny_clip
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from dimo_core.teacher import Teacher
 from dimo_core.testing import check_options
 from dimo_metrics.fidelity import Fidelity
 from dimo_metrics.inception import FILES, Inception
-from dimo_metrics.library import load_torch_fidelity
 
 
 class NoTeacher(Teacher):
@@ -40,25 +39,9 @@ class Trap:
         return exec, ("raise SystemExit('executed')",)
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the network, in the published format, in a folder like torch's cache."""
-    load_torch_fidelity()
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    def keep(self: Any, state: object) -> None:
-        pass
-
-    file = tmp_path_factory.mktemp("torch") / "checkpoints" / FILES[0]
-    file.parent.mkdir()
-    empty = file.with_name("empty.pth")
-    torch.save({}, empty)
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(0)
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", keep)
-        network = FeatureExtractorInceptionV3("n", ["2048"], feature_extractor_weights_path=str(empty))
-    torch.save(network.state_dict(), file)
-    return file
+@pytest.fixture
+def published(random_inception: Path) -> Path:
+    return random_inception
 
 
 @pytest.fixture
