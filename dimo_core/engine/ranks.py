@@ -215,6 +215,16 @@ def _again(kind: type[Exception], text: str) -> Exception:
     return failure
 
 
+def check_shards(shards: int, size: int) -> None:
+    """Refuse a number of shards that does not divide the processes.
+
+    Raises:
+        UsageError: in that case.
+    """
+    if size % shards:
+        raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
+
+
 @contextmanager
 def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
     """This process among those that a launcher started, and its device.
@@ -232,8 +242,7 @@ def joined(device: str, shards: int) -> Iterator[tuple[Ranks, torch.device]]:
             raise UsageError(f"train.shards is {shards}, and there is one process. Start it with torchrun.")
         yield ALONE, find_device(device)
         return
-    if size % shards:
-        raise UsageError(f"train.shards is {shards}, which does not divide the {size} processes.")
+    check_shards(shards, size)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     where = find_device(device)
     if where.type == "cuda" and where.index is None:
