@@ -59,7 +59,7 @@ class Train:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
         if self.frozen_dtype == "bf16" and self.precision != "bf16":
             raise ValueError(
-                f"frozen_dtype bf16 needs precision bf16, got {self.precision}: a product takes no fp32 beside "
+                f"frozen_dtype bf16 needs precision bf16, got {self.precision}: no product takes fp32 beside "
                 "bf16. Set precision to bf16, or frozen_dtype to fp32"
             )
 

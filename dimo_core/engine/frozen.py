@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from dimo_core.engine.part_state import decayed
 from dimo_core.objective import Objective
 from dimo_core.settings import FrozenDtype
 
@@ -12,8 +13,8 @@ from dimo_core.settings import FrozenDtype
 def frozen_parameters(objective: Objective) -> Iterator[nn.Parameter]:
     """The parameters of the networks that are not trained, and what trained parts borrow of them.
 
-    A part borrows what it neither trains nor has in its state, such as the base of adapters. What it fixes and
-    saves, such as the embeddings of a whole network, is its own.
+    A part borrows what it neither trains nor has in its state, such as the base of adapters. What it fixes
+    and saves, such as the embeddings of a whole network, is its own.
     """
     for module in objective.frozen().values():
         yield from module.parameters()
@@ -28,9 +29,9 @@ def frozen_parameters(objective: Objective) -> Iterator[nn.Parameter]:
 def cast_frozen(objective: Objective, dtype: FrozenDtype) -> None:
     """Keep what is not trained in this format, in place: what networks share is still shared, and once.
 
-    Those of two axes or more are cast: matrices, kernels and tables. What enters a product is rounded to bf16
-    by autocast anyway, so that its numbers stay the same bit by bit; tables are rounded. Biases, the gains of
-    norms and buffers, such as rotary frequencies, stay as they are: they are small and added in fp32.
+    Cast are weight matrices and kernels, by the rule of ``Optimisation.weight_decay``. They enter products,
+    for which autocast rounds them to bf16 anyway, so no number changes. What is looked up or added stays as
+    it is: embeddings and heads tied to them, positions, biases, gains of norms and buffers.
 
     Args:
         objective: Whose networks.
@@ -38,6 +39,8 @@ def cast_frozen(objective: Objective, dtype: FrozenDtype) -> None:
     """
     if dtype == "fp32":
         return
+    modules = (*objective.frozen().values(), *(part.module for part in objective.parts().values()))
+    matrices = set[nn.Parameter]().union(*map(decayed, modules))
     for parameter in frozen_parameters(objective):
-        if parameter.ndim > 1 and parameter.is_floating_point():
+        if parameter in matrices:
             parameter.data = parameter.data.to(torch.bfloat16)

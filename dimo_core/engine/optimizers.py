@@ -11,7 +11,7 @@ from dimo_core.libraries import FAILURES, import_beside_torchvision
 from dimo_core.objective import Optimisation
 
 SMALLEST, BLOCK, MAP = 4096, 256, 256
-"""torchao keeps moments of so many entries or more in 8 bits; so many share a scale, and a map has so many."""
+"""torchao keeps moments of so many entries in 8 bits, or more; so many share a scale; entries of its map."""
 
 
 def made(
@@ -64,9 +64,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def state_tensors(
-    optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimiser's own tensors, by parameter and key; of a compressed one the plain tensors within."""
     return {
         name: tensor
