@@ -191,8 +191,8 @@ class DistilDraft(Draft):
             TeacherSampling.named(made["teacher"], name, self.registry)
         if (made["train"].frozen_dtype, made["eval"].precision) in (("bf16", "fp32"), ("bf16", "tf32")):
             raise ConfigError(
-                f"train.frozen_dtype bf16 needs eval.precision bf16, got {made['eval'].precision}: the table and "
-                "the pictures of the run are drawn with these networks. Add --eval.precision bf16."
+                f"train.frozen_dtype bf16 needs eval.precision bf16, got {made['eval'].precision}: the run's "
+                "table and pictures are drawn with these networks. Add --eval.precision bf16."
             )
         made["config"] = {"preset": self.preset} | made["config"]
         made["out"] = made["out"] or next_folder(
