@@ -6,7 +6,10 @@ import attrs
 from attrs import validators as v
 
 Precision = Literal["fp32", "tf32", "bf16"]
-"""How forward passes compute; weights are fp32 in each."""
+"""How forward passes compute; trained weights are fp32 in each."""
+
+FrozenDtype = Literal["fp32", "bf16"]
+"""How weights are kept that are not trained."""
 
 
 @attrs.frozen(kw_only=True)
@@ -18,7 +21,10 @@ class Train:
         batch_size: Batch size B of an update, over all micro-batches.
         accumulate: Micro-batches a step; the gradient is that of the whole batch.
         precision: Arithmetic of the forward passes: fp32, tf32 (CUDA's rounded products), or bf16 (autocast);
-            weights, optimiser and losses stay in fp32.
+            trained weights, optimiser and losses stay in fp32.
+        frozen_dtype: Format of the weights that are not trained: those of the teacher, and with adapters the
+            base that all networks share. bf16 halves them, and needs bf16 as precision of the run
+            (``train.precision``) and of its table (``eval.precision``).
         shards: With several processes: over how many of them trained weights, gradients, averages and moments
             are split. 1 repeats all of them in each.
         compile: Compile the networks' blocks with torch.compile; evaluations and samples run eagerly.
@@ -34,6 +40,7 @@ class Train:
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     accumulate: int = attrs.field(default=1, validator=v.gt(0))
     precision: Precision = "fp32"
+    frozen_dtype: FrozenDtype = "fp32"
     shards: int = attrs.field(default=1, validator=v.gt(0))
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
@@ -43,13 +50,18 @@ class Train:
     sample_every: int = attrs.field(default=500, validator=v.ge(0))
 
     def __attrs_post_init__(self) -> None:
-        """Check that micro-batches divide the batch.
+        """Check that micro-batches divide the batch, and that networks of bf16 can compute.
 
         Raises:
-            ValueError: if they do not.
+            ValueError: if not.
         """
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        if self.frozen_dtype == "bf16" and self.precision != "bf16":
+            raise ValueError(
+                f"frozen_dtype bf16 needs precision bf16, got {self.precision}: no product takes fp32 beside "
+                "bf16. Set precision to bf16, or frozen_dtype to fp32"
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +76,8 @@ class Evaluate:
         steps: Step counts of the teacher's rows; null takes the teacher's protocol.
         samplings: The teacher's rows by named samplings of its own, instead of step counts.
         batch_size: Samples drawn at a time.
-        precision: Arithmetic of the networks that draw: fp32, tf32 or bf16; pictures are decoded in fp32.
+        precision: Arithmetic of the networks that draw for the table and for pictures: fp32, tf32 or bf16;
+            tokens are decoded in fp32.
         enabled: False skips the table at the end.
     """
 

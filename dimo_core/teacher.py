@@ -60,7 +60,7 @@ class Teacher(ABC):
         Args:
             share: True gives modules whose parameters *are* the tensors of every other shared network of
                 this teacher (what is not trained: the teacher's side of a run, and what adapters change),
-                wherever one of them was moved to; False gives copies.
+                wherever one of them was moved to and whatever it was cast to; False gives copies.
 
         Raises:
             CheckpointError: when the weights are missing, corrupt or of another shape.

@@ -13,7 +13,7 @@ from attrs import validators as v
 from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.config.layers import from_mapping, last
-from dimo_core.errors import DimoError, UnknownNameError
+from dimo_core.errors import ConfigError, DimoError, UnknownNameError
 from dimo_core.registry import Registry
 from dimo_core.settings import Evaluate, Train
 
@@ -189,6 +189,11 @@ class DistilDraft(Draft):
         made = self.make()
         for name in made["eval"].samplings:
             TeacherSampling.named(made["teacher"], name, self.registry)
+        if (made["train"].frozen_dtype, made["eval"].precision) in (("bf16", "fp32"), ("bf16", "tf32")):
+            raise ConfigError(
+                f"train.frozen_dtype bf16 needs eval.precision bf16, got {made['eval'].precision}: the run's "
+                "table and pictures are drawn with these networks. Add --eval.precision bf16."
+            )
         made["config"] = {"preset": self.preset} | made["config"]
         made["out"] = made["out"] or next_folder(
             *(self.sections[key].name for key in ("teacher", "divergence"))

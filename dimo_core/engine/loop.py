@@ -21,6 +21,7 @@ from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
 from dimo_core.engine.finite import FiniteGuard
+from dimo_core.engine.frozen import cast_frozen
 from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
@@ -90,6 +91,7 @@ class Engine:
         self.folder, self.seed, self.device = folder, seed, device
         self.metrics = Log(folder, NAME)
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
+        cast_frozen(objective, train.frozen_dtype)
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):
             module.to(device)
             if train.compile:
@@ -217,7 +219,7 @@ class Engine:
     def run_phase(self, phase: Phase, position: int, watch: bool) -> dict[str, Tensor]:
         """One update of the phase's parts on the batch at ``position``; returns the logged scalars."""
         t, parts = self.train, [self.states[name] for name in phase.parts]
-        for part in parts:
+        for part in self.states.values():
             part.zero()
         scalars: dict[str, Tensor] = {}
         size = t.batch_size // t.accumulate

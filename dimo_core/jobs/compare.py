@@ -10,7 +10,8 @@ from attrs import validators as v
 from loguru import logger
 from rich.console import Console
 
-from dimo_core.engine.ranks import Ranks, joined, launched
+from dimo_core.engine.launcher import joined, launched
+from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import Interrupted, UsageError
 from dimo_core.evaluation.comparison import PROTOCOL, Comparison
 from dimo_core.evaluation.drawing import SITES, Method, Shard, identity

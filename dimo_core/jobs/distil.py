@@ -13,9 +13,12 @@ from torch import nn
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed
+from dimo_core.device import arithmetic
 from dimo_core.engine.alarms import alarm
+from dimo_core.engine.frozen import cast_frozen, frozen_parameters
+from dimo_core.engine.launcher import joined
 from dimo_core.engine.loop import Action, Engine
-from dimo_core.engine.ranks import Ranks, joined
+from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
@@ -45,7 +48,8 @@ class RunResult:
 
     Attributes:
         folder: The run folder.
-        generator: The trained generator, averaged weights, in eval mode.
+        generator: The trained generator, averaged weights, in eval mode. With ``train.frozen_dtype`` bf16 its
+            base may be in bf16: draw within ``torch.autocast``, or load it from the folder.
         table: The result table; None when evaluation was off or the teacher has no protocol.
     """
 
@@ -148,10 +152,17 @@ def _run(
 def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Objective, nn.Module, Generator]:
     """The objective on its device, the teacher's network and the generator in it, looked at."""
     objective = job.objective.build(job.ingredients())
+    if job.train.frozen_dtype == "fp32" and any(p.dtype.itemsize < 4 for p in frozen_parameters(objective)):
+        raise UsageError(
+            "this teacher's weights are in half precision, from an earlier run with train.frozen_dtype bf16. "
+            "Take a new teacher object, or set train.frozen_dtype to bf16."
+        )
+    cast_frozen(objective, job.train.frozen_dtype)
     parts = {name: part.module.to(device) for name, part in objective.parts().items()}
     network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
     assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
-    look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
+    with arithmetic(job.train.precision, device):
+        look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
     return objective, network, generator
 
 

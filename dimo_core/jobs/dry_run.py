@@ -1,15 +1,12 @@
 """``--dry-run``: what a run needs, found by one step on the meta device, where tensors have no storage."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import attrs
 import torch
-import torch.nn.functional as F
 import yaml
 from jaxtyping import Float
 from loguru import logger
@@ -21,8 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dimo_core import conditions
+from dimo_core.backbone import blocks
 from dimo_core.config.distil import Job
 from dimo_core.draws import Draws
+from dimo_core.engine.frozen import cast_frozen
+from dimo_core.engine.launcher import check_shards, launched
+from dimo_core.engine.optimizers import moments_bytes
+from dimo_core.engine.ranks import Ranks
+from dimo_core.jobs.imitation import as_on
 from dimo_core.objective import Batch, Objective
 
 META = torch.device("meta")
@@ -62,57 +65,6 @@ class LiveTensors(TorchDispatchMode):
         self._seen |= {id(storage): storage for storage in storages}
 
 
-HALF = ("linear", "conv1d", "conv2d", "conv_transpose2d")
-FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy")
-"""Functions of ``torch.nn.functional`` that autocast computes in half and in full precision."""
-
-
-def as_on_an_accelerator() -> AbstractContextManager[Any]:
-    """Within, functions on the meta device keep what they keep on an accelerator.
-
-    On meta, attention falls back to the plain formula, whose [B, heads, L, L] weights no accelerator stores,
-    and autocast does nothing. The functions themselves are exchanged: a mode of torch's would end where a
-    backward pass begins, in which checkpointed blocks are computed again.
-    """
-    made: dict[str, Any] = {name: _cast(getattr(F, name), half=name in HALF) for name in (*HALF, *FULL)}
-    made["scaled_dot_product_attention"] = _cast(_fused(F.scaled_dot_product_attention), half=True)
-    exchanged: AbstractContextManager[Any] = mock.patch.multiple(F, **made)
-    return exchanged
-
-
-def _cast(function: Callable[..., Any], half: bool) -> Callable[..., Any]:
-    """The function on floating-point inputs of the precision that autocast gives it."""
-
-    def cast(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            return value
-        return value.to(torch.get_autocast_dtype("cpu") if half else torch.float32)
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_autocast_enabled("cpu"):
-            args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
-        return function(*args, **kwargs)
-
-    return called
-
-
-def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``scaled_dot_product_attention``, fused where it is asked for nothing special."""
-
-    def attend(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        if attn_mask is not None or args or kwargs.get("enable_gqa"):
-            return plain(query, key, value, attn_mask, *args, **kwargs)
-        # Dropout's mask is not kept either: a fused kernel draws it again in the backward pass.
-        options = {name: kwargs[name] for name in ("is_causal", "scale") if name in kwargs}
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        attended: Tensor = kernel(query, key, value, **options)[0]
-        return attended
-
-    return attend
-
-
 @attrs.frozen(kw_only=True)
 class Fullest(Draws):
     """The draws of the step that needs most: t is 1, so that all is masked that ``ratio_bounds`` lets be."""
@@ -129,56 +81,107 @@ class MemoryPlan:
 
     Attributes:
         parameters: Parameters of each network, and how many of them are trained.
-        rows: Bytes by use.
+        rows: Bytes by use, on the device.
+        host: Bytes by use, on the CPU beside a device.
+        processes: How many processes train together.
     """
 
     parameters: Mapping[str, tuple[int, ...]]
     rows: Mapping[str, int]
+    host: Mapping[str, int]
+    processes: int
 
     @property
     def total(self) -> int:
-        """Bytes at the fullest moment of a step."""
+        """Bytes of the device at the fullest moment of a step."""
         return sum(self.rows.values())
 
 
 def plan_memory(job: Job) -> MemoryPlan:
     """Parameter counts and peak memory of a training step; nothing is allocated and no weight is read.
 
-    Counted are the tensors of one process: weights, gradients, Adam's moments, averages, and what the
-    phases' forward and backward passes keep alive where all tokens are masked. What the libraries themselves
-    need comes on top.
+    Counted are the tensors of one process: weights, gradients, moments, averages, and what the phases'
+    forward and backward passes keep alive where all tokens are masked. What the libraries themselves need
+    comes on top. The device is an accelerator, unless the job names the CPU. Processes are as many as a
+    launcher started (``WORLD_SIZE``), or at least as many as there are shards.
+
+    Raises:
+        UsageError: when shards do not divide the processes, or these not a batch.
     """
     with META:
         objective = job.objective.build(job.ingredients(skeleton=True))
+    cast_frozen(objective, job.train.frozen_dtype)
+    ranks, shards = Ranks(size=max(launched(), job.train.shards)), job.train.shards
+    check_shards(shards, ranks.size)
     parts = objective.parts()
     modules = {**objective.frozen(), **{name: part.module for name, part in parts.items()}}
     every = {name: list(module.parameters()) for name, module in modules.items()}
     trained = {name: [p for p in own if p.requires_grad] for name, own in every.items()}
-    rows = {f"weights of the {name}": _bytes(m.state_dict().values()) for name, m in modules.items()}
-    rows["Adam's moments"] = 2 * sum(_bytes(trained[name]) for name in parts)
-    rows["averages"] = sum(_bytes(trained[name]) for name, part in parts.items() if part.optimisation.ema)
-    rows["activations and gradients"] = _step_peak(job, objective, list(modules.values()))
+    mine = {name: [divided_skeleton(p, shards) for p in own] for name, own in trained.items()}
+    rows = {
+        f"weights of the {name}": _bytes(m.state_dict().values()) - _bytes(trained[name]) + _bytes(mine[name])
+        for name, m in modules.items()
+    }
+    rows["Adam's moments"] = sum(
+        moments_bytes(p, part.optimisation) for name, part in parts.items() for p in mine[name]
+    )
+    host: dict[str, int] = {}
+    rows["averages"] = 0
+    for name, part in parts.items():
+        if part.optimisation.ema and part.optimisation.ema_device == "cpu" and job.device != "cpu":
+            # What is on its way there is as large.
+            host["averages"] = host.get("averages", 0) + 2 * _bytes(mine[name])
+        elif part.optimisation.ema:
+            rows["averages"] += _bytes(mine[name])
+    if ranks.size > 1:
+        rows["gathered weights"] = sum(_gathered(part.module) for part in parts.values())
+    rows["activations and gradients"] = _step_peak(job, objective, list(modules.values()), ranks)
     counts = {name: tuple(sum(p.numel() for p in of[name]) for of in (every, trained)) for name in modules}
-    return MemoryPlan(parameters=counts, rows=rows)
+    return MemoryPlan(parameters=counts, rows=rows, host=host, processes=ranks.size)
 
 
-def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
+def divided_skeleton(tensor: Tensor, shards: int) -> Tensor:
+    """The part that the first of several processes has of a tensor, which is divided along its first axis."""
+    return torch.empty(-(-len(tensor) // shards), *tensor.shape[1:], dtype=tensor.dtype, device=META)
+
+
+def _gathered(module: nn.Module) -> int:
+    """Trained weights that are whole at a time: what is no block, and two blocks, used and fetched."""
+    inner = [[p for p in block.parameters() if p.requires_grad] for block in blocks(module)]
+    within = {p for block in inner for p in block}
+    outer = [p for p in module.parameters() if p.requires_grad and p not in within]
+    return _bytes(outer) + sum(sorted(map(_bytes, inner))[-2:])
+
+
+def _step_peak(job: Job, objective: Objective, modules: list[nn.Module], ranks: Ranks) -> int:
     """Bytes that one step makes, at its fullest moment."""
     t = job.train
-    size = t.batch_size // t.accumulate
-    raw = job.conditions.balanced(job.teacher.conditioning, size)
+    size, own = t.batch_size // t.accumulate, len(ranks.share(t.batch_size // t.accumulate))
+    raw = job.conditions.balanced(job.teacher.conditioning, own)
     batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META))
     live = LiveTensors()
     for module in modules:
         live.ignore(module)
-    with live, as_on_an_accelerator():
+    gradients: dict[Tensor, Tensor] = {}
+
+    def divide(p: Tensor) -> None:
+        if p not in gradients:
+            gradients[p] = divided_skeleton(p, t.shards)
+        p.grad = None
+
+    for part in objective.parts().values():
+        for p in part.module.parameters():
+            if p.requires_grad and t.shards > 1:
+                p.register_post_accumulate_grad_hook(divide)
+    with live:
         for phase in objective.phases():
             draws = Fullest(seed=job.seed, phase=phase.name, total=t.batch_size, device=META)
-            precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")
             # The second micro-batch meets the gradients of the first; further ones are like it.
             for start in range(0, min(t.batch_size, 2 * size), size):
-                with precision:
-                    phase.accumulate(batch, draws.slice(start, size), watch=True)
+                precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=t.precision == "bf16")
+                with precision, as_on(job.device):
+                    phase.accumulate(batch, draws.slice(start, own), watch=True)
+            gradients.clear()
             for name in phase.parts:
                 objective.parts()[name].module.zero_grad(set_to_none=True)
     return live.peak
@@ -197,8 +200,10 @@ def dry_run(job: Job) -> None:
     counts = RichTable("network", every, trained, title="parameters")
     for name, numbers in plan.parameters.items():
         counts.add_row(name, *(f"{number:,}" for number in numbers))
-    memory = RichTable("memory of one process", mib, title="memory at the fullest moment of a step")
-    for name, size in (*plan.rows.items(), ("total", plan.total)):
+    of = "one process" if plan.processes == 1 else f"one of {plan.processes} processes"
+    memory = RichTable(f"memory of {of}", mib, title="memory at the fullest moment of a step")
+    on_cpu = [(f"on the CPU: {name}", size) for name, size in plan.host.items()]
+    for name, size in (*plan.rows.items(), ("total", plan.total), *on_cpu):
         memory.add_row(name, f"{size / 2**20:,.1f}")
     console.print(counts)
     console.print(memory)

@@ -14,8 +14,9 @@ from dimo_core.config.pretrain import PretrainJob
 from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import EncodedExamples, TokenCache
 from dimo_core.data.token_encoding import encoded
+from dimo_core.engine.launcher import joined
 from dimo_core.engine.loop import Engine
-from dimo_core.engine.ranks import Ranks, joined
+from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions

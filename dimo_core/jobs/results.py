@@ -168,7 +168,8 @@ class Results:
         assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
         self.job, self.engine, self.generator, self.network = job, engine, generator, network
         self.folder, self.device = engine.folder, engine.device
-        self.fixed = FixedSamples.of(job.teacher, job.conditions, seed=job.seed, device=engine.device)
+        how: Any = {"seed": job.seed, "device": engine.device, "precision": job.eval.precision}
+        self.fixed = FixedSamples.of(job.teacher, job.conditions, **how)
         plan = job.teacher.evaluation() if job.eval.enabled else None
         self.rows: RunRows | None = None
         if plan is None and job.eval.enabled:

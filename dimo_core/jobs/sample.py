@@ -12,7 +12,7 @@ from dimo_core.conditions import KINDS
 from dimo_core.config.distil import DEFAULTS
 from dimo_core.config.layers import from_mapping
 from dimo_core.device import noted
-from dimo_core.engine.ranks import joined
+from dimo_core.engine.launcher import joined
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import SITES, Drawing, Opened, Shard, identity
 from dimo_core.evaluation.store import Drawn

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from dimo_core import conditions
 from dimo_core.backbone import Backbone, inference
 from dimo_core.conditions import Condition
+from dimo_core.device import arithmetic
 from dimo_core.draws import Draws
 from dimo_core.files.images import as_image, png
 from dimo_core.generator import Generator
 from dimo_core.sampler import TeacherSampling
+from dimo_core.settings import Precision
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview, Teacher
 from dimo_core.texts import printable
@@ -183,6 +185,7 @@ class FixedSamples:
         columns: Samples a row.
         seed: Seed of the draws.
         device: Where the networks are.
+        precision: How they compute when they draw; tokens are decoded in fp32.
     """
 
     teacher: Teacher
@@ -190,10 +193,17 @@ class FixedSamples:
     columns: int
     seed: int
     device: torch.device
+    precision: Precision = "fp32"
 
     @classmethod
     def of(
-        cls, teacher: Teacher, conditions: Conditions, *, seed: int, device: torch.device
+        cls,
+        teacher: Teacher,
+        conditions: Conditions,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Precision = "fp32",
     ) -> "FixedSamples":
         """Rows of evenly spread conditions, equal ones together; 8 x 8 samples, or fewer of many tokens."""
         side = next((n for n in (8, 6, 4) if n * n * teacher.tokens.length <= SITES), 3)
@@ -201,7 +211,8 @@ class FixedSamples:
         order = [repr(raw) for raw in chosen]
         chosen = sorted(chosen, key=lambda raw: order.index(repr(raw)))
         raw = tuple(raw for raw in chosen for _ in range(side))
-        return cls(teacher=teacher, raw=raw, columns=side, seed=seed, device=device)
+        how: Any = {"seed": seed, "device": device, "precision": precision}
+        return cls(teacher=teacher, raw=raw, columns=side, **how)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -213,7 +224,9 @@ class FixedSamples:
         draws = Draws(seed=self.seed, phase="showcase", total=len(self.raw), device=self.device)
         c = conditions.to(self.teacher.encode_conditions(self.raw), self.device)
         with inference(network):
-            return self.teacher.preview(draw(c, draws), c)
+            with arithmetic(self.precision, self.device):
+                tokens = draw(c, draws)
+            return self.teacher.preview(tokens, c)
 
     def of_generator(self, generator: Generator) -> Sheet:
         """One-step samples: what ``samples/`` holds."""

@@ -13,7 +13,7 @@ from dimo_core.backbone import Backbone, drawable, full
 from dimo_core.data.feeds import CachedFeed
 from dimo_core.device import arithmetic, available_devices, find_device, transfer
 from dimo_core.draws import Draws
-from dimo_core.engine import ranks
+from dimo_core.engine import launcher
 from dimo_core.errors import UsageError
 from dimo_core.guidance import Constant
 from dimo_core.method.one_step import OneStep
@@ -171,9 +171,9 @@ def two(paper: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     told: list[Any] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.append(str(device)))
-    monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend, **_: told.append(backend))
-    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(ranks.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(launcher.dist, "init_process_group", lambda backend, **_: told.append(backend))
+    monkeypatch.setattr(launcher.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(launcher.dist, "get_rank", lambda: 1)
     monkeypatch.setattr(ranks, "init_device_mesh", lambda kind, shape, **_: told.append((kind, shape)))
     monkeypatch.setenv("WORLD_SIZE", "2")
     return told
@@ -185,7 +185,7 @@ def test_a_process_has_the_device_of_its_local_rank(
 ) -> None:
     assert ("cuda:0", "cuda:1", "cpu") == available_devices()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with ranks.joined(name, 1) as (own, device):
+    with launcher.joined(name, 1) as (own, device):
         assert (torch.device("cuda:1"), 1, 2) == (device, own.rank, own.size)
     assert ["cuda:1", "cpu:gloo,cuda:nccl", ("cuda", (2, 1))] == two
 
@@ -193,7 +193,7 @@ def test_a_process_has_the_device_of_its_local_rank(
 def test_a_local_rank_without_a_device_is_named(two: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "5")
     said = r"device 'cuda:5' is not available. This machine has: cuda:0, cuda:1, cpu. Choose one"
-    with pytest.raises(UsageError, match=said), ranks.joined("cuda", 1):
+    with pytest.raises(UsageError, match=said), launcher.joined("cuda", 1):
         pass
 
 

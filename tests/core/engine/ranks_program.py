@@ -28,8 +28,9 @@ from torch.nn import functional as F
 from dimo_core import conditions
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
+from dimo_core.engine.launcher import joined
 from dimo_core.engine.loop import Engine
-from dimo_core.engine.ranks import ALONE, Ranks, joined
+from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import whole
 from dimo_core.method.step import Step

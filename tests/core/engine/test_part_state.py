@@ -2,16 +2,20 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dimo_core.engine import part_state
+from dimo_core.engine.optimizers import moments_bytes
 from dimo_core.engine.part_state import PartState, ema_rate, lr_factor
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, MissingLibraryError
 from dimo_core.objective import Optimisation, Part
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data" / "schedules.json").read_text())
@@ -331,3 +335,149 @@ def test_weights_of_another_shape_are_refused_and_named() -> None:
         s.load(files)
     with pytest.raises(CheckpointError, match="the checkpoint of part 'the part'"):
         s.load({})
+
+
+def test_an_average_on_the_cpu_is_the_same_bit_by_bit() -> None:
+    near, far = state(ema=0.9), state(ema=0.9, ema_device="cpu")
+    for s in (near, far):
+        take(s, 3)
+    assert all(torch.equal(average, far.average[n]) for n, average in near.average.items())
+    assert {torch.device("cpu")} == {average.device for average in far.average.values()}
+
+
+def test_an_average_that_follows_a_device_is_moved_when_its_weights_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As from CUDA: what is copied without waiting is looked at when needed, with the numbers of then."""
+    asked: list[str] = []
+
+    class Event:
+        def record(self) -> None:
+            asked.append("record")
+
+        def synchronize(self) -> None:
+            asked.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(part_state, "page_locked", torch.empty_like)
+    near, far = state(ema=0.9), state(ema=0.9, ema_device="cpu")
+    far._later = True
+    take(near, 3)
+    take(far, 3)
+    assert ["record", "wait", "record", "wait", "record"] == asked
+    assert not all(torch.equal(average, far.average[n]) for n, average in near.average.items())
+    with far.averaged():
+        held = copies(far.trained)
+    assert all(torch.equal(average, held[n]) for n, average in near.average.items())
+    take(far, 1, 3)
+    saved = {file: copies(tensors) for file, tensors in far.state().items()}
+    take(near, 1, 3)
+    assert all(torch.equal(average, saved["the part.average"][n]) for n, average in near.average.items())
+    give(far, 4)
+    far.follow(4, FROZEN)
+    assert torch.equal(far.state()["the part.average"]["0.weight"], saved["the part.average"]["0.weight"])
+
+
+class Coded(torch.Tensor):
+    """A tensor that is made of others, as compressed moments are: here halves that add up to it."""
+
+    @staticmethod
+    def __new__(cls, one: Tensor, other: Tensor) -> "Coded":
+        made: Coded = Tensor._make_wrapper_subclass(cls, one.shape, dtype=one.dtype)  # type: ignore[attr-defined]
+        made.one, made.other = one, other  # type: ignore[attr-defined]
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["one", "other"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(func)
+
+
+class Compressing(torch.optim.Optimizer):
+    """Momentum with a compressed buffer, a rate that is a tensor, and no fused kernel."""
+
+    def __init__(self, groups: Any, betas: Any, eps: float) -> None:
+        super().__init__(groups, {"lr": torch.tensor(0.0)})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                kept = self.state[p]
+                if not kept:
+                    kept["step"] = torch.tensor(0.0)
+                    kept["exp_avg"] = Coded(torch.zeros_like(p), torch.zeros_like(p))
+                kept["step"] += 1
+                moment = kept["exp_avg"]
+                whole = 0.9 * (moment.one + moment.other) + p.grad
+                moment.one.copy_(whole / 4)
+                moment.other.copy_(whole - whole / 4)
+                p.sub_(group["lr"] * whole)
+
+
+@pytest.fixture
+def torchao(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("torchao.optim")
+    module.AdamW8bit = Compressing
+    monkeypatch.setitem(sys.modules, "torchao.optim", module)
+
+
+@pytest.mark.usefixtures("torchao")
+def test_compressed_moments_are_saved_as_plain_tensors_and_go_on_bitwise() -> None:
+    whole, first, again = (state(optimizer="adamw-8bit") for _ in range(3))
+    take(whole, 6)
+    take(first, 3)
+    saved = {file: copies(tensors) for file, tensors in first.state().items()}
+    moments = saved["the part.optimizer"]
+    assert {f"{n}.{key}" for n in GIVEN for key in ("step", "exp_avg.one", "exp_avg.other")} == set(moments)
+    assert {torch.Tensor} == {type(tensor) for tensor in moments.values()}
+    again.load(saved)
+    take(again, 3, 3)
+    assert all(torch.equal(p, again.trained[n]) for n, p in whole.trained.items())
+    before = copies(again.trained)
+    give(again, 9)
+    again.update(9, 9, BLOCKED)
+    assert all(torch.equal(p, again.trained[n]) for n, p in before.items())
+    with pytest.raises(CheckpointError, match="written with another optimizer"):
+        state(optimizer="adamw-8bit").load({**saved, "the part.optimizer": {"0.weight.step": GO}})
+
+
+def test_a_missing_torchao_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchao", "torchao.optim"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingLibraryError, match=r'torchao.*pip install "dimo\[8bit\]"; or use') as told:
+        state(optimizer="adamw-8bit")
+    assert 1 == len(str(told.value).splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_moments_of_eight_bits_take_what_is_planned_and_go_on_bitwise() -> None:
+    """Torchao's own: it compiles its step, which takes a minute."""
+    pytest.importorskip("torchao.optim")
+
+    def made() -> PartState:
+        torch.manual_seed(0)
+        how = Optimisation(lr=0.1, warmup=0, optimizer="adamw-8bit")
+        module = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128))
+        return PartState("it", Part(module=module, optimisation=how))
+
+    whole, first, again = made(), made(), made()
+    for s, steps in ((whole, 4), (first, 2)):
+        for k in range(steps):
+            for i, p in enumerate(s.trained.values()):
+                p.grad = numbers(100 * k + i, p.shape).float()
+            s.update(k, 4, GO)
+    saved = {file: copies(tensors) for file, tensors in first.state().items()}
+    moments = saved["it.optimizer"].items()
+    sizes = {n: sum(t.nbytes for m, t in moments if m.startswith(f"{n}.exp")) for n in whole.trained}
+    assert {n: moments_bytes(p, whole.options) for n, p in whole.trained.items()} == sizes
+    assert 2 * (64 * 128 + 4 * 32 + 1024) == sizes["0.weight"]
+    again.load(saved)
+    for k in (2, 3):
+        for i, p in enumerate(again.trained.values()):
+            p.grad = numbers(100 * k + i, p.shape).float()
+        again.update(k, 4, GO)
+    assert all(torch.equal(p, again.trained[n]) for n, p in whole.trained.items())
