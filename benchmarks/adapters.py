@@ -165,7 +165,11 @@ def planned(teacher: str, contender: Contender) -> tuple[int, int]:
 
 
 def table(
-    teacher: str, others: Sequence[Row], runs: Runs, plans: Mapping[int, tuple[int, int]], cost: Options
+    teacher: str,
+    others: Sequence[Row],
+    runs: Runs,
+    plans: Mapping[int, tuple[int, int]],
+    cost: Mapping[str, float],
 ) -> str:
     """Markdown of one teacher: its rows, the contenders, and the look at rates."""
     shown = CASES[teacher].shown
