@@ -59,10 +59,10 @@ CASES: Mapping[str, Case] = {
         steps=300, sampling=(16, 1), shown=("fid", "readable", "accuracy", "entropy", "precision", "recall")
     ),
     "meissonic": Case(
-        steps=100,
+        steps=160,
         sampling=(32, 1),
         shown=("fid", "overall", "single_object", "colors", "position", "readable", "precision", "recall"),
-        warmup={"generator": 50, "auxiliary": 10},
+        warmup={"generator": 80, "auxiliary": 20},
     ),
 }
 

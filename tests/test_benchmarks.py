@@ -116,6 +116,7 @@ def test_adapters_are_a_table_of_means_prices_and_gaps(modules: dict[str, Module
     runs = {
         (whole, False): [row("a", "generator", fid=1.0, readable=0.5)],
         (four, False): [row("b", "generator", fid=2.0), row("c", "generator", fid=4.0)],
+        (adapters.Contender(rank=16, rate=1.0), True): [row("d", "generator", fid=3.0)],
     }
     plans = {0: (9000, 3 * 2**20), 4: (100, 2**20), 16: (400, 2**20), 64: (1600, 2**20)}
     cost = {"whole networks": 2.0, "LoRA, r = 4": 1.0, "LoRA, r = 16": 1.5, "LoRA, r = 64": 3.0}
@@ -127,4 +128,5 @@ def test_adapters_are_a_table_of_means_prices_and_gaps(modules: dict[str, Module
     assert found["whole networks", "x1"] == ["1", "9,000", "3", "1.00", "1.000", "0.500"]
     assert found["LoRA, r = 4", f"x{four.rate:g}"] == ["2", "100", "1", "0.50", "3.000 ±1.414", "-"]
     assert found["LoRA, r = 64", f"x{four.rate:g}"][0] == "not measured"
+    assert found["LoRA, r = 16, seed 3", "x1"] == ["1", "", "", "", "3.000", "-"]
     assert found["LoRA, r = 16, seed 3", "x10"] == ["not measured", "", "", "", "-", "-"]
