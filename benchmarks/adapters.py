@@ -1,6 +1,6 @@
 """Generators of adapters beside those of whole networks, on both embedded teachers, in short runs.
 
-    python benchmarks/adapters.py --look       # LoRA of rank 16 at several rates, one seed
+    python benchmarks/adapters.py --look       # LoRA of rank 16 at several rates and more, one seed
     python benchmarks/adapters.py              # whole networks and LoRA of rank 4, 16 and 64, three seeds
     python benchmarks/adapters.py --cost       # what a step of each costs, turn by turn in one process
     python benchmarks/adapters.py --summary    # train nothing, summarise what is finished
@@ -34,7 +34,7 @@ from dimo_core.registry import Registry
 
 HOME = Path("runs/adapters")
 LOOK = 3
-"""The seed with which rates were compared; it is none of those that count."""
+"""The seed with which rates were compared, and what is trained; it is none of those that count."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,10 +59,10 @@ CASES: Mapping[str, Case] = {
         steps=300, sampling=(16, 1), shown=("fid", "readable", "accuracy", "entropy", "precision", "recall")
     ),
     "meissonic": Case(
-        steps=160,
-        sampling=(32, 1),
+        steps=100,
+        sampling=(8, 1),
         shown=("fid", "overall", "single_object", "colors", "position", "readable", "precision", "recall"),
-        warmup={"generator": 80, "auxiliary": 20},
+        warmup={"generator": 50, "auxiliary": 10},
     ),
 }
 
@@ -74,36 +74,43 @@ class Contender:
     Attributes:
         rank: Of the adapters of both networks; 0 trains whole networks.
         rate: Learning rates of both networks, in those of the preset.
+        embeddings: Whether whole networks train what ``train_embeddings`` names; adapters never do.
     """
 
     rank: int = 0
     rate: float = 1.0
+    embeddings: bool = True
 
     @property
     def name(self) -> str:
         """As in the table."""
-        return f"LoRA, r = {self.rank}" if self.rank else "whole networks"
+        whole = "whole networks" if self.embeddings else "whole networks but embeddings"
+        return f"LoRA, r = {self.rank}" if self.rank else whole
 
     def options(self, teacher: str) -> dict[str, Any]:
         """Options of `dimo run`."""
         whole: dict[str, Any] = {"teacher": {"name": teacher}}
         preset, warmup = resolve_job(whole).config["objective"], CASES[teacher].warmup
         parts = ("generator", "auxiliary")
-        adapters = {part: {"name": "lora", "rank": self.rank} for part in parts} if self.rank else {}
+        networks: dict[str, Any] = {}
+        if self.rank:
+            networks = {part: {"name": "lora", "rank": self.rank} for part in parts}
+        elif not self.embeddings:
+            networks = {part: {"train_embeddings": False} for part in parts}
         rates: dict[str, Any] = {part: {"lr": self.rate * preset[part]["lr"]} for part in parts}
         for part, steps in warmup.items():
             rates[part]["warmup"] = steps
-        return {**whole, **adapters, "objective": rates}
+        return {**whole, **networks, "objective": rates}
 
     def folder(self, teacher: str, steps: int, seed: int) -> Path:
         """Where its run is."""
-        kind = f"rank{self.rank}" if self.rank else "whole"
+        kind = f"rank{self.rank}" if self.rank else "whole" if self.embeddings else "fixed"
         return HOME / f"{teacher}{steps}" / f"{kind}-x{self.rate:g}" / f"seed{seed}"
 
 
 RATE = 3.0
 CONTENDERS = (Contender(), *(Contender(rank=rank, rate=RATE) for rank in (4, 16, 64)))
-LOOKED_AT = tuple(Contender(rank=16, rate=rate) for rate in (1.0, 3.0, 10.0))
+LOOKED_AT = (*(Contender(rank=16, rate=rate) for rate in (1.0, 3.0, 10.0)), Contender(embeddings=False))
 Runs = Mapping[tuple[Contender, bool], Sequence[Row]]
 
 
@@ -235,7 +242,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="samples a row")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each contender with --cost")
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--look", action="store_true", help="train at several rates with another seed")
+    modes.add_argument("--look", action="store_true", help="train what was looked at with another seed")
     modes.add_argument("--cost", action="store_true", help="measure what a step costs, and train nothing")
     modes.add_argument("--summary", action="store_true", help="train nothing; summarise what is finished")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
