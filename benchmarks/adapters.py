@@ -110,7 +110,11 @@ class Contender:
 
 RATE = 3.0
 CONTENDERS = (Contender(), *(Contender(rank=rank, rate=RATE) for rank in (4, 16, 64)))
-LOOKED_AT = (*(Contender(rank=16, rate=rate) for rate in (1.0, 3.0, 10.0)), Contender(embeddings=False))
+LOOKED_AT = (
+    *(Contender(rank=16, rate=rate) for rate in (1.0, 3.0, 10.0)),
+    Contender(embeddings=False),
+    Contender(rate=3.0),
+)
 Runs = Mapping[tuple[Contender, bool], Sequence[Row]]
 
 
@@ -184,16 +188,19 @@ def table(
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
     for row in others:
         numbers = " | ".join(f"{row.metrics[m]:.3f}" if m in row.metrics else "-" for m in shown)
-        lines.append(f"| {row.name} | | | | | | {numbers} |")
+        name = f"teacher, {row.name.partition(', ')[2]}" if row.kind == "teacher" else row.name
+        lines.append(f"| {name} | | | | | | {numbers} |")
     for contender, look in [(c, False) for c in CONTENDERS] + [(c, True) for c in LOOKED_AT]:
         rows = runs.get((contender, look), ())
-        trained_, total = plans[contender.rank]
-        ratio = f"{cost[contender.name] / cost['whole networks']:.2f}" if cost else "-"
-        price = " | | " if look else f"{trained_:,} | {total / 2**20:.0f} | {ratio}"
+        price = [""] * 3
+        if not look:
+            learnt, total = plans[contender.rank]
+            ratio = f"{cost[contender.name] / cost['whole networks']:.2f}" if cost else "-"
+            price = [f"{learnt:,}", f"{total / 2**20:.0f}", ratio]
         name = f"{contender.name}, seed {LOOK}" if look else contender.name
         numbers = " | ".join(spread(rows, m) for m in shown)
         count = len(rows) or "not measured"
-        lines.append(f"| {name} | x{contender.rate:g} | {count} | {price} | {numbers} |")
+        lines.append(f"| {name} | x{contender.rate:g} | {count} | {' | '.join(price)} | {numbers} |")
     return "\n".join(lines)
 
 

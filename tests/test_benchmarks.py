@@ -124,7 +124,7 @@ def test_adapters_are_a_table_of_means_prices_and_gaps(modules: dict[str, Module
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
     assert len({len(line) for line in cells}) == 1
     found = {(line[0], line[1]): line[2:8] for line in cells}
-    assert found["maskgit, 16 steps", ""] == ["", "", "", "", "0.500", "-"]
+    assert found["teacher, 16 steps", ""] == ["", "", "", "", "0.500", "-"]
     assert found["whole networks", "x1"] == ["1", "9,000", "3", "1.00", "1.000", "0.500"]
     assert found["LoRA, r = 4", f"x{four.rate:g}"] == ["2", "100", "1", "0.50", "3.000 ±1.414", "-"]
     assert found["LoRA, r = 64", f"x{four.rate:g}"][0] == "not measured"
