@@ -1,4 +1,4 @@
-"""The benchmark of a step measures what it says: operations, the emulation's parts, and whole tables."""
+"""Benchmarks measure what they say: operations, the emulation's parts, what is trained, and whole tables."""
 
 import argparse
 import json
@@ -8,6 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from dimo_core.config.distil import resolve_job
+from dimo_core.evaluation.table import Row
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
 
@@ -16,11 +19,12 @@ CPU = torch.device("cpu")
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """Scripts are no package: they find one another in their folder."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import adapters
     import released
     import shapes
     import step
 
-    return {"released": released, "shapes": shapes, "step": step}
+    return {"adapters": adapters, "released": released, "shapes": shapes, "step": step}
 
 
 @pytest.mark.parametrize(("teacher", "operations"), [("maskgit", 2 * 46.9e9), ("meissonic", 17.5e12 / 12)])
@@ -78,3 +82,51 @@ def test_tables_have_all_contenders(modules: dict[str, ModuleType], tmp_path: Pa
     assert all(row["seconds"] > 0 and row["peak_bytes"] > 2**17 for row in found["rows"].values())
     assert all(0 < step.elsewhere(row["kernels"]) < 1 for row in found["rows"].values())
     assert all(f"| {one} |" in step.markdown("maskgit", found) for one in contenders)
+
+
+@pytest.mark.parametrize("teacher", ["maskgit", "meissonic"])
+def test_adapters_and_whole_networks_differ_in_what_is_trained_and_how_fast(
+    modules: dict[str, ModuleType], teacher: str
+) -> None:
+    contenders = modules["adapters"].CONTENDERS
+    found = [resolve_job(contender.options(teacher)).config for contender in contenders]
+    assert [one["generator"].get("rank") for one in found] == [None, 4, 16, 64]
+    for part in ("generator", "auxiliary"):
+        assert [one[part].get("rank") for one in found] == [None, 4, 16, 64]
+        rates = [one["objective"][part].pop("lr") for one in found]
+        assert rates == [rates[0] * contender.rate for contender in contenders]
+    assert all(one["objective"] == found[0]["objective"] for one in found)
+
+
+def test_runs_of_one_seed_come_before_those_of_the_next(modules: dict[str, ModuleType]) -> None:
+    adapters = modules["adapters"]
+    given = argparse.Namespace(teachers=["maskgit", "meissonic"], seeds=(0, 1, 2), look=False)
+    found = list(adapters.trainings(given))
+    assert [seed for _, _, seed in found] == [0] * 8 + [1] * 8 + [2] * 8
+    assert len({contender.folder(teacher, 1, seed) for teacher, contender, seed in found}) == 24
+
+
+def test_adapters_are_a_table_of_means_prices_and_gaps(modules: dict[str, ModuleType]) -> None:
+    adapters = modules["adapters"]
+    whole, four, *_ = adapters.CONTENDERS
+
+    def row(name: str, kind: str, **metrics: float) -> Row:
+        return Row(name=name, kind=kind, samples=10, metrics=metrics)
+
+    runs = {
+        (whole, False): [row("a", "generator", fid=1.0, readable=0.5)],
+        (four, False): [row("b", "generator", fid=2.0), row("c", "generator", fid=4.0)],
+        (adapters.Contender(rank=16, rate=1.0), True): [row("d", "generator", fid=3.0)],
+    }
+    plans = {0: (9000, 3 * 2**20), 4: (100, 2**20), 16: (400, 2**20), 64: (1600, 2**20)}
+    cost = {"whole networks": 2.0, "LoRA, r = 4": 1.0, "LoRA, r = 16": 1.5, "LoRA, r = 64": 3.0}
+    lines = adapters.table("maskgit", [row("maskgit, 16 steps", "teacher", fid=0.5)], runs, plans, cost)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
+    assert len({len(line) for line in cells}) == 1
+    found = {(line[0], line[1]): line[2:8] for line in cells}
+    assert found["teacher, 16 steps", ""] == ["", "", "", "", "0.500", "-"]
+    assert found["whole networks", "x1"] == ["1", "9,000", "3", "1.00", "1.000", "0.500"]
+    assert found["LoRA, r = 4", f"x{four.rate:g}"] == ["2", "100", "1", "0.50", "3.000 ±1.414", "-"]
+    assert found["LoRA, r = 64", f"x{four.rate:g}"][0] == "not measured"
+    assert found["LoRA, r = 16, seed 3", "x1"] == ["1", "", "", "", "3.000", "-"]
+    assert found["LoRA, r = 16, seed 3", "x10"] == ["not measured", "", "", "", "-", "-"]
