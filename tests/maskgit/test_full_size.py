@@ -47,7 +47,7 @@ def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset:
     with torch.device("meta"):
         network = MaskTransformer(PUBLISHED, PUBLISHED.codes)
     made = teacher(network, PatchCodebook(torch.zeros(1024, 768), 3, 16, 256))
-    plan = plan_memory(job(preset, made, tmp_path))
+    plan = plan_memory(attrs.evolve(job(preset, made, tmp_path), device="auto"))
     assert f"{plan.total / 2**30:.1f} GiB for `{preset}`" in PAGE
     rows = plan.rows
     trained = WEIGHTS - 4 * (2026 * 768 + 257 * 768 + 257 * 2026)

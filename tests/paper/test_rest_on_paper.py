@@ -6,6 +6,7 @@ import attrs
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed import device_mesh
 from torch.func import functional_call
 
 from dimo_core import conditions
@@ -174,7 +175,8 @@ def two(paper: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(launcher.dist, "init_process_group", lambda backend, **_: told.append(backend))
     monkeypatch.setattr(launcher.dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(launcher.dist, "get_rank", lambda: 1)
-    monkeypatch.setattr(ranks, "init_device_mesh", lambda kind, shape, **_: told.append((kind, shape)))
+    monkeypatch.setattr(device_mesh, "init_device_mesh", lambda kind, shape, **_: told.append((kind, shape)))
+    monkeypatch.setattr(launcher, "_meeting", dict)
     monkeypatch.setenv("WORLD_SIZE", "2")
     return told
 
