@@ -12,6 +12,8 @@ import pytest
 
 from dimo_core.cli import main
 
+pytestmark = pytest.mark.slow  # a minute; how rows are shared is held by tests/core/engine/test_ranks.py
+
 HERE, TESTS = Path(__file__).parent, Path(__file__).parents[2]
 EMBEDDED = str(TESTS.parent / "teachers" / "dimo_maskgit" / "embedded")
 FEW = ["--device", "cpu", "--batch-size", "5"]
