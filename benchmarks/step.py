@@ -128,7 +128,9 @@ def contender(name: str, shape: Shape, folder: str, given: argparse.Namespace) -
         return Contender(step=released.step, tensors=released.tensors)
     train = Train(batch_size=count, precision=given.precision, compile="compiled" in name, steps=10**6)
     objective, batch = objective_of(shape, name.partition(",")[0]), shape.batch(count, device)
-    engine = Engine(objective, Fixed(lambda _: batch), train, folder=Folder(folder), seed=0, device=device)
+    engine = Engine(
+        objective, {"conditions": Fixed(lambda _: batch)}, train, folder=Folder(folder), seed=0, device=device
+    )
 
     def tensors() -> Iterable[Tensor]:
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):

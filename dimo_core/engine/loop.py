@@ -28,7 +28,7 @@ from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
 from dimo_core.files.log import Log
-from dimo_core.objective import Batch, Objective, Phase, add_to
+from dimo_core.objective import Batch, Objective, Phase, Stream, add_to, streams
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
 
@@ -65,7 +65,7 @@ class Engine:
 
     Args:
         objective: Parts and phases.
-        feed: Where batches come from.
+        feeds: Where the batches of each stream come from.
         train: Length and precision.
         folder: The run folder.
         seed: Seed of every draw.
@@ -77,7 +77,7 @@ class Engine:
     def __init__(
         self,
         objective: Objective,
-        feed: Feed,
+        feeds: Mapping[Stream, Feed],
         train: Train,
         *,
         folder: Folder,
@@ -86,7 +86,7 @@ class Engine:
         origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         ranks: Ranks = ALONE,
     ) -> None:
-        self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
+        self.objective, self.train, self.ranks = objective, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
         self.metrics = Log(folder, NAME)
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
@@ -98,6 +98,8 @@ class Engine:
             ranks.spread(part.module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
         self.phases = objective.phases()
+        self.streams = streams(self.phases, feeds)
+        self.feeds = feeds
         self.step = 0
         self.guard = FiniteGuard(device, stop=train.nonfinite == "stop")
 
@@ -206,16 +208,16 @@ class Engine:
     def take_step(self, watch: bool = False) -> dict[str, Tensor]:
         """All phases once, then the averages; returns the scalars, those for the log where ``watch``."""
         scalars: dict[str, Tensor] = {}
-        for place, phase in enumerate(self.phases):
-            position = (self.step * len(self.phases) + place) * self.train.batch_size
-            scalars |= self.run_phase(phase, position, watch)
+        for place, (phase, stream) in enumerate(zip(self.phases, self.streams, strict=True)):
+            batches = self.step * self.streams.count(stream) + self.streams[:place].count(stream)
+            scalars |= self.run_phase(phase, self.feeds[stream], batches * self.train.batch_size, watch)
         for state in self.states.values():
             state.follow(self.step, self.guard.blocked & self.guard.stop)
         self.step += 1
         return scalars
 
-    def run_phase(self, phase: Phase, position: int, watch: bool) -> dict[str, Tensor]:
-        """One update of the phase's parts on the batch at ``position``; returns the logged scalars."""
+    def run_phase(self, phase: Phase, feed: Feed, position: int, watch: bool) -> dict[str, Tensor]:
+        """One update of the phase's parts on a feed's batch at ``position``; returns the logged scalars."""
         t, parts = self.train, [self.states[name] for name in phase.parts]
         for part in parts:
             part.zero()
@@ -226,7 +228,7 @@ class Engine:
             seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
         )
         for start in range(share.start, t.batch_size, size):
-            batch = self.feed.read(position + start, len(share))
+            batch = feed.read(position + start, len(share))
             with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, len(share)), watch=watch)
             add_to(scalars, logs)

@@ -167,7 +167,10 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module]) -> int:
     t = job.train
     size = t.batch_size // t.accumulate
     raw = job.conditions.balanced(job.teacher.conditioning, size)
-    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META))
+    tokens = None
+    if job.data is not None:
+        tokens = torch.zeros(size, job.teacher.tokens.length, dtype=torch.long, device=META)
+    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META), tokens=tokens)
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

@@ -46,7 +46,7 @@ def engine(name: str, folder: Path, ranks: Ranks) -> Engine:
         part.module.double()
     return Engine(
         objective,
-        known.Rows(),
+        {"conditions": known.Rows()},
         Train(steps=STEPS, batch_size=8 * chosen.accumulate, accumulate=chosen.accumulate),
         folder=Folder(str(folder / name), mute=not ranks.leads),
         seed=5,
