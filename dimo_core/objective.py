@@ -74,6 +74,21 @@ class Part:
     optimisation: Optimisation
 
 
+@attrs.frozen(kw_only=True)
+class Succession:
+    """How a frozen module takes over what a part has learnt.
+
+    Attributes:
+        part: Name of the part; its module has the same tensors.
+        every: Steps between.
+        averaged: Whether the averaged weights are taken.
+    """
+
+    part: str
+    every: int
+    averaged: bool = False
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Batch:
     """One micro-batch on the training device.
@@ -138,6 +153,10 @@ class Objective(ABC):
 
     def frozen(self) -> Mapping[str, nn.Module]:
         """Modules that are used but not trained, to be moved to the device."""
+        return {}
+
+    def successions(self) -> Mapping[str, Succession]:
+        """Frozen modules, by name, that take over a part's weights on the way; checkpoints hold them too."""
         return {}
 
 

@@ -24,6 +24,7 @@ from dimo_core.engine.finite import FiniteGuard
 from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
+from dimo_core.engine.succession import hand_over, heirs, load_heirs
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
@@ -126,6 +127,7 @@ class Engine:
             self._compare(manifest)
             for name, state in self.states.items():
                 state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
+            load_heirs(self.objective, files)
             self.step = manifest["step"]
             self.guard.count.fill_(manifest["skipped"])
             for phase, count in manifest.get("in_a_row", {}).items():
@@ -155,6 +157,7 @@ class Engine:
             self._look()
         self.metrics.flush()
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
+        files |= heirs(self.objective)
         facts = {
             "step": self.step,
             "cursor": self.step * len(self.phases) * self.train.batch_size,
@@ -214,6 +217,7 @@ class Engine:
         for state in self.states.values():
             state.follow(self.step, self.guard.blocked & self.guard.stop)
         self.step += 1
+        hand_over(self.objective, self.states, self.step)
         return scalars
 
     def run_phase(self, phase: Phase, feed: Feed, position: int, watch: bool) -> dict[str, Tensor]:

@@ -104,12 +104,7 @@ class Dimo(ObjectiveOptions):
             raise UsageError(
                 "the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance"
             )
-        guided = bool((i.guidance.at(torch.linspace(0, 1, 9, device="cpu")) != 1).any())
-        if guided and "guidance" not in i.teacher.capabilities:
-            raise UsageError(
-                f"the guidance scale is not 1, but teacher {type(i.teacher).__name__} has no null condition. "
-                "Use --guidance.scale 1."
-            )
+        i.guidance.check(i.teacher)
         p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)).requires_grad_(False)
         step = Step(
             teacher=i.teacher,

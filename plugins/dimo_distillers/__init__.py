@@ -1,0 +1,1 @@
+"""Distillers that learn from a teacher's trajectory: SDTT."""
