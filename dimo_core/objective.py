@@ -96,10 +96,12 @@ class Batch:
     Attributes:
         conditions: Encoded conditions, leading axis B.
         tokens: Clean tokens x_0, ``[B, L]``, that have these conditions, where a phase is fed with data.
+        rows: Numbers of these examples in the data, likewise.
     """
 
     conditions: Condition
     tokens: Tensor | None = None
+    rows: Tensor | None = None
 
 
 def add_to(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:

@@ -86,7 +86,7 @@ class CachedFeed:
         rows = self.order.rows(start, count)
         c = self.teacher.encode_conditions(self.examples.labels[rows].tolist())
         tokens = self.examples.tokens[rows].to(self.device).long()
-        return Batch(conditions=conditions.to(c, self.device), tokens=tokens)
+        return Batch(conditions=conditions.to(c, self.device), tokens=tokens, rows=rows)
 
 
 class TokenFeed:
@@ -110,7 +110,10 @@ class TokenFeed:
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
         self.examples, self.augments = examples, data.augments and examples.images is not None
-        self.conditions = conditions.to(teacher.encode_conditions(examples.conditions()), "cpu")
+        raw, kind = examples.conditions(), teacher.conditioning
+        if kind.kind == "label":  # of a file, such as what `dimo sample` writes, they are names
+            raw = [kind.label(each) if isinstance(each, str) else each for each in raw]
+        self.conditions = conditions.to(teacher.encode_conditions(raw), "cpu")
         self.order = EpochOrder(seed, len(examples))
         self._cache = None if self.augments else torch.cat([*self._encoded()])
 
@@ -136,4 +139,4 @@ class TokenFeed:
             draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)
             images = self.data.augment(self.examples.pictures[rows] / 255, draws)
             tokens = self.teacher.encode(transfer(images, self.device), c)
-        return Batch(conditions=c, tokens=tokens)
+        return Batch(conditions=c, tokens=tokens, rows=rows)

@@ -1,1 +1,1 @@
-"""Distillers that learn from a teacher's trajectory: SDTT."""
+"""Other distillers: SDTT, pairs of x_init and a sample (ReDi), and generators with noise at masks (IMDM)."""
