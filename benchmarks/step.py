@@ -127,10 +127,11 @@ def contender(name: str, shape: Shape, folder: str, given: argparse.Namespace) -
         released = Released.of(shape, count, device, given.precision, given.teacher_now)
         return Contender(step=released.step, tensors=released.tensors)
     train = Train(batch_size=count, precision=given.precision, compile="compiled" in name, steps=10**6)
-    batch = shape.batch(count, device)
+    batch, feeds = shape.batch(count, device), dict[Any, Any]()
     with device:
         objective = objective_of(shape, name.partition(",")[0])
-    engine = Engine(objective, Fixed(lambda _: batch), train, folder=Folder(folder), seed=0, device=device)
+    feeds["conditions"] = Fixed(lambda _: batch)
+    engine = Engine(objective, feeds, train, folder=Folder(folder), seed=0, device=device)
 
     def tensors() -> Iterable[Tensor]:
         for module in (*objective.frozen().values(), *(part.module for part in objective.parts().values())):

@@ -30,7 +30,7 @@ def engine_of(options: dict, device: torch.device, folder: str) -> Engine:
     stream = job.conditions.open(job.teacher.conditioning, seed=0)
     feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
     objective = job.objective.build(job.ingredients())
-    return Engine(objective, feed, job.train, folder=Folder(folder), seed=0, device=device)
+    return Engine(objective, {"conditions": feed}, job.train, folder=Folder(folder), seed=0, device=device)
 
 
 def main() -> None:

@@ -3,17 +3,43 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import attrs
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dimo_core.backbone import Rows
 from dimo_core.conditions import Condition
+from dimo_core.errors import UsageError
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Targets:
+    """What an auxiliary learns at K masked rows.
+
+    Attributes:
+        x_theta: The tokens that were hidden.
+        z_theta: Logits of the distributions that they were drawn from; of sites that were decided before, all
+            but the token's are -inf. None where only tokens are known.
+        z_phi: Logits of the teacher at x_tilde_t, where the auxiliary ``reads_teacher``; else None.
+        w: Weight of each row; None for 1.
+    """
+
+    x_theta: Int[Tensor, " K"]
+    z_theta: Float[Tensor, "K V"] | None = None
+    z_phi: Float[Tensor, "K V"] | None = None
+    w: Float[Tensor, " K"] | None = None
+
+
 class Auxiliary(nn.Module, ABC):
-    """Scores re-masked generated tokens, and learns to complete them."""
+    """Scores re-masked generated tokens, and learns to complete them.
+
+    Attributes:
+        reads_teacher: Whether it learns from the teacher's logits, too.
+    """
+
+    reads_teacher: bool = False
 
     @abstractmethod
     def forward(
@@ -36,6 +62,19 @@ class Auxiliary(nn.Module, ABC):
 
         It is called for some of a batch's rows at a time, so that not all logits are alive at once.
         """
+
+    def learn(self, z_psi: Float[Tensor, "K V"], targets: Targets) -> Float[Tensor, ""]:
+        """The summed loss of completing what is hidden; the default is ``loss`` of the tokens.
+
+        Raises:
+            UsageError: for rows of unequal weight, which ``loss`` knows nothing of.
+        """
+        if targets.w is not None:
+            raise UsageError(
+                f"the auxiliary {type(self).__name__} weighs all rows alike, and the objective weighs them "
+                "by their mask ratio. Use --auxiliary denoiser."
+            )
+        return self.loss(z_psi, targets.x_theta)
 
 
 class AuxiliaryOptions(ABC):

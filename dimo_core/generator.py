@@ -1,4 +1,4 @@
-"""``Generator`` (p_theta): one forward pass from x_init to tokens."""
+"""``Generator`` (p_theta): one or a few forward passes from x_init to tokens."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, categorical
 from dimo_core.errors import UsageError
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
@@ -25,23 +25,50 @@ class Rollout:
         x_init: The input tokens.
         hidden: Hidden states of the last step, with their graph.
         u: The uniform numbers with which ``categorical`` draws x_theta from z_theta.
+        decided: Sites whose tokens in x_init are final already: x_theta has the same there, and z_theta
+            learns nothing. None for no site.
     """
 
     x_init: Tokens
     hidden: Float[Tensor, "B L D"]
     u: Float[Tensor, "B L"]
+    decided: Bool[Tensor, "B L"] | None = None
+
+    def open(self, rows: Rows) -> Float[Tensor, " K"]:
+        """1 at flat rows where x_theta is drawn, 0 where it was decided before."""
+        if self.decided is None:
+            return torch.ones(len(rows), device=rows.device)
+        return 1 - self.decided.flatten()[rows].float()
+
+    def x_theta(self, z_theta: Float[Tensor, "K V"], rows: Rows) -> Int[Tensor, " K"]:
+        """x_theta ~ softmax(z_theta) at flat rows, or what was decided there."""
+        drawn = categorical(z_theta.detach(), self.u.flatten()[rows])
+        if self.decided is None:
+            return drawn
+        return torch.where(self.decided.flatten()[rows], self.x_init.flatten()[rows], drawn)
+
+    def settled(self, z_theta: Float[Tensor, "K V"], rows: Rows) -> Float[Tensor, "K V"]:
+        """z_theta at flat rows without its graph; -inf for all other codes where a token was decided."""
+        if self.decided is None:
+            return z_theta.detach()
+        others = torch.ones_like(z_theta, dtype=torch.bool)
+        token = self.x_init.flatten()[rows].clamp(max=z_theta.shape[-1] - 1)
+        others.scatter_(-1, token[:, None], False)
+        return z_theta.detach().masked_fill(others & self.decided.flatten()[rows, None], -torch.inf)
 
 
 class Generator(nn.Module, ABC):
-    """The one-step generator: a backbone, its initial distribution and its way of sampling.
+    """The generator: a backbone, its initial distribution and its way of sampling in one or a few passes.
 
     Attributes:
         space: The token space, that of the teacher.
         backbone: The trained network.
+        passes: Forward passes that ``sample`` takes.
     """
 
     space: TokenSpace
     backbone: Backbone
+    passes: int = 1
 
     @abstractmethod
     def initial_tokens(self, draws: Draws) -> Tokens:
@@ -50,6 +77,16 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
         """Hidden states from x_init, with the embedding noise of the method."""
+
+    def denoise(
+        self, x_t: Tokens, c: Condition, draws: Draws, *, mask_ratio: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states from a partly masked state that is no x_init, such as re-masked data.
+
+        The default is the backbone's pass. A generator with randomness of its own takes it from ``draws``.
+        """
+        hidden: Tensor = self.backbone(x_t, c, mask_ratio=mask_ratio)
+        return hidden
 
     @property
     def gathers(self) -> bool:
@@ -69,7 +106,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, c: Condition, draws: Draws) -> Tokens:
-        """One-step samples with the sampling temperature and filters, ``[B, L]``."""
+        """Samples in ``passes`` forward passes, with the sampling temperature and filters, ``[B, L]``."""
 
     @abstractmethod
     def sampling(self) -> Mapping[str, Any]:
@@ -99,6 +136,11 @@ class GeneratorOptions(ABC):
     """
 
     suggested_as: ClassVar[str] = ""
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that its generator takes for a sample."""
+        return 1
 
     @abstractmethod
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> Generator:

@@ -17,6 +17,7 @@ from dimo_core import conditions
 from dimo_core.backbone import Backbone, Rows, full
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer
+from dimo_core.errors import UsageError
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -32,6 +33,19 @@ class Guidance(ABC):
             mask_ratio: Share of masked tokens of each sample.
             progress: Within multi-step sampling, the step i of n as i / (n - 1); None in training.
         """
+
+    def check(self, teacher: Teacher) -> None:
+        """Look whether a teacher can be guided so.
+
+        Raises:
+            UsageError: when it has no null condition, and a scale is not 1.
+        """
+        guided = bool((self.at(torch.linspace(0, 1, 9, device="cpu")) != 1).any())
+        if guided and "guidance" not in teacher.capabilities:
+            raise UsageError(
+                f"the guidance scale is not 1, but teacher {type(teacher).__name__} has no null condition. "
+                "Use --guidance.scale 1."
+            )
 
 
 def _finite(_guidance: Guidance, attribute: "attrs.Attribute[float]", value: float) -> None:

@@ -6,7 +6,7 @@ accumulates over micro-batches, reduces over processes, checks, clips, steps and
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -17,6 +17,7 @@ from dimo_core.auxiliary import AuxiliaryOptions
 from dimo_core.conditions import Condition
 from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
+from dimo_core.errors import PluginError
 from dimo_core.generator import GeneratorOptions
 from dimo_core.guidance import Guidance
 from dimo_core.teacher import Teacher
@@ -78,17 +79,34 @@ class Part:
     optimisation: Optimisation
 
 
+@attrs.frozen(kw_only=True)
+class Succession:
+    """How a frozen module takes over what a part has learnt.
+
+    Attributes:
+        part: Name of the part; its module has the same tensors.
+        every: Steps between.
+        averaged: Whether the averaged weights are taken.
+    """
+
+    part: str
+    every: int
+    averaged: bool = False
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Batch:
     """One micro-batch on the training device.
 
     Attributes:
         conditions: Encoded conditions, leading axis B.
-        tokens: Clean tokens for objectives fed with data; else None.
+        tokens: Clean tokens x_0, ``[B, L]``, that have these conditions, where a phase is fed with data.
+        rows: Numbers of these examples in the data, likewise.
     """
 
     conditions: Condition
     tokens: Tensor | None = None
+    rows: Tensor | None = None
 
 
 def add_to(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
@@ -103,10 +121,12 @@ class Phase(ABC):
     Attributes:
         name: Keys its random draws and its log lines.
         parts: Names of the parts whose gradients it accumulates.
+        stream: What its batches are read from; None where its objective needs one stream.
     """
 
     name: str
     parts: tuple[str, ...]
+    stream: Stream | None = None
 
     @abstractmethod
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
@@ -141,6 +161,27 @@ class Objective(ABC):
     def frozen(self) -> Mapping[str, nn.Module]:
         """Modules that are used but not trained, to be moved to the device."""
         return {}
+
+    def successions(self) -> Mapping[str, Succession]:
+        """Frozen modules, by name, that take over a part's weights on the way; checkpoints hold them too."""
+        return {}
+
+
+def streams(phases: Sequence[Phase], fed: Collection[Stream]) -> list[Stream]:
+    """The stream of each phase, among those that are fed.
+
+    Raises:
+        PluginError: when a phase does not say which of several it is, or there is no such stream.
+    """
+    only = next(iter(fed)) if len(fed) == 1 else None
+    chosen = [phase.stream or only for phase in phases]
+    for phase, stream in zip(phases, chosen, strict=True):
+        if stream not in fed:
+            raise PluginError(
+                f"phase {phase.name!r} reads from {stream!r}, and its objective needs "
+                f"{' and '.join(map(repr, sorted(fed)))}: set Phase.stream to one of what it needs"
+            )
+    return [stream for stream in chosen if stream is not None]
 
 
 @attrs.frozen(kw_only=True, eq=False)

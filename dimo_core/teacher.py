@@ -136,6 +136,27 @@ class Teacher(ABC):
         """
         raise self._cannot("encode", "choose a teacher with a tokenizer")
 
+    def tokenize(self, examples: Examples, c: Condition) -> Tokens:
+        """Tokens of examples: what is tokens already as it is, images by ``encode``.
+
+        A teacher of texts overrides this, for ``examples.lines``.
+
+        Args:
+            examples: Examples of one kind.
+            c: Their conditions, on the device where the images are.
+
+        Raises:
+            UsageError: when it cannot make tokens of such examples.
+        """
+        if examples.tokens is not None:
+            return self.tokens.checked(examples.tokens)
+        if examples.images is not None:
+            return self.encode(examples.images / 255, c)
+        raise UsageError(
+            f"teacher {type(self).__name__} makes no tokens of texts. Choose data of images or tokens with "
+            "--data, or a teacher of texts."
+        )
+
     def preview(self, x: Tokens, c: Condition) -> Preview:
         """What grids and reports show: decoded images where there are any, else the token ids."""
         if "decode" in self.capabilities:

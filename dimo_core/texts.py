@@ -25,6 +25,11 @@ _JOINERS = "\u200c\u200d"
 """Invisible, and part of words and of emoji."""
 
 
+def steps_of(count: int) -> str:
+    """``1 step``, ``4 steps``."""
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
 def printable(text: str, most: int = LINE) -> str:
     """Text on one line, without signs that are none; of a long one its beginning and its end.
 

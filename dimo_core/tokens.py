@@ -7,6 +7,8 @@ from attrs import validators as v
 from jaxtyping import Int
 from torch import Tensor
 
+from dimo_core.errors import UsageError
+
 Tokens = Int[Tensor, "B L"]
 """Token ids, ``[B, L]``."""
 
@@ -49,6 +51,20 @@ class TokenSpace:
             raise ValueError(f"mask_id {self.mask_id} is one of the {self.codes} codes")
         if self.scores_mask and self.mask_id != self.codes:
             raise ValueError(f"with scores_mask the mask id must be V = {self.codes}, got {self.mask_id}")
+
+    def checked(self, x: Tokens) -> Tokens:
+        """Clean tokens, if they are of this space; waits for their device.
+
+        Raises:
+            UsageError: for another length, or ids that are no codes.
+        """
+        if x.shape[1] != self.length or (len(x) and not 0 <= int(x.min()) <= int(x.max()) < self.codes):
+            least, most = (int(x.min()), int(x.max())) if x.numel() else (0, 0)
+            raise UsageError(
+                f"tokens of {x.shape[1]} sites from {least} to {most} were given; the teacher's have "
+                f"{self.length} sites and codes from 0 to {self.codes - 1}."
+            )
+        return x
 
     @property
     def columns(self) -> int:

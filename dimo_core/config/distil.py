@@ -14,6 +14,7 @@ from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.config.layers import from_mapping, last
 from dimo_core.errors import ConfigError, DimoError, UnknownNameError
+from dimo_core.files.urls import from_anywhere
 from dimo_core.registry import Registry
 from dimo_core.settings import Evaluate, Train
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dimo_core.guidance import Guidance
     from dimo_core.objective import Ingredients, ObjectiveOptions
     from dimo_core.sampler import Sampler
-    from dimo_core.sources import Conditions
+    from dimo_core.sources import Conditions, Data
     from dimo_core.teacher import Teacher
     from dimo_core.tracker import Tracker
 
@@ -37,11 +38,14 @@ class Common:
         seed: Seed of every draw.
         out: Run folder, a path or fsspec URL. The next free one below runs/ when null.
         device: ``auto``, or a torch device.
+        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder
+            when null. A finished cache of the same data and tokenizer is used as it is.
     """
 
     seed: int = attrs.field(default=0, validator=v.ge(0))
     out: str | None = None
     device: str = "auto"
+    tokens: str | None = attrs.field(default=None, converter=from_anywhere)
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +61,7 @@ class Job(Common):
         divergence: D.
         guidance: Guidance of the teacher within the objective.
         conditions: Source of raw conditions.
+        data: What an objective that reads data is fed with; None for others.
         objective: What is trained.
         sampler: Multi-step sampler of the teacher's rows.
         tracker: Where scalars go besides metrics.jsonl.
@@ -75,6 +80,7 @@ class Job(Common):
     objective: "ObjectiveOptions"
     sampler: "Sampler"
     tracker: "Tracker"
+    data: "Data | None" = None
     train: Train = attrs.field(factory=Train)
     eval: Evaluate = attrs.field(factory=Evaluate)
     out: str
@@ -141,11 +147,17 @@ def job_from_config(config: Mapping[str, Any], registry: Registry | None = None)
 class DistilDraft(Draft):
     """How ``dimo run`` makes its job."""
 
-    keys = ("preset", *DEFAULTS, *filter(None, GROUPS), *(field.name for field in attrs.fields(Common)))
+    keys = (
+        "preset",
+        *DEFAULTS,
+        "data",
+        *filter(None, GROUPS),
+        *(field.name for field in attrs.fields(Common)),
+    )
     defaults, groups = DEFAULTS, GROUPS
 
     def outline(self) -> list[Section | None]:
-        """One plugin of each kind."""
+        """One plugin of each kind; data only where the objective reads them."""
         chosen, self.preset = self.choose("teacher"), last(self.layers, "preset")
         teacher = self.first_look(chosen) if self.suggestions else None
         if chosen is not None and teacher is not None:
@@ -153,7 +165,27 @@ class DistilDraft(Draft):
         # Without the teacher's suggestions nobody knows which plugins the other options are meant for.
         lost = self.suggestions and (teacher is None or bool(self.problems))
         meant = [kind for kind in DEFAULTS if kind != "teacher" and not (lost and self._is_open(kind))]
-        return [chosen, *map(self.choose, meant)]
+        others = [*map(self.choose, meant)]
+        objective = next((each for each in others if each is not None and each.key == "objective"), None)
+        return [chosen, *others, self._data(objective)]
+
+    def _data(self, objective: Section | None) -> Section | None:
+        """What the objective is fed with; None where it reads no data, and nobody may give any."""
+        if objective is None:
+            return None
+        given = [layer for layer in self.layers if "data" in layer.data]
+        if "data" in getattr(objective.instance or objective.cls, "needs", ()):
+            if not given:
+                self.problems.append(
+                    ConfigError(f"{objective.title} reads data: choose them with --data NAME")
+                )
+                return None
+            return self.choose("data")
+        for layer in given:
+            if not layer.suggested:
+                text = f"{objective.title} reads no data. Leave it out, or choose another objective."
+                self.problems.append(layer.fault(f"{layer.where(('data',))}: {text}"))
+        return None
 
     def _is_open(self, kind: str) -> bool:
         """Whether no layer says which plugin of a kind is meant."""
@@ -172,6 +204,7 @@ class DistilDraft(Draft):
         if plan is not None:
             suggested = {"sampler": plan.sampler, "conditions": plan.conditions}
             defaults |= {kind: choice.name for kind, choice in suggested.items()}
+            suggested |= {} if plan.data is None else {"data": plan.data}
             base.append(from_mapping(suggested, f"the evaluation plan of {chosen.title}", defaults))
         self.preset = next(iter(self.presets), None) if self.preset is None else str(self.preset)
         if self.preset in self.presets:
@@ -187,6 +220,10 @@ class DistilDraft(Draft):
         from dimo_core.sampler import TeacherSampling
 
         made = self.make()
+        if made["tokens"] and "data" not in made:
+            raise ConfigError(
+                "--tokens is for data that are streamed, and the objective reads none. Leave it out."
+            )
         for name in made["eval"].samplings:
             TeacherSampling.named(made["teacher"], name, self.registry)
         if (made["train"].frozen_dtype, made["eval"].precision) in (("bf16", "fp32"), ("bf16", "tf32")):

@@ -134,7 +134,7 @@ class Draft:
 
     def choose(self, kind: str) -> Section | None:
         """The plugin of one kind that the highest layer names; None when it cannot be loaded."""
-        name = self.defaults[kind]
+        name = self.defaults.get(kind, "")
         for layer in reversed(self.layers):
             value = layer.data.get(kind)
             if value is not None and not isinstance(value, Mapping):

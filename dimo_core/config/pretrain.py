@@ -10,7 +10,6 @@ from dimo_core.config.distil import DEFAULTS, Common
 from dimo_core.config.draft import Draft, Section
 from dimo_core.config.folders import next_folder
 from dimo_core.errors import ConfigError
-from dimo_core.files.urls import from_anywhere
 from dimo_core.settings import Train
 
 if TYPE_CHECKING:
@@ -20,20 +19,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Own(Common):
-    """Options of a pretraining that belong to no section.
-
-    Attributes:
-        seed: Seed of weights, tokenizer and draws.
-        tokens: Folder or URL of the token cache, for data that are streamed; ``tokens`` in the run folder
-            when null. A finished cache of the same data and tokenizer is used as it is.
-    """
-
-    tokens: str | None = attrs.field(default=None, converter=from_anywhere)
-
-
-@attrs.frozen(kw_only=True)
-class PretrainJob(Own):
+class PretrainJob(Common):
     """Everything ``dimo pretrain`` needs, validated, before any data is read.
 
     Attributes:
@@ -58,11 +44,11 @@ class PretrainJob(Own):
 class PretrainDraft(Draft):
     """How ``dimo pretrain`` makes its job; ``model`` holds the teacher class's ``pretraining_options``."""
 
-    keys = ("teacher", "model", "data", "objective", "train", *(field.name for field in attrs.fields(Own)))
+    keys = ("teacher", "model", "data", "objective", "train", *(field.name for field in attrs.fields(Common)))
     defaults = MappingProxyType(
         {"teacher": DEFAULTS["teacher"], "data": "digits", "objective": "masked-modelling"}
     )
-    groups = MappingProxyType({"train": Train, "": Own})
+    groups = MappingProxyType({"train": Train, "": Common})
 
     def outline(self) -> list[Section | None]:
         """The name of the teacher, its model, data and objective."""

@@ -86,37 +86,47 @@ class CachedFeed:
         rows = self.order.rows(start, count)
         c = self.teacher.encode_conditions(self.examples.labels[rows].tolist())
         tokens = transfer(self.examples.tokens[rows], self.device).long()
-        return Batch(conditions=conditions.to(c, self.device), tokens=tokens)
+        return Batch(conditions=conditions.to(c, self.device), tokens=tokens, rows=rows)
 
 
 class TokenFeed:
     """Examples as tokens, in a fresh order each epoch that depends on (seed, epoch) alone.
 
-    Images are encoded on the device, once, or, where the data augments, anew for every batch.
+    They are made tokens of on the device, once, or, where the data augments images, anew for every batch.
 
     Args:
-        teacher: Encodes images and their conditions.
+        teacher: Makes tokens of examples, and encodes their conditions.
         data: Augments images.
         examples: What to train on.
         seed: Fixes order and augmentation.
-        device: Where images are encoded and batches go.
+        device: Where tokens are made and batches go.
+
+    Raises:
+        UsageError: when the teacher makes no tokens of such examples.
     """
 
     def __init__(
         self, teacher: Teacher, data: Data, examples: Examples, *, seed: int, device: torch.device
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
-        self.examples = examples
-        self.conditions = conditions.to(teacher.encode_conditions(examples.conditions()), "cpu")
+        self.examples, self.augments = examples, data.augments and examples.images is not None
+        raw, kind = examples.conditions(), teacher.conditioning
+        if kind.kind == "label":  # of a file, such as what `dimo sample` writes, they are names
+            raw = [kind.label(each) if isinstance(each, str) else each for each in raw]
+        self.conditions = conditions.to(teacher.encode_conditions(raw), "cpu")
         self.order = EpochOrder(seed, len(examples))
-        self._cache = None if data.augments else torch.cat([*self._encoded()])
+        self._cache = None if self.augments else torch.cat([*self._encoded()])
 
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
         for i in range(0, len(self.examples), chunk):
             rows = slice(i, i + chunk)
             c = conditions.to(conditions.index(self.conditions, rows), self.device)
-            images = transfer(self.examples.images[rows], self.device) / 255
-            yield self.teacher.encode(images, c).cpu()
+            yield self.teacher.tokenize(self._moved(self.examples.part(rows)), c).cpu()
+
+    def _moved(self, examples: Examples) -> Examples:
+        if examples.images is None:
+            return examples
+        return attrs.evolve(examples, images=transfer(examples.images, self.device))
 
     def read(self, start: int, count: int) -> Batch:
         """The examples at positions start .. start + count - 1 of the endless sequence of epochs."""
@@ -127,6 +137,6 @@ class TokenFeed:
         else:
             # Keyed by the position in the sequence: how a batch is divided changes no image.
             draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)
-            images = self.data.augment(self.examples.images[rows] / 255, draws)
+            images = self.data.augment(self.examples.pictures[rows] / 255, draws)
             tokens = self.teacher.encode(transfer(images, self.device), c)
-        return Batch(conditions=c, tokens=tokens)
+        return Batch(conditions=c, tokens=tokens, rows=rows)

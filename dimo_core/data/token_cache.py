@@ -141,14 +141,14 @@ class TokenCache:
         if self.plan:
             self._check({"tokenizer": tokenizer})
             return
-        stored = {"images": examples.images, "labels": examples.labels}
+        stored = {"images": examples.pictures, "labels": examples.labels}
         plan = {
             "format": FORMAT,
             "data": as_json(self.data.identity()),
             "split": self.split,
             "tokenizer": tokenizer,
             "classes": list(self.stream.classes),
-            "image_shape": list(examples.images.shape[1:]),
+            "image_shape": list(examples.pictures.shape[1:]),
             "examples_sha256": write_tensors(self.folder, EXAMPLES, stored),
             "shards": list(self.stream.shards),
         }

@@ -25,11 +25,12 @@ from dimo_core.engine.frozen import cast_frozen
 from dimo_core.engine.metrics_log import NAME, forget_metrics, metrics_facts, write_metrics
 from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
+from dimo_core.engine.succession import hand_over, heirs, load_heirs
 from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
 from dimo_core.files.log import Log
-from dimo_core.objective import Batch, Objective, Phase, add_to
+from dimo_core.objective import Batch, Objective, Phase, Stream, add_to, streams
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
 
@@ -66,7 +67,7 @@ class Engine:
 
     Args:
         objective: Parts and phases.
-        feed: Where batches come from.
+        feeds: Where the batches of each stream come from.
         train: Length and precision.
         folder: The run folder.
         seed: Seed of every draw.
@@ -78,7 +79,7 @@ class Engine:
     def __init__(
         self,
         objective: Objective,
-        feed: Feed,
+        feeds: Mapping[Stream, Feed],
         train: Train,
         *,
         folder: Folder,
@@ -87,7 +88,7 @@ class Engine:
         origin: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         ranks: Ranks = ALONE,
     ) -> None:
-        self.objective, self.feed, self.train, self.ranks = objective, feed, train, ranks
+        self.objective, self.train, self.ranks = objective, train, ranks
         self.folder, self.seed, self.device = folder, seed, device
         self.metrics = Log(folder, NAME)
         self.origin = {key: dict(origin.get(key, {})) for key in ("frozen", "plugins")}
@@ -100,6 +101,8 @@ class Engine:
             ranks.spread(part.module)
         self.states = {name: PartState(name, part) for name, part in objective.parts().items()}
         self.phases = objective.phases()
+        self.streams = streams(self.phases, feeds)
+        self.feeds = feeds
         self.step = 0
         self.guard = FiniteGuard(device, stop=train.nonfinite == "stop")
 
@@ -126,6 +129,7 @@ class Engine:
             self._compare(manifest)
             for name, state in self.states.items():
                 state.load({f: t for f, t in files.items() if f == name or f.startswith(f"{name}.")})
+            load_heirs(self.objective, files)
             self.step = manifest["step"]
             self.guard.count.fill_(manifest["skipped"])
             for phase, count in manifest.get("in_a_row", {}).items():
@@ -155,6 +159,7 @@ class Engine:
             self._look()
         self.metrics.flush()
         files = {file: tensors for state in self.states.values() for file, tensors in state.state().items()}
+        files |= heirs(self.objective)
         facts = {
             "step": self.step,
             "cursor": self.step * len(self.phases) * self.train.batch_size,
@@ -208,16 +213,17 @@ class Engine:
     def take_step(self, watch: bool = False) -> dict[str, Tensor]:
         """All phases once, then the averages; returns the scalars, those for the log where ``watch``."""
         scalars: dict[str, Tensor] = {}
-        for place, phase in enumerate(self.phases):
-            position = (self.step * len(self.phases) + place) * self.train.batch_size
-            scalars |= self.run_phase(phase, position, watch)
+        for place, (phase, stream) in enumerate(zip(self.phases, self.streams, strict=True)):
+            batches = self.step * self.streams.count(stream) + self.streams[:place].count(stream)
+            scalars |= self.run_phase(phase, self.feeds[stream], batches * self.train.batch_size, watch)
         for state in self.states.values():
             state.follow(self.step, self.guard.blocked & self.guard.stop)
         self.step += 1
+        hand_over(self.objective, self.states, self.step)
         return scalars
 
-    def run_phase(self, phase: Phase, position: int, watch: bool) -> dict[str, Tensor]:
-        """One update of the phase's parts on the batch at ``position``; returns the logged scalars."""
+    def run_phase(self, phase: Phase, feed: Feed, position: int, watch: bool) -> dict[str, Tensor]:
+        """One update of the phase's parts on a feed's batch at ``position``; returns the logged scalars."""
         t, parts = self.train, [self.states[name] for name in phase.parts]
         for part in self.states.values():
             part.zero()
@@ -228,7 +234,7 @@ class Engine:
             seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
         )
         for start in range(share.start, t.batch_size, size):
-            batch = self.feed.read(position + start, len(share))
+            batch = feed.read(position + start, len(share))
             with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, len(share)), watch=watch)
             add_to(scalars, logs)

@@ -74,10 +74,10 @@ class Opened:
 
     @classmethod
     def generator(cls, generator: Generator) -> "Opened":
-        """A generator that is sampled in one."""
+        """A generator that is sampled in one, or in a few."""
 
         def draw(c: Condition, draws: Draws) -> Sampled:
-            return Sampled(tokens=generator.sample(c, draws), passes=1)
+            return Sampled(tokens=generator.sample(c, draws), passes=generator.passes)
 
         return cls(draw=draw, network=generator)
 

@@ -34,7 +34,8 @@ def real_batches(data: Data, split: str, size: int) -> Iterator[Samples]:
         examples = data.load(split)
         conditions = examples.conditions()
         for i in range(0, len(examples), size):
-            yield Samples(conditions=tuple(conditions[i : i + size]), images=examples.images[i : i + size])
+            one = examples.part(slice(i, i + size))
+            yield Samples(conditions=tuple(conditions[i : i + size]), images=one.images, tokens=one.tokens)
         return
     stream, waiting, broken, total = data.open(split), [], [], 0
     for picture in (picture for shard in stream.shards for picture in stream.read(shard)):

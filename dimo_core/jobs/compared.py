@@ -10,13 +10,21 @@ import torch
 from dimo_core.backbone import Backbone
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import Method, Opened
-from dimo_core.files.generator_folder import CARD, generator_folder, load_generator, read_card, strangers
+from dimo_core.files.generator_folder import (
+    CARD,
+    generator_folder,
+    load_generator,
+    of_card,
+    read_card,
+    strangers,
+)
 from dimo_core.files.weights import sha256
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.suggestions import ASSUMED, Choice
 from dimo_core.teacher import Teacher
+from dimo_core.texts import steps_of
 
 
 @attrs.frozen(kw_only=True)
@@ -132,16 +140,18 @@ def generator_methods(
                 f"{', '.join(wrong)} is another. Its teacher is {card['teacher']}: compare it with that one "
                 "(--teacher and its options), and put both results in one table with --merge."
             )
+        passes = of_card(registry, "generator", card["generator"], folder).passes
+        taken = "" if passes == 1 and temperatures else f", {steps_of(passes)}"
         own = {**facts, "generator": sha256(folder.read(CARD))}
         for temperature in temperatures or (None,):
             hot = "" if temperature is None else f", T = {temperature:g}"
             options = {} if temperature is None else {"temperature": temperature}
             found.append(
                 Method(
-                    name=f"{label}{hot or ', 1 step'}",
+                    name=f"{label}{taken}{hot}",
                     kind="generator",
                     series=label,
-                    steps=1,
+                    steps=passes,
                     identity={**own, **options},
                     open=partial(opened, path=folder.url, temperature=temperature),
                     temperature=temperature,

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 import torch
 from loguru import logger
-from torch import nn
 
+from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed
@@ -17,7 +17,7 @@ from dimo_core.device import arithmetic
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.frozen import cast_frozen, frozen_parameters
 from dimo_core.engine.launcher import joined
-from dimo_core.engine.loop import Action, Engine
+from dimo_core.engine.loop import Action, Engine, Feed
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
@@ -29,7 +29,8 @@ from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
 from dimo_core.jobs.first_look import look
 from dimo_core.jobs.results import Results
-from dimo_core.objective import Objective
+from dimo_core.jobs.training_data import training_data
+from dimo_core.objective import Objective, Stream
 from dimo_core.registry import Registry
 from dimo_core.sources import ConditionStream
 from dimo_core.texts import log_filter
@@ -109,20 +110,18 @@ def run(job: Job, *, resume: bool = False, registry: Registry | None = None) -> 
 def _run(
     job: Job, folder: Folder, registry: Registry, resume: bool, ranks: Ranks, device: torch.device
 ) -> RunResult:
-    if job.objective.needs != {"conditions"}:
-        raise UsageError(
-            f"`dimo run` feeds conditions only; objective {type(job.objective).__name__} needs data"
-        )
     stream = open_conditions(job, folder, ranks, resume=resume)
-    objective, network, generator = _built(job, stream, device)
+    objective, network, product = _built(job, stream, device)
     origin = _written(folder, job, stream, registry)
     with log_file(folder):
-        feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
+        feeds = _feeds(job, stream, folder, origin, ranks, device)
         how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin, "ranks": ranks}
-        engine = Engine(objective, feed, job.train, **how)
+        engine = Engine(objective, feeds, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
-        judging = partial(Results, job, engine, generator, network, registry)
+        state, generator = engine.states[product], objective.parts()[product].module
+        assert isinstance(generator, Generator)
+        judging = partial(Results, job, engine, state, network, registry)
         results = judging() if job.eval.enabled or job.train.sample_every else None
         _announce(job, device)
         actions = []
@@ -139,7 +138,7 @@ def _run(
             job.tracker.scalars(step, values)
 
         engine.run(actions, sink)
-        with engine.states["generator"].averaged():
+        with state.averaged():
             facts = {"step": engine.step, "seed": job.seed}
             save_generator(folder.sub("generator"), generator, job.teacher, job.config, facts)
             table = (results or judging()).finish()
@@ -149,8 +148,8 @@ def _run(
         return RunResult(folder=folder, generator=generator.eval(), table=table)
 
 
-def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Objective, nn.Module, Generator]:
-    """The objective on its device, the teacher's network and the generator in it, looked at."""
+def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Objective, Backbone, str]:
+    """The objective on its device, the teacher's network, looked at, and which part is the generator."""
     objective = job.objective.build(job.ingredients())
     if job.train.frozen_dtype == "fp32" and any(p.dtype.itemsize < 4 for p in frozen_parameters(objective)):
         raise UsageError(
@@ -159,11 +158,36 @@ def _built(job: Job, stream: ConditionStream, device: torch.device) -> tuple[Obj
         )
     cast_frozen(objective, job.train.frozen_dtype)
     parts = {name: part.module.to(device) for name, part in objective.parts().items()}
-    network, generator = objective.frozen()["teacher"].to(device), parts["generator"]
-    assert isinstance(generator, Generator), "the part 'generator' of a distillation objective is a Generator"
+    generators = [name for name, module in parts.items() if isinstance(module, Generator)]
+    if len(generators) != 1:
+        raise UsageError(
+            f"objective {job.config['objective']['name']!r} trains {' and '.join(parts)}, of which "
+            f"{len(generators)} are generators; `dimo run` needs one, which it judges and saves. "
+            "A teacher is trained by `dimo pretrain`."
+        )
+    network = job.teacher.network(share=True).to(device).requires_grad_(False)
     with arithmetic(job.train.precision, device):
         look(job.teacher, network, parts, stream.read(0, LOOKED_AT), device)
-    return objective, network, generator
+    return objective, network, generators[0]
+
+
+def _feeds(
+    job: Job,
+    stream: ConditionStream,
+    folder: Folder,
+    origin: dict[str, dict[str, str]],
+    ranks: Ranks,
+    device: torch.device,
+) -> dict[Stream, Feed]:
+    """A feed for each stream that the objective needs; notes in ``origin`` which data they are."""
+    feeds: dict[Stream, Feed] = {}
+    if "conditions" in job.objective.needs:
+        feeds["conditions"] = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
+    if job.data is not None:
+        with training_data(job.data, job.tokens, folder, ranks) as given:
+            feeds["data"] = given.feed(job.teacher, seed=job.seed, device=device)
+            origin["frozen"]["data"] = given.digest()
+    return feeds
 
 
 def _written(

@@ -158,7 +158,10 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module], ranks: 
     t = job.train
     size, own = t.batch_size // t.accumulate, len(ranks.share(t.batch_size // t.accumulate))
     raw = job.conditions.balanced(job.teacher.conditioning, own)
-    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META))
+    tokens = None
+    if job.data is not None:
+        tokens = torch.zeros(own, job.teacher.tokens.length, dtype=torch.long, device=META)
+    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META), tokens=tokens)
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

@@ -1,7 +1,5 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
-import hashlib
-import json
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,23 +9,18 @@ from loguru import logger
 
 from dimo_core.config.folders import CONFIG
 from dimo_core.config.pretrain import PretrainJob
-from dimo_core.data.feeds import CachedFeed, TokenFeed
-from dimo_core.data.token_cache import EncodedExamples, TokenCache
-from dimo_core.data.token_encoding import encoded
 from dimo_core.engine.launcher import joined
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import versions
-from dimo_core.files.owner import owned
 from dimo_core.jobs.distil import log_file, open_run_folder
 from dimo_core.jobs.results import RunRows, write_table
+from dimo_core.jobs.training_data import training_data
 from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry, built
 from dimo_core.settings import Evaluate
-from dimo_core.sources import Examples
-from dimo_core.teacher import Teacher
 
 PLACES = ("out", "device", "tokens")
 """Options that say where, and not what."""
@@ -53,14 +46,13 @@ def pretrain(job: PretrainJob, *, resume: bool = False, registry: Registry | Non
         ranks, device = stack.enter_context(joined(job.device, job.train.shards))
         opened = open_run_folder(job.out, job.config, resume=resume)
         folder = stack.enter_context(ranks.folder(opened))
-        job, encoding = attrs.evolve(job, out=folder.url), stack.enter_context(ExitStack())
-        return _pretrain(job, folder, encoding, registry or Registry.discover(), resume, ranks, device)
+        job = attrs.evolve(job, out=folder.url)
+        return _pretrain(job, folder, registry or Registry.discover(), resume, ranks, device)
 
 
 def _pretrain(
     job: PretrainJob,
     folder: Folder,
-    encoding: ExitStack,
     plugins: Registry,
     resume: bool,
     ranks: Ranks,
@@ -70,28 +62,26 @@ def _pretrain(
         raise UsageError(
             f"`dimo pretrain` feeds data only; objective {type(job.objective).__name__} needs more"
         )
-    split, cache = job.data.splits()[0], _cache(job, folder, encoding)
-    examples = cache.examples() if cache is not None else job.data.load(split)
     plan = job.data.evaluation()
-    teacher = job.teacher_class.create(job.model, examples, evaluation=plan, seed=job.seed).on(device)
-    objective = job.objective.build(Ingredients(teacher=teacher))
-    folder.write_yaml(CONFIG, dict(job.config))
     with log_file(folder):
-        feed: TokenFeed | CachedFeed
-        if cache is None:
-            feed = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
-        else:
-            tokens = _encoded(cache, teacher, examples, ranks, device)
-            feed = CachedFeed(teacher=teacher, examples=tokens, seed=job.seed, device=device)
-        encoding.close()
-        origin = {"frozen": {"data": _digest(examples)}, "plugins": plugins.versions(job.config)}
+        with training_data(job.data, job.tokens, folder, ranks) as given:
+            create = job.teacher_class.create
+            teacher = create(job.model, given.examples, evaluation=plan, seed=job.seed).on(device)
+            objective = job.objective.build(Ingredients(teacher=teacher))
+            folder.write_yaml(CONFIG, dict(job.config))
+            feed = given.feed(teacher, seed=job.seed, device=device)
+        origin = {"frozen": {"data": given.digest()}, "plugins": plugins.versions(job.config)}
         how: Any = {"folder": folder, "seed": job.seed, "device": device, "origin": origin, "ranks": ranks}
-        engine = Engine(objective, feed, job.train, **how)
+        engine = Engine(objective, {"data": feed}, job.train, **how)
         if resume and engine.resume():
             logger.info("resuming {} at step {}", job.out, engine.step)
         count = sum(p.numel() for p in engine.states["teacher"].module.parameters())
         logger.info(
-            "pretraining {} parameters on {} images into {} on {}", count, len(feed.examples), job.out, device
+            "pretraining {} parameters on {} examples into {} on {}",
+            count,
+            len(feed.examples),
+            job.out,
+            device,
         )
         engine.run()
         with engine.states["teacher"].averaged():
@@ -106,44 +96,3 @@ def _pretrain(
             ranks.led(lambda: teacher.save(folder.path("teacher"), network, card))
         logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
     return folder.sub("teacher")
-
-
-def _digest(examples: Examples) -> str:
-    """The SHA-256 of training images with their conditions."""
-    digest = hashlib.sha256(json.dumps([examples.classes, examples.conditions()]).encode())
-    for image in examples.images:
-        digest.update(image.contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _encoded(
-    cache: TokenCache, teacher: Teacher, examples: Examples, ranks: Ranks, device: torch.device
-) -> EncodedExamples:
-    """The tokens of a cache, which the first process fills."""
-    mine: list[EncodedExamples] = []
-
-    def fill() -> None:
-        cache.begin(teacher, examples)
-        mine.append(encoded(cache, teacher, device))
-
-    ranks.led(fill)
-    return mine[0] if mine else TokenCache(cache.folder, cache.data, cache.split).load()
-
-
-def _cache(job: PretrainJob, folder: Folder, encoding: ExitStack) -> TokenCache | None:
-    """The token cache of data that are streamed, owned while it is unfinished; None for data in memory."""
-    if job.data.streams and not job.data.augments:
-        place = Folder(job.tokens) if job.tokens else folder.sub("tokens")
-        cache = TokenCache(place, job.data, job.data.splits()[0])
-        if cache.finished:
-            return cache
-        if folder.mute:
-            return cache
-        place = encoding.enter_context(owned(place.url))
-        return TokenCache(place, job.data, job.data.splits()[0])  # another may have begun it meanwhile
-    if job.tokens:
-        raise UsageError(
-            f"--tokens is for data that are streamed and not augmented; {type(job.data).__name__} are encoded"
-            " in memory. Leave it out."
-        )
-    return None

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 from loguru import logger
 from rich.console import Console
-from torch import nn
 
 from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job
@@ -16,6 +15,7 @@ from dimo_core.device import noted
 from dimo_core.engine.checkpoint import step_name
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.engine.part_state import PartState
 from dimo_core.engine.ranks import ALONE, Ranks
 from dimo_core.errors import Interrupted, reason
 from dimo_core.evaluation.comparison import size_notes
@@ -34,6 +34,7 @@ from dimo_core.sampler import Sampler, TeacherSampling
 from dimo_core.settings import Evaluate
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
+from dimo_core.texts import steps_of
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -109,7 +110,7 @@ class RunRows(Rows):
             for way in self.ways
         ]
         rows = []
-        for each in (*methods, *([] if generator is None else [one_step(generator)])):
+        for each in (*methods, *([] if generator is None else [row_of_generator(generator)])):
             try:
                 rows.append(self.row(each))
             except Interrupted:
@@ -138,10 +139,10 @@ class RunRows(Rows):
         )
 
 
-def one_step(generator: Generator) -> Method:
+def row_of_generator(generator: Generator) -> Method:
     """The row of a run's generator."""
-    opened = partial(Opened.generator, generator)
-    return Method(name="generator, 1 step", kind="generator", steps=1, open=opened)
+    opened, passes = partial(Opened.generator, generator), generator.passes
+    return Method(name=f"generator, {steps_of(passes)}", kind="generator", steps=passes, open=opened)
 
 
 def write_table(table: Table, folder: Folder) -> None:
@@ -157,16 +158,17 @@ class Results:
     Args:
         job: The run's job.
         engine: Holds the trained parts.
-        generator: The module of the part ``generator``.
+        state: The part whose module is the generator.
         network: The teacher's network, on the training device.
         registry: The plugins that the evaluation plan names.
     """
 
     def __init__(
-        self, job: Job, engine: Engine, generator: Generator, network: nn.Module, registry: Registry
+        self, job: Job, engine: Engine, state: PartState, network: Backbone, registry: Registry
     ) -> None:
-        assert isinstance(network, Backbone), "the frozen module 'teacher' is a Backbone"
-        self.job, self.engine, self.generator, self.network = job, engine, generator, network
+        self.job, self.engine, self.state, self.network = job, engine, state, network
+        assert isinstance(state.module, Generator)
+        self.generator = state.module
         self.folder, self.device = engine.folder, engine.device
         how: Any = {"seed": job.seed, "device": engine.device, "precision": job.eval.precision}
         self.fixed = FixedSamples.of(job.teacher, job.conditions, **how)
@@ -187,7 +189,7 @@ class Results:
     def show(self, step: int) -> Mapping[str, float]:
         """Write the sheet of fixed draws after ``step`` steps."""
         ranks = self.engine.ranks
-        with self.engine.states["generator"].averaged(), ranks.gathering(self.generator):
+        with self.state.averaged(), ranks.gathering(self.generator):
             sheet = self.fixed.of_generator(self.generator)
         name = f"samples/{step_name(step)}{sheet.suffix}"
         self.folder.write(name, sheet.data)
@@ -199,9 +201,9 @@ class Results:
         if self.rows is None:
             return {}
         rows, ranks = self.rows, self.engine.ranks
-        with self.engine.states["generator"].averaged():
+        with self.state.averaged():
             with ranks.gathering(self.generator):
-                row = rows.row(one_step(self.generator), self.job.eval.samples_on_the_way)
+                row = rows.row(row_of_generator(self.generator), self.job.eval.samples_on_the_way)
             best = self.engine.checkpoints.sub("best")
             if ranks.led(lambda: rows.judge.score(row.metrics) < self._best_before(step)):
                 facts = {"step": step, "seed": self.job.seed, "metrics": dict(row.metrics)}

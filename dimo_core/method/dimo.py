@@ -8,11 +8,12 @@ import torch
 from attrs import validators as v
 from torch import Tensor, nn
 
-from dimo_core.draws import Draws, categorical
+from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.method import process
 from dimo_core.method.losses import Jacobian, measures
 from dimo_core.method.process import draw_remask
+from dimo_core.method.start import Start, from_noise
 from dimo_core.method.step import Step
 from dimo_core.method.weighting import WEIGHTS, WeightName
 from dimo_core.objective import (
@@ -42,8 +43,10 @@ class Dimo(ObjectiveOptions):
         rollout: Whether the auxiliary learns from its own fresh rollout after the generator's update (the
             paper), or from the generator's, with one auxiliary forward pass for both.
         auxiliary_steps: Auxiliary updates a step; each one beyond the first uses a fresh rollout.
-        weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), or DMD's
-            normaliser (appendix C).
+        weight: The weight w(t): none (the released code), 1 / masked tokens (equation 5), 1 / r(t) (IDLM), or
+            DMD's normaliser (appendix C).
+        auxiliary_weight: The auxiliary's loss is the mean over all masked tokens, or a sum weighted with
+            1 / r(t) for each sample (IDLM).
         teacher_temperature: Divides the teacher's logits; below 1 the generator learns a sharper teacher
             (the paper: 1).
         jacobian: Whose softmax equation 4 is taken through: the auxiliary's (the paper) or the generator's.
@@ -60,6 +63,7 @@ class Dimo(ObjectiveOptions):
     rollout: Literal["shared", "fresh"] = "shared"
     auxiliary_steps: int = attrs.field(default=1, validator=v.ge(1))
     weight: WeightName = "sum"
+    auxiliary_weight: Literal["mean", "elbo"] = "mean"
     teacher_temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     jacobian: Jacobian = "auxiliary"
     schedule: process.Schedule = "arccos"
@@ -85,6 +89,10 @@ class Dimo(ObjectiveOptions):
                 "equal, or choose 'rollout' fresh"
             )
 
+    def start(self) -> Start:
+        """Where a rollout begins: at the generator's x_init."""
+        return from_noise
+
     def build(self, ingredients: Ingredients) -> "DimoObjective":
         """Load the three networks and bind them to the phases.
 
@@ -96,12 +104,7 @@ class Dimo(ObjectiveOptions):
             raise UsageError(
                 "the objective 'dimo' needs a generator, an auxiliary, a divergence and a guidance"
             )
-        guided = bool((i.guidance.at(torch.linspace(0, 1, 9, device="cpu")) != 1).any())
-        if guided and "guidance" not in i.teacher.capabilities:
-            raise UsageError(
-                f"the guidance scale is not 1, but teacher {type(i.teacher).__name__} has no null condition. "
-                "Use --guidance.scale 1."
-            )
+        i.guidance.check(i.teacher)
         p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)).requires_grad_(False)
         step = Step(
             teacher=i.teacher,
@@ -113,6 +116,7 @@ class Dimo(ObjectiveOptions):
             teacher_temperature=self.teacher_temperature,
             weight=WEIGHTS[self.weight],
             jacobian=self.jacobian,
+            start=self.start(),
         )
         return DimoObjective(self, step)
 
@@ -155,26 +159,25 @@ class DimoPhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """The masked sites depend on no token: drawn first, on the CPU, they make every shape known."""
         o, s, c, logs = self.options, self.step, batch.conditions, dict[str, Tensor]()
-        length = s.teacher.tokens.length
+        length, weighted = s.teacher.tokens.length, o.auxiliary_weight == "elbo"
         remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
         s.p_psi.train(o.score_dropout if self.generator else o.dropout)
         with torch.set_grad_enabled(self.generator):
-            rollout = s.p_theta.rollout(c, draws)  # p_theta(. | x_init, c)
+            rollout = s.start(s.p_theta, batch, draws, remask)  # p_theta(. | x_init, c)
         theta, x_tilde_t = s.theta(rollout, remask, learns=self.generator), s.x_tilde_t(rollout, remask)
-        if self.generator:
-            phi = s.phi(x_tilde_t, c, remask)
-            w = s.w(remask, theta, phi)
-        psi, u = s.psi(x_tilde_t, c, remask, learns=self.auxiliary), rollout.u.flatten()[remask.rows]
+        phi = s.phi(x_tilde_t, c, remask) if self.generator or s.p_psi.reads_teacher else None
+        w = s.w(remask, theta, phi) * rollout.open(remask.rows) if self.generator and phi else None
+        psi = s.psi(x_tilde_t, c, remask, learns=self.auxiliary)
         for k in s.chunks(remask):
-            z_theta, z_psi = theta(k), psi(k)
-            if self.generator:
-                z_phi = phi(k)
+            z_theta, z_psi, z_phi = theta(k), psi(k), phi(k) if phi else None
+            if w is not None and z_phi is not None:
                 s.generator_backward(z_theta, z_phi, z_psi, w[k], draws.total)
                 if watch and len(z_psi):
                     add_to(logs, measures(z_theta, z_phi, z_psi, divergence=s.divergence, total=remask.total))
             if self.auxiliary:
-                x_theta = categorical(z_theta.detach(), u[k])
-                add_to(logs, {self.loss: s.auxiliary_backward(z_psi, x_theta, remask.total)})
+                targets = s.targets(rollout, remask, k, z_theta, z_phi, weighted=weighted)
+                total = draws.total if weighted else remask.total
+                add_to(logs, {self.loss: s.auxiliary_backward(z_psi, targets, total)})
         theta.backward()
         psi.backward()
         return logs

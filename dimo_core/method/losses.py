@@ -74,7 +74,11 @@ def generator_gradient(
 
 
 def denoising_loss(
-    z: Float[Tensor, "K V"], x: Int[Tensor, " K"], *, label_smoothing: float = 0.0
+    z: Float[Tensor, "K V"],
+    x: Int[Tensor, " K"],
+    *,
+    label_smoothing: float = 0.0,
+    w: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of tokens at masked rows, summed over the rows, in fp32 at least.
 
@@ -82,8 +86,28 @@ def denoising_loss(
         z: Logits.
         x: The tokens that were masked: x_theta for the auxiliary, data for a teacher.
         label_smoothing: Share of the target spread evenly over the codes.
+        w: Weight of each row; None for 1.
     """
-    return F.cross_entropy(full(z), x, reduction="sum", label_smoothing=label_smoothing)
+    if w is None:
+        return F.cross_entropy(full(z), x, reduction="sum", label_smoothing=label_smoothing)
+    each = F.cross_entropy(full(z), x, reduction="none", label_smoothing=label_smoothing)
+    return (each * w.to(each)).sum()
+
+
+def soft_loss(
+    z: Float[Tensor, "K V"], target: Float[Tensor, "K V"], *, w: Float[Tensor, " K"] | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of distributions at masked rows, summed over the rows, in fp32 at least.
+
+    Its gradient is that of KL(softmax(target) || softmax(z)).
+
+    Args:
+        z: Logits.
+        target: Logits of the distributions; they get no gradient.
+        w: Weight of each row; None for 1.
+    """
+    each = F.cross_entropy(full(z), full(target).detach().softmax(-1), reduction="none")
+    return each.sum() if w is None else (each * w.to(each)).sum()
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class MaskedModellingObjective(Objective):
 class DenoisePhase(Phase):
     """Predict the tokens that q_{t|0} hides."""
 
-    name, parts = "denoise", ("teacher",)
+    name, parts, stream = "denoise", ("teacher",), "data"
 
     def __init__(self, options: MaskedModelling, teacher: Teacher, network: Backbone) -> None:
         self.options, self.teacher, self.network = options, teacher, network

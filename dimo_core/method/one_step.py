@@ -1,7 +1,8 @@
 """The paper's generator: masks mixed with random codes, noise on the embeddings, one forward pass."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -30,6 +31,10 @@ class OneStepOptions(GeneratorOptions):
     Attributes:
         r_init: Share of masks in x_init; the other tokens are random codes.
         sigma_init: Strength of the noise on the token embeddings.
+        sigma_warmup: Steps over which ``sigma_init`` grows from 0 in training (as the released code can);
+            0 for none.
+        sigma_shape: How it grows, in s = step / sigma_warmup: s, 1 - exp(-s) (which never ends), or
+            (1 - cos(pi s)) / 2.
         sampling_r_init: r_init when sampling a trained generator: more masks give less variety and fewer
             faults; null for that of training. (The authors' text-to-image generator is trained with 0.5 and
             sampled with 0.6.)
@@ -41,11 +46,32 @@ class OneStepOptions(GeneratorOptions):
 
     r_init: float = attrs.field(default=0.6, validator=[v.ge(0), v.le(1)])
     sigma_init: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
+    sigma_warmup: int = attrs.field(default=0, validator=v.ge(0))
+    sigma_shape: Literal["linear", "exp", "cos"] = "linear"
     sampling_r_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
     sampling_sigma_init: float | None = attrs.field(default=None, validator=v.optional([v.ge(0), v.le(1)]))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
     top_k: int = attrs.field(default=0, validator=v.ge(0))
     top_p: float = attrs.field(default=1.0, validator=[v.gt(0), v.le(1)])
+
+    def sigma(self, step: int) -> float:
+        """sigma_init in a step of training."""
+        if self.sigma_warmup == 0:
+            return self.sigma_init
+        s = step / self.sigma_warmup
+        match self.sigma_shape:
+            case "linear":
+                grown = min(1.0, s)
+            case "exp":
+                grown = 1 - math.exp(-s)
+            case "cos":
+                grown = (1 - math.cos(math.pi * min(1.0, s))) / 2
+        return self.sigma_init * grown
+
+    def sampled_from(self) -> tuple[float, float]:
+        """r_init and sigma_init when a trained generator is sampled."""
+        r, sigma = self.sampling_r_init, self.sampling_sigma_init
+        return self.r_init if r is None else r, self.sigma_init if sigma is None else sigma
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +105,10 @@ class OneStep(OneStepOptions):
         return OneStepGenerator(self, teacher.tokens, backbone)
 
 
+TRAINING = ("sigma_warmup", "sigma_shape")
+"""Options that sampling does not repeat."""
+
+
 class OneStepGenerator(Generator):
     """z_theta = backbone(noisy embeddings of x_init)."""
 
@@ -92,7 +122,7 @@ class OneStepGenerator(Generator):
 
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
         """Hidden states from the perturbed embeddings of x_init."""
-        return self._hidden(x_init, c, draws, self.options.r_init, self.options.sigma_init)
+        return self._hidden(x_init, c, draws, self.options.r_init, self.options.sigma(draws.step))
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
         """One pass; x_theta ~ softmax(z_theta) at temperature 1, at every site."""
@@ -104,8 +134,7 @@ class OneStepGenerator(Generator):
     def sample(self, c: Condition, draws: Draws) -> Tokens:
         """One forward pass, then a draw with the sampling temperature and filters."""
         o = self.options
-        r_init = o.r_init if o.sampling_r_init is None else o.sampling_r_init
-        sigma_init = o.sigma_init if o.sampling_sigma_init is None else o.sampling_sigma_init
+        r_init, sigma_init = o.sampled_from()
         x_init = process.initial_tokens(self.space, r_init, draws)
         hidden = self._hidden(x_init, c, draws, r_init, sigma_init)
         return self._drawn(hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p))
@@ -126,9 +155,10 @@ class OneStepGenerator(Generator):
         hidden: Float[Tensor, "B L D"],
         draws: Draws,
         change: Callable[[Tensor], Tensor],
+        stream: str = "x_theta",
     ) -> Tokens:
         """A token for each site, from logits that ``change`` filters."""
-        u = draws.uniform("x_theta", self.space.length)
+        u = draws.uniform(stream, self.space.length)
         sites = torch.arange(u.numel(), device=u.device)
         runs = chunks(len(sites), len(sites), self.space.columns)
         drawn = [categorical(change(self.head(hidden, sites[k])), u.flatten()[k]) for k in runs]
@@ -136,7 +166,8 @@ class OneStepGenerator(Generator):
 
     def sampling(self) -> Mapping[str, Any]:
         """The options of this generator, without what only concerns training."""
-        return {field.name: getattr(self.options, field.name) for field in attrs.fields(OneStepOptions)}
+        names = [field.name for field in attrs.fields(OneStepOptions) if field.name not in TRAINING]
+        return {name: getattr(self.options, name) for name in names}
 
 
 def trainable_copy(teacher: Teacher, *, skeleton: bool, train_embeddings: bool) -> Backbone:

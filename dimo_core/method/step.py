@@ -19,17 +19,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dimo_core.auxiliary import Auxiliary
+from dimo_core.auxiliary import Auxiliary, Targets
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer, widest
 from dimo_core.divergence import Divergence
-from dimo_core.draws import categorical
 from dimo_core.generator import Generator, Rollout
 from dimo_core.guidance import Guidance, guided
 from dimo_core.method import losses
 from dimo_core.method.logits import Chunk, Logits, chunks
 from dimo_core.method.process import Remask
+from dimo_core.method.start import Start, from_noise
 from dimo_core.method.weighting import Weight
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -49,6 +49,7 @@ class Step:
         teacher_temperature: Divides z_phi; below 1 the generator learns a sharper teacher.
         weight: w(t).
         jacobian: Whose softmax eq. 4 is taken through: the auxiliary's (paper) or the generator's.
+        start: Where a rollout begins.
     """
 
     teacher: Teacher
@@ -60,14 +61,15 @@ class Step:
     teacher_temperature: float
     weight: Weight
     jacobian: losses.Jacobian
+    start: Start = from_noise
 
     @torch.no_grad()
     def x_tilde_t(self, rollout: Rollout, remask: Remask) -> Tokens:
         """x_tilde_t ~ q_{t|0}(. | x_theta); of x_theta what stays visible is drawn, and nothing else."""
         x = torch.full_like(rollout.x_init, self.teacher.tokens.mask_id).flatten()
-        z, u = Logits(rollout.hidden, remask.kept, self.p_theta), rollout.u.flatten()[remask.kept]
-        for k in chunks(len(u), len(x), self.teacher.tokens.columns):
-            x[remask.kept[k]] = categorical(z(k), u[k])
+        z = Logits(rollout.hidden, remask.kept, self.p_theta)
+        for k in chunks(len(remask.kept), len(x), self.teacher.tokens.columns):
+            x[remask.kept[k]] = rollout.x_theta(z(k), remask.kept[k])
         return x.view_as(rollout.x_init)
 
     def theta(self, rollout: Rollout, remask: Remask, *, learns: bool) -> Logits:
@@ -97,7 +99,7 @@ class Step:
             sums = torch.zeros(len(remask.counts), device=apart.device, dtype=widest(apart.device))
             return sums.index_add_(0, sample, apart.to(sums)) / transfer(remask.counts, sums.device)
 
-        return transfer(self.weight(remask.counts, distance), sample.device)[sample]
+        return transfer(self.weight(remask, distance), sample.device)[sample]
 
     def chunks(self, remask: Remask) -> list[slice]:
         """Which masked rows at a time, so many as logits are to be alive."""
@@ -112,8 +114,34 @@ class Step:
         )
         z_theta.backward(gradient)
 
-    def auxiliary_backward(self, z_psi: Chunk, x_theta: Int[Tensor, " k"], total: int) -> Float[Tensor, ""]:
-        """Rows of the auxiliary's loss, a mean over the masked tokens of the global batch."""
-        loss = self.p_psi.loss(z_psi, x_theta) / total
+    def targets(
+        self,
+        rollout: Rollout,
+        remask: Remask,
+        k: slice,
+        z_theta: Chunk,
+        z_phi: Chunk | None,
+        *,
+        weighted: bool,
+    ) -> Targets:
+        """What the auxiliary learns at some of the masked rows; 1 / r(t) of each where ``weighted``."""
+        rows = remask.rows[k]
+        sample = rows // self.teacher.tokens.length
+        w = transfer(remask.ratio.double().reciprocal(), rows.device)[sample] if weighted else None
+        z = rollout.settled(z_theta, rows)
+        return Targets(x_theta=rollout.x_theta(z_theta, rows), z_theta=z, z_phi=z_phi, w=w)
+
+    def auxiliary_backward(
+        self, z_psi: Chunk, x_theta: Int[Tensor, " k"] | Targets, total: int
+    ) -> Float[Tensor, ""]:
+        """Rows of the auxiliary's loss, of which ``total`` make the mean over the masked tokens of the batch.
+
+        Args:
+            z_psi: The auxiliary's logits.
+            x_theta: The tokens that were hidden there, or all that it may learn from.
+            total: Masked tokens of the global batch, or its samples where rows have weights.
+        """
+        targets = x_theta if isinstance(x_theta, Targets) else Targets(x_theta=x_theta)
+        loss = self.p_psi.learn(z_psi, targets) / total
         loss.backward()
         return loss.detach()

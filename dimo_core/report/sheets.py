@@ -26,7 +26,7 @@ from dimo_core.sampler import TeacherSampling
 from dimo_core.settings import Precision
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Preview, Teacher
-from dimo_core.texts import printable
+from dimo_core.texts import printable, steps_of
 from dimo_core.tokens import Tokens
 
 PAPER, INK, QUIET = "#fbfbf9", "#22252a", "#6b7078"
@@ -229,11 +229,11 @@ class FixedSamples:
             return self.teacher.preview(tokens, c)
 
     def of_generator(self, generator: Generator) -> Sheet:
-        """One-step samples: what ``samples/`` holds."""
+        """Its samples: what ``samples/`` holds."""
         return sheet(self.preview(generator, generator.sample), self.names, self.columns)
 
     def side_by_side(self, generator: Generator, network: Backbone, way: TeacherSampling) -> Sheet:
-        """The teacher in its steps, the generator in one, and the teacher in one.
+        """The teacher in its steps, the generator in its own, and the teacher in as many as the generator.
 
         Args:
             generator: The trained generator.
@@ -246,8 +246,8 @@ class FixedSamples:
             return self.preview(network, lambda c, draws: taken.draw(self.teacher, network, c, draws).tokens)
 
         panels = {
-            f"teacher, {way.steps} steps": teacher(way.steps),
-            "generator, 1 step": self.preview(generator, generator.sample),
-            "teacher, 1 step": teacher(1),
+            f"teacher, {steps_of(way.steps)}": teacher(way.steps),
+            f"generator, {steps_of(generator.passes)}": self.preview(generator, generator.sample),
+            f"teacher, {steps_of(generator.passes)}": teacher(generator.passes),
         }
         return beside(panels, self.names, self.columns)

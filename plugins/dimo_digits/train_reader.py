@@ -69,7 +69,7 @@ def distort(x: Float[Tensor, "B 1 8 8"]) -> Float[Tensor, "B 1 8 8"]:
 def train(options: Training) -> ReaderNetwork:
     """A trained reader; the global random state is left as it was."""
     examples = Digits(classes="digit").load("reader")
-    images, digits = prepare(examples.images), examples.labels
+    images, digits = prepare(examples.pictures), examples.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = ReaderNetwork()
@@ -97,7 +97,7 @@ def scores(network: ReaderNetwork, threshold: float) -> dict[str, dict[str, floa
     table = {}
     for split in SPLITS:
         examples = Digits(classes="digit").load(split)
-        _, logits = network(prepare(examples.images))
+        _, logits = network(prepare(examples.pictures))
         best = logits.softmax(1).max(1)
         table[split] = {
             "accuracy": (best.indices == examples.labels).double().mean().item(),

@@ -133,7 +133,7 @@ def calibrate(network: ReaderNetwork, kept_back: Handwriting, scans: Handwriting
 def scores(network: ReaderNetwork, split: str, count: int = 3000) -> dict[str, float]:
     """How scenes of a split are read: right, readable, the mean over tags, and each tag."""
     examples = Scenes().read(split, 0, count)
-    readings = read(network, examples.images)
+    readings = read(network, examples.pictures)
     captions = [parse(text) for text in examples.texts]
     shares = by_tag(readings.items(), captions)
     columns = zip(*(examples.details[name].tolist() for name in ("digits", "colours", "places")), strict=True)
@@ -167,7 +167,7 @@ def main(path: Path) -> None:
 
 def fooled(network: ReaderNetwork, count: int = 1000) -> dict[str, float]:
     """Share of pictures that count as readable though they show no digit, or two on top of each other."""
-    images = Scenes().read("reference", 0, count).images
+    images = Scenes().read("reference", 0, count).pictures
     generator = torch.Generator().manual_seed(0)
     ground = images[:, :, :1, :1]
     other = images.roll(len(TAGS), 0)  # a scene of the same tag

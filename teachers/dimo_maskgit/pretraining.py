@@ -46,7 +46,7 @@ def tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokeni
         UsageError: when images and tokenizer do not fit.
         CheckpointError: when the named tokenizer is missing or damaged.
     """
-    _, channels, height, width = examples.images.shape
+    _, channels, height, width = examples.pictures.shape
     if options.tokenizer is not None:
         tokenizer = read_tokenizer(options.tokenizer)
         tokenizer = tokenizer.at_grid(height * tokenizer.grid // tokenizer.side)
@@ -59,7 +59,7 @@ def tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokeni
     if height != width or height % options.patch:
         raise UsageError(f"images of {height}x{width} pixels do not divide into patches of {options.patch}")
     try:
-        rows = fit_codebook(examples.images / 255, options.codes, options.patch, seed=seed)
+        rows = fit_codebook(examples.pictures / 255, options.codes, options.patch, seed=seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return PatchCodebook(rows, channels, options.patch, height)

@@ -110,12 +110,12 @@ def new_parts(
     files["tokenizer_config.json"] = _with_length(files["tokenizer_config.json"], length)
     network = _architecture(options)
     tower = tower_config(options.text, vocabulary=words, length=length, width=network.width)
-    images = fit_images(options.images, examples.images, seed=seed)
+    images = fit_images(options.images, examples.pictures, seed=seed)
     ids = encode_words(tokenizer, examples.texts, length)
-    text = fit_text(options.text, tower, ids, examples.images, seed=seed)
+    text = fit_text(options.text, tower, ids, examples.pictures, seed=seed)
     card = {
         "format": FORMAT,
-        "grid": [side // options.images.factor for side in examples.images.shape[2:]],
+        "grid": [side // options.images.factor for side in examples.pictures.shape[2:]],
         "recipes": "small",
         "negative_prompt": "",
         "evaluation": _plan(evaluation, options.guidance),

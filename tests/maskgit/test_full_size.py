@@ -77,7 +77,9 @@ def test_one_whole_step_at_full_size(preset: str, precision: str, tmp_path: Path
     stream = planned.conditions.open(made.conditioning, seed=0)
     objective = planned.objective.build(planned.ingredients())
     feed = ConditionFeed(stream=stream, teacher=made, device=CPU)
-    engine = Engine(objective, feed, planned.train, folder=Folder(str(tmp_path)), seed=0, device=CPU)
+    engine = Engine(
+        objective, {"conditions": feed}, planned.train, folder=Folder(str(tmp_path)), seed=0, device=CPU
+    )
     before = {
         (part, name): p.detach().clone()
         for part, state in engine.states.items()

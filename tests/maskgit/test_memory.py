@@ -25,12 +25,11 @@ CPU = torch.device("cpu")
 def measured_peak(job: Job, folder: Path) -> int:
     """Bytes alive at most while the models are built and two steps are taken, from the profiler's records."""
     gc.collect()  # what is freed within, and was there before, the profiler would count
+    stream = job.conditions.open(job.teacher.conditioning, seed=0)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         engine = Engine(
             job.objective.build(job.ingredients()),
-            ConditionFeed(
-                stream=job.conditions.open(job.teacher.conditioning, seed=0), teacher=job.teacher, device=CPU
-            ),
+            {"conditions": ConditionFeed(stream=stream, teacher=job.teacher, device=CPU)},
             job.train,
             folder=Folder(str(folder)),
             seed=0,
@@ -38,7 +37,7 @@ def measured_peak(job: Job, folder: Path) -> int:
         )
         for _ in range(2):
             for phase in engine.objective.phases():
-                engine.run_phase(phase, 0, True)
+                engine.run_phase(phase, engine.feeds["conditions"], 0, True)
             engine.step += 1
     events = profiled.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")

@@ -66,7 +66,7 @@ def objective(teacher: Teacher, dropout: float = 0.0, **options: Any) -> DimoObj
 
 def engine(teacher: Teacher, parts: DimoObjective, folder: Path, **train: Any) -> Engine:
     how = Train(**{"steps": 6, "batch_size": 4, "accumulate": 2, **train})
-    return Engine(parts, Feed(teacher), how, folder=Folder(str(folder)), seed=0, device=CPU)
+    return Engine(parts, {"conditions": Feed(teacher)}, how, folder=Folder(str(folder)), seed=0, device=CPU)
 
 
 def networks(parts: DimoObjective) -> dict[str, nn.Module]:

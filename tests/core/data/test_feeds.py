@@ -110,7 +110,9 @@ def test_a_run_sees_the_same_rows_with_any_number_of_micro_batches(
         f.read = read  # type: ignore[method-assign]
         train = Train(steps=3, batch_size=8, accumulate=accumulate)
         made.network.double().eval()
-        engine = Engine(made, f, train, folder=Folder(str(tmp_path / str(accumulate))), seed=3, device=CPU)
+        engine = Engine(
+            made, {"data": f}, train, folder=Folder(str(tmp_path / str(accumulate))), seed=3, device=CPU
+        )
         engine.run()
         return torch.cat(seen), dict(made.network.state_dict())
 

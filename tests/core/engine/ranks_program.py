@@ -133,7 +133,9 @@ def engine(name: str, steps: int, folder: Path, ranks: Ranks) -> Engine:
         part.module.double()
     return Engine(
         objective,
-        Prompts(teacher) if isinstance(teacher, TinyMeissonic) else known.Rows(),
+        {"conditions": Prompts(teacher)}
+        if isinstance(teacher, TinyMeissonic)
+        else {stream: known.Rows() for stream in chosen.objective.needs},
         Train(steps=steps, batch_size=8 * chosen.accumulate, accumulate=chosen.accumulate),
         folder=Folder(str(folder / name), mute=not ranks.leads),
         seed=5,

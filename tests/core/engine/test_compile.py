@@ -34,7 +34,7 @@ def engine(job: Job) -> Engine:
     feed = ConditionFeed(stream=stream, teacher=job.teacher, device=torch.device("cpu"))
     objective = job.objective.build(job.ingredients())
     folder = Folder("memory://unused")
-    return Engine(objective, feed, job.train, folder=folder, seed=0, device=feed.device)
+    return Engine(objective, {"conditions": feed}, job.train, folder=folder, seed=0, device=feed.device)
 
 
 def report(teacher: str) -> None:

@@ -48,7 +48,7 @@ def engine(
     stream = Labels().open(teacher.conditioning, seed=3)
     return Engine(
         options.build(ingredients),
-        ConditionFeed(stream=stream, teacher=teacher, device=CPU),
+        {"conditions": ConditionFeed(stream=stream, teacher=teacher, device=CPU)},
         Train(
             **{"steps": 12, "batch_size": 8, "log_every": 1, "checkpoint_every": 3, "keep_last": 9, **train}
         ),
@@ -418,12 +418,12 @@ def test_one_step_reads_nothing_back_from_the_device(
     e = engine(tiny_teacher, tmp_path, dimo={"rollout": rollout})
     meta = torch.device("meta")
     e.device, e.guard = meta, FiniteGuard(meta, stop=True)
-    e.feed = attrs.evolve(e.feed, device=meta)
+    feed = attrs.evolve(e.feeds["conditions"], device=meta)
     for module in (*e.objective.frozen().values(), *(state.module for state in e.states.values())):
         module.to(meta)
     e.states = {name: PartState(name, part) for name, part in e.objective.parts().items()}
     for phase in e.objective.phases():
-        assert "skipped" in e.run_phase(phase, 0, watch=False)
+        assert "skipped" in e.run_phase(phase, feed, 0, watch=False)
 
 
 def test_an_average_is_used_within_and_the_trained_weights_are_back_afterwards(

@@ -193,7 +193,7 @@ def trajectory(case: Case) -> dict[str, dict[str, float]]:
     """How far each part went and where to, its average and moments, and the log of the last step."""
     engine = Engine(
         case.objective.build(case.ingredients),
-        Rows(),
+        {stream: Rows() for stream in case.objective.needs},
         Train(steps=STEPS, batch_size=BATCH, accumulate=case.accumulate),
         folder=Folder("memory://unused"),
         seed=5,

@@ -20,7 +20,7 @@ from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo, DimoObjective
 from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import Remask, draw_remask
-from dimo_core.method.weighting import WEIGHTS, weight_dmd, weight_per_masked_token, weight_sum
+from dimo_core.method.weighting import WEIGHTS, weight_dmd, weight_elbo, weight_per_masked_token, weight_sum
 from dimo_core.objective import Batch, Ingredients, Phase
 from dimo_divergences import FKL, Jeffrey
 
@@ -88,14 +88,20 @@ def scores(made: DimoObjective, remask: Remask, x_theta: Tensor) -> tuple[Tensor
         return z_phi, s.p_psi.head(s.p_psi(x, C, mask_ratio=ratio))
 
 
-def expected_weight(name: str, counts: Tensor, masked: Tensor, p_theta: Tensor, p_phi: Tensor) -> Tensor:
+def expected_weight(name: str, remask: Remask, p_theta: Tensor, p_phi: Tensor) -> Tensor:
     """w at every site, by loops."""
+    counts, masked = remask.counts, remask.masked
     w = torch.zeros(B, L, dtype=torch.float64)
     for b in range(B):
         sites = [i for i in range(L) if masked[b, i]]
         distance = sum((p_theta[b, i] - p_phi[b, i]).abs().mean() for i in sites) / len(sites)
         for i in sites:
-            w[b, i] = {"sum": 1.0, "per_masked_token": 1 / int(counts[b]), "dmd": 1 / float(distance)}[name]
+            w[b, i] = {
+                "sum": 1.0,
+                "per_masked_token": 1 / int(counts[b]),
+                "elbo": 1 / float(remask.ratio[b]),
+                "dmd": 1 / float(distance),
+            }[name]
     return w
 
 
@@ -122,7 +128,7 @@ def test_the_generators_gradient_is_that_of_the_surrogate(
     u = -(1 - 0.3) * p / q + 0.3 * ((q / p).log() + 1)
     through = q if jacobian == "auxiliary" else p_theta
     grad_z = through * (u - (through * u).sum(-1, keepdim=True))
-    w = expected_weight(weight, remask.counts, remask.masked, p_theta, p)
+    w = expected_weight(weight, remask, p_theta, p)
     surrogate = (w[..., None] * grad_z * z_theta).sum() / B
     expected = torch.autograd.grad(surrogate, [p for p in s.p_theta.parameters() if p.requires_grad])
 
@@ -385,6 +391,14 @@ def test_half_precision_logits_are_scored_in_fp32() -> None:
 
 
 COUNTS = torch.tensor([2, 1, 3])
+MASKED = Remask(
+    ratio=torch.tensor([0.25, 0.5, 1.0]),
+    counts=COUNTS,
+    masked=torch.ones(3, 3, dtype=torch.bool),
+    rows=torch.arange(9),
+    kept=torch.arange(0),
+    total=9,
+)
 
 
 DISTANCE = torch.tensor([0.25, 0.0, 0.5], dtype=torch.float64)
@@ -395,15 +409,19 @@ def unneeded() -> Tensor:
 
 
 def test_weight_sum_is_one() -> None:
-    assert [1.0] * 3 == weight_sum(COUNTS, unneeded).tolist()
+    assert [1.0] * 3 == weight_sum(MASKED, unneeded).tolist()
 
 
 def test_weight_per_masked_token_gives_every_sample_a_total_of_one() -> None:
-    torch.testing.assert_close(weight_per_masked_token(COUNTS, unneeded) * COUNTS, torch.ones(3).double())
+    torch.testing.assert_close(weight_per_masked_token(MASKED, unneeded) * COUNTS, torch.ones(3).double())
+
+
+def test_weight_elbo_is_one_over_the_mask_ratio() -> None:
+    assert [4.0, 2.0, 1.0] == weight_elbo(MASKED, unneeded).tolist()
 
 
 def test_weight_dmd_is_one_over_the_distance_and_finite_where_generator_and_teacher_agree() -> None:
-    assert [4.0, 1e8, 2.0] == pytest.approx(weight_dmd(COUNTS, lambda: DISTANCE).tolist(), rel=1e-12)
+    assert [4.0, 1e8, 2.0] == pytest.approx(weight_dmd(MASKED, lambda: DISTANCE).tolist(), rel=1e-12)
 
 
 def test_a_missing_ingredient_is_named_before_anything_is_built(tiny_teacher: Any) -> None:

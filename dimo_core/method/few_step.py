@@ -1,0 +1,138 @@
+"""A generator of a few steps: it completes, hides a part again, and completes that."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from attrs import validators as v
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dimo_core.conditions import Condition
+from dimo_core.draws import Draws
+from dimo_core.generator import Rollout, filtered
+from dimo_core.method import process
+from dimo_core.method.one_step import OneStep, OneStepGenerator
+from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
+
+
+@attrs.frozen(kw_only=True)
+class FewStep(OneStep):
+    """Generator of k steps: from x_init, then from what it decided itself, with the rest masked again.
+
+    Attributes:
+        steps: k, forward passes of a sample. Training takes one of them, drawn anew for each batch, from the
+            state that the passes before it lead to.
+        schedule: r(t): after i of k passes exactly round(r(1 - i / k) L) tokens are masked again.
+    """
+
+    suggested_as: ClassVar[str] = "one_step"
+
+    steps: int = attrs.field(default=4, validator=v.ge(1))
+    schedule: process.Schedule = "arccos"
+
+    @property
+    def passes(self) -> int:
+        """``steps``."""
+        return self.steps
+
+    def build(self, teacher: Teacher, *, skeleton: bool = False) -> "FewStepGenerator":
+        """A generator with the teacher's weights, or with those of ``init``.
+
+        Raises:
+            CheckpointError: when ``init`` holds no generator of this shape.
+        """
+        return FewStepGenerator(
+            self, teacher.tokens, OneStep.build(self, teacher, skeleton=skeleton).backbone
+        )
+
+
+@attrs.frozen(eq=False)
+class State:
+    """Where a sample is before a pass.
+
+    Attributes:
+        x: Its tokens: x_init, or what is decided among masks.
+        decided: Sites that stay as they are.
+    """
+
+    x: Tokens
+    decided: Bool[Tensor, "B L"]
+
+
+class FewStepGenerator(OneStepGenerator):
+    """z_theta = backbone(noisy embeddings of x_init), then backbone(x_t); a random order decides sites."""
+
+    options: FewStep
+
+    @property
+    def passes(self) -> int:  # type: ignore[override]  # of the options
+        """``steps``."""
+        return self.options.steps
+
+    def rollout(self, c: Condition, draws: Draws) -> Rollout:
+        """One pass with its graph, after a number of passes without that is drawn for the whole batch."""
+        u = float(draws.host().whole().slice(0, 1).uniform("step"))
+        last, state = int(u * self.options.steps), self._start(self.options.r_init, draws)
+        for i in range(last):
+            with torch.no_grad():
+                hidden = self._pass(i, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
+                state = self._next(i, state, self._drawn(hidden, draws, _as_trained, _stream(i)), draws)
+        hidden = self._pass(last, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
+        u_theta = draws.uniform(_stream(last), self.space.length)
+        return Rollout(x_init=state.x, hidden=hidden, u=u_theta, decided=state.decided if last else None)
+
+    @torch.no_grad()
+    def sample(self, c: Condition, draws: Draws) -> Tokens:
+        """``steps`` forward passes, each followed by a draw with the sampling temperature and filters."""
+        o = self.options
+        r_init, sigma_init = o.sampled_from()
+        state = self._start(r_init, draws)
+        for i in range(o.steps):
+            hidden = self._pass(i, state, c, draws, r_init, sigma_init)
+            drawn = self._drawn(
+                hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p), _stream(i)
+            )
+            state = self._next(i, state, drawn, draws)
+        return state.x
+
+    def sampling(self) -> Mapping[str, Any]:
+        """Those of one step, the steps and their schedule."""
+        return {**super().sampling(), "steps": self.options.steps, "schedule": self.options.schedule}
+
+    def _start(self, r_init: float, draws: Draws) -> State:
+        x = process.initial_tokens(self.space, r_init, draws)
+        return State(x, torch.zeros_like(x, dtype=torch.bool))
+
+    def _pass(
+        self, i: int, state: State, c: Condition, draws: Draws, r_init: float, sigma_init: float
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states of pass ``i``."""
+        if i == 0:
+            return self._hidden(state.x, c, draws, r_init, sigma_init)
+        ratio = torch.full((len(state.x),), self._masked(i) / self.space.length, device=state.x.device)
+        return self.denoise(state.x, c, draws, mask_ratio=ratio)
+
+    def _next(self, i: int, state: State, drawn: Tokens, draws: Draws) -> State:
+        """After pass ``i``: what was drawn is decided, but for the sites that are masked again."""
+        x = torch.where(state.decided, state.x, drawn)
+        sizes = torch.full((len(x),), self._masked(i + 1), device=x.device)
+        # The same order of sites in every pass: what is masked again was masked before.
+        masked = draws.subset("order", self.space.length, sizes)
+        return State(process.apply_mask(x, masked, self.space), ~masked)
+
+    def _masked(self, i: int) -> int:
+        """How many tokens are masked after ``i`` passes."""
+        left = torch.tensor(1 - i / self.options.steps, dtype=torch.float64)
+        return int((process.mask_ratio(left, self.options.schedule) * self.space.length).round())
+
+
+def _stream(i: int) -> str:
+    """Name of the draw of x_theta in pass ``i``; the first one's is that of a one-step generator."""
+    return f"x_theta{i or ''}"
+
+
+def _as_trained(z: Tensor) -> Tensor:
+    return z

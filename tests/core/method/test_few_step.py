@@ -1,0 +1,148 @@
+"""A generator of k steps: what one of one step is with k = 1, what stays decided, and what it learns from."""
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from dimo_core.conditions import Condition
+from dimo_core.draws import Draws
+from dimo_core.guidance import Constant
+from dimo_core.method.denoiser import Denoiser
+from dimo_core.method.dimo import Dimo
+from dimo_core.method.few_step import FewStep, FewStepGenerator
+from dimo_core.method.one_step import OneStep
+from dimo_core.objective import Batch, Ingredients
+from dimo_divergences import FKL
+
+B, L, V, MASK = 6, 4, 5, 5
+C = torch.tensor([0, 1, 1, 0, 1, 0])
+DRAWS = Draws(seed=5, step=3, phase="p", total=B)
+
+
+class Watched:
+    """Notes what the backbone of a generator sees, pass by pass."""
+
+    def __init__(self, generator: FewStepGenerator) -> None:
+        self.states, self.ratios, own = list[Tensor](), list[Tensor](), generator.backbone.forward
+
+        def forward(x: Tensor, c: Condition, *, mask_ratio: Tensor) -> Tensor:
+            self.states.append(x)
+            self.ratios.append(mask_ratio)
+            return own(x, c, mask_ratio=mask_ratio)
+
+        generator.backbone.forward = forward  # type: ignore[method-assign]
+
+
+def built(teacher: Any, **options: Any) -> FewStepGenerator:
+    made = FewStep(**options).build(teacher).eval()
+    random = torch.Generator().manual_seed(0)
+    for p in made.parameters():
+        p.data = torch.randn(p.shape, generator=random)
+    return made
+
+
+def test_one_step_is_the_one_step_generator(tiny_teacher: Any) -> None:
+    few, one = FewStep(steps=1).build(tiny_teacher), OneStep().build(tiny_teacher)
+    assert torch.equal(few.sample(C, DRAWS), one.sample(C, DRAWS))
+    a, b = few.rollout(C, DRAWS), one.rollout(C, DRAWS)
+    assert a.decided is None
+    for name in ("x_init", "hidden", "u"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+def test_a_sample_takes_its_passes_and_keeps_what_it_decided(tiny_teacher: Any, steps: int) -> None:
+    made = built(tiny_teacher, steps=steps, schedule="linear")
+    watched = Watched(made)
+    x = made.sample(C, DRAWS)
+    assert steps == len(watched.states) == made.passes == made.options.passes
+    assert 0 <= int(x.min()) <= int(x.max()) < V
+    for i, (state, ratio) in enumerate(zip(watched.states, watched.ratios, strict=True)):
+        if i == 0:
+            continue
+        masked = state == MASK
+        assert {round((1 - i / steps) * L)} == set(masked.sum(1).tolist())
+        assert torch.allclose(ratio, masked.float().mean(1))
+        assert torch.equal(state[~masked], x[~masked])
+        if i > 1:
+            assert not (masked & (watched.states[i - 1] != MASK)).any()
+
+
+def test_a_sample_hangs_on_its_own_row_alone(tiny_teacher: Any) -> None:
+    made = built(tiny_teacher, steps=3)
+    whole, part = made.sample(C, DRAWS), made.sample(C[2:4], DRAWS.slice(2, 2))
+    assert torch.equal(whole[2:4], part)
+
+
+def test_a_rollout_stops_at_a_drawn_pass_that_all_processes_share(tiny_teacher: Any) -> None:
+    made, seen = built(tiny_teacher, steps=3), set[int]()
+    for step in range(24):
+        draws = attrs.evolve(DRAWS, step=step)
+        whole, part = made.rollout(C, draws), made.rollout(C[4:], draws.slice(4, 2))
+        masked = (whole.x_init == MASK).sum(1) if whole.decided is not None else torch.full((B,), -1)
+        seen.add(int(masked[0]))
+        assert torch.equal(whole.x_init[4:], part.x_init)
+        assert whole.hidden.requires_grad
+        if whole.decided is not None:
+            assert torch.equal(whole.decided, whole.x_init != MASK)
+            rows = torch.arange(B * L)
+            x = whole.x_theta(made.head(whole.hidden).flatten(0, 1), rows).view(B, L)
+            assert torch.equal(x[whole.decided], whole.x_init[whole.decided])
+    assert {-1, 3, 2} == seen  # round(r(2/3) 4) and round(r(1/3) 4) with arccos
+
+
+def test_decided_sites_give_no_gradient_and_teach_the_auxiliary_their_token(
+    tiny_teacher: Any,
+) -> None:
+    ingredients = Ingredients(
+        teacher=tiny_teacher,
+        generator=FewStep(steps=2, schedule="linear"),
+        auxiliary=Denoiser(),
+        divergence=FKL(),
+        guidance=Constant(),
+    )
+    made = Dimo().build(ingredients)
+    s, targets = made.step, []
+    with torch.no_grad():
+        for p in s.p_psi.parameters():
+            p.add_(1.0 + p.square())
+    learn = s.p_psi.learn
+    s.p_psi.learn = lambda z, t: (targets.append(t), learn(z, t))[1]  # type: ignore[method-assign]
+    draws = next(
+        d
+        for d in (attrs.evolve(DRAWS, step=i) for i in range(9))
+        if s.p_theta.rollout(C, d).decided is not None
+    )
+    rollout = s.p_theta.rollout(C, draws)
+    assert rollout.decided is not None
+    kept = s.p_theta.rollout
+    leaf = rollout.hidden.detach().requires_grad_()
+    s.p_theta.rollout = lambda c, d: attrs.evolve(rollout, hidden=leaf)  # type: ignore[method-assign]
+    made.phases()[0].accumulate(Batch(conditions=C), draws)
+    s.p_theta.rollout = kept  # type: ignore[method-assign]
+    assert leaf.grad is not None
+    assert not leaf.grad[rollout.decided].any()
+    assert leaf.grad[~rollout.decided].any()
+    (one,) = targets
+    certain = one.z_theta.isinf().sum(-1) == V - 1
+    assert certain.any()
+    assert not certain.all()
+    assert torch.equal(one.z_theta[certain].argmax(-1), one.x_theta[certain])
+
+
+def test_sampling_options_rebuild_it(tiny_teacher: Any) -> None:
+    made = FewStep(steps=3, schedule="cosine", r_init=0.5).build(tiny_teacher).eval()
+    again = FewStep(**made.sampling()).build(tiny_teacher).eval()
+    assert torch.equal(made.sample(C, DRAWS), again.sample(C, DRAWS))
+
+
+@pytest.mark.parametrize(("shape", "grown"), [("linear", 0.5), ("exp", 1 - 0.6065306597126334), ("cos", 0.5)])
+def test_sigma_init_grows_as_its_warm_up_says(shape: Any, grown: float) -> None:
+    o = OneStep(sigma_init=0.4, sigma_warmup=10, sigma_shape=shape)
+    assert o.sigma(0) == 0
+    assert o.sigma(5) == pytest.approx(0.4 * grown)
+    assert o.sigma(10**6) == pytest.approx(0.4)
+    assert OneStep(sigma_init=0.4).sigma(0) == 0.4
