@@ -1,0 +1,72 @@
+"""One short step of the teacher, from x_t to N different x_u: draw everywhere, keep the most certain few.
+
+u runs from 0, all masked, to 1, clean; the time of the rest of dimo is t = 1 - u.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dimo_core.errors import UsageError
+from dimo_core.method.process import Schedule, mask_ratio
+from dimo_core.tokens import Tokens
+
+
+def unmask_counts(
+    u: Float[Tensor, " B"], masked: Int[Tensor, " B"], *, delta: float, length: int, schedule: Schedule
+) -> Int[Tensor, " B"]:
+    """How many tokens become visible on the way from u to u + delta.
+
+    It is counted from what is masked towards the schedule, so an x_t with fewer masks than expected gets
+    fewer or none: trunc((1 - r(u')) L - (L - masked)), from 0 to ``masked``.
+
+    Args:
+        u: Share of the way to clean data.
+        masked: Masked tokens of x_t.
+        delta: How far the step goes; u' = min(u + delta, 1).
+        length: L.
+        schedule: r.
+    """
+    left = mask_ratio(1 - (u + delta).clamp(max=1.0), schedule)
+    wanted = ((1 - left) * length - (length - masked)).trunc().long()
+    return wanted.clamp(min=0).minimum(masked)
+
+
+def gumbel_scale(u: Float[Tensor, " B"], steps: int) -> Float[Tensor, " B"]:
+    """1 - u T / (T - 1), the share of the noise that is left; negative beyond u = (T - 1) / T, as released."""
+    return 1 - u * steps / (steps - 1)
+
+
+def most_certain(
+    score: Float[Tensor, "*B L"], undecided: Bool[Tensor, "*B L"], count: Int[Tensor, "*B"]
+) -> Bool[Tensor, "*B L"]:
+    """The ``count`` undecided sites of largest score in each row."""
+    order = score.masked_fill(~undecided, -torch.inf).argsort(-1, descending=True, stable=True)
+    return (order.argsort(-1) < count[..., None]) & undecided
+
+
+def completed(
+    x_t: Tokens, drawn: Int[Tensor, "B N L"], chosen: Bool[Tensor, "B N L"]
+) -> Int[Tensor, "B N L"]:
+    """x_u: x_t with the chosen of the drawn tokens."""
+    return torch.where(chosen, drawn, x_t[:, None])
+
+
+def tokens_per_step(length: int, steps: int, schedule: Schedule) -> list[int]:
+    """How many tokens each step of the sampler decides: differences of round(r(j / steps) L), at least one.
+
+    The last step takes what is left.
+
+    Raises:
+        UsageError: when nothing is left for it.
+    """
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    left = (mask_ratio(1 - u, schedule) * length).round().long()
+    counts: list[int] = (left[:-1] - left[1:]).clamp(min=1).tolist()
+    counts[-1] = length - sum(counts[:-1])
+    if counts[-1] < 1:
+        raise UsageError(
+            f"{steps} steps of at least one token each, by the schedule {schedule!r}, decide all {length} tokens "
+            "before the last one. Take fewer steps."
+        )
+    return counts
