@@ -3,13 +3,35 @@
 u runs from 0, all masked, to 1, clean; the time of the rest of dimo is t = 1 - u.
 """
 
+import math
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dimo_core.errors import UsageError
-from dimo_core.method.process import Schedule, mask_ratio
 from dimo_core.tokens import Tokens
+
+Schedule = Literal["arccos", "cosine", "linear", "square", "root"]
+
+
+def mask_share(u: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *B"]:
+    """r(u), the share of masked tokens, from 1 at u = 0 to 0 at u = 1; the names are those of MaskGIT-pytorch.
+
+    Its ``square``, 1 - u^2, is another one than that of the objective ``dimo``, (1 - u)^2.
+    """
+    match schedule:
+        case "arccos":
+            return u.acos() * (2 / math.pi)
+        case "cosine":
+            return (u * (math.pi / 2)).cos()
+        case "linear":
+            return 1 - u
+        case "square":
+            return 1 - u.square()
+        case "root":
+            return 1 - u.sqrt()
 
 
 def unmask_counts(
@@ -27,7 +49,7 @@ def unmask_counts(
         length: L.
         schedule: r.
     """
-    left = mask_ratio(1 - (u + delta).clamp(max=1.0), schedule)
+    left = mask_share((u + delta).clamp(max=1.0), schedule)
     wanted = ((1 - left) * length - (length - masked)).trunc().long()
     return wanted.clamp(min=0).minimum(masked)
 
@@ -41,8 +63,8 @@ def most_certain(
     score: Float[Tensor, "*B L"], undecided: Bool[Tensor, "*B L"], count: Int[Tensor, "*B"]
 ) -> Bool[Tensor, "*B L"]:
     """The ``count`` undecided sites of largest score in each row."""
-    order = score.masked_fill(~undecided, -torch.inf).argsort(-1, descending=True, stable=True)
-    return (order.argsort(-1) < count[..., None]) & undecided
+    order = score.masked_fill(~undecided, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return (order.argsort(dim=-1) < count[..., None]) & undecided
 
 
 def completed(
@@ -61,7 +83,7 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule) -> list[int]:
         UsageError: when nothing is left for it.
     """
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    left = (mask_ratio(1 - u, schedule) * length).round().long()
+    left = (mask_share(u, schedule) * length).round().long()
     counts: list[int] = (left[:-1] - left[1:]).clamp(min=1).tolist()
     counts[-1] = length - sum(counts[:-1])
     if counts[-1] < 1:

@@ -29,6 +29,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dimo_core.device import transfer
+
 Alpha = Literal["sigmoid", "linear", "constant"]
 
 
@@ -47,6 +49,11 @@ class Weights:
     consistency: Float[Tensor, " B"]
     data_cv: Float[Tensor, " B"]
     marginal: float
+
+    def like(self, other: Tensor) -> "Weights":
+        """The same in the dtype of another tensor, on its device."""
+        each = {name: getattr(self, name).to(other.dtype) for name in ("distil", "consistency", "data_cv")}
+        return attrs.evolve(self, **{name: transfer(value, other.device) for name, value in each.items()})
 
 
 def weights(
