@@ -28,8 +28,6 @@ from dimo_core.tokens import Tokens
 from dimo_di4c.half_step import Schedule, most_certain, tokens_per_step
 from dimo_di4c.latent import Component, MixtureBackbone
 
-_AT_LEAST_FOUR: Any = v.ge(4)
-
 
 @attrs.frozen(kw_only=True)
 class Mixture(GeneratorOptions):
@@ -38,7 +36,7 @@ class Mixture(GeneratorOptions):
     Attributes:
         steps: Steps of the confidence sampler; the first ones decide few sites, the last one the rest.
         schedule: After step j of k, round(r(j / k) L) tokens are left to decide.
-        guidance: Scale s of z_u + s (z_c - z_u) when sampling; 1 is off. (The released code counts w = s - 1.)
+        guidance: Scale s of z_u + s (z_c - z_u) when sampling; 1 is off. (The released code: w = s - 1.)
         ramp: From 1 in the first step linearly to ``guidance`` in the last one; a single step is then not
             guided. False guides every step alike.
         negative: Whose logits z_u are: the generator's own, at the same lambda, or the teacher's (``lfg`` of
@@ -60,7 +58,7 @@ class Mixture(GeneratorOptions):
     negative: Literal["generator", "teacher"] = "generator"
     gumbel: float = attrs.field(default=4.5, validator=v.ge(0))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
-    latent_features: int = attrs.field(default=128, validator=_AT_LEAST_FOUR)
+    latent_features: int = attrs.field(default=128, validator=v.ge(4))
     train_embeddings: bool = True
     seed: int = attrs.field(default=0, validator=v.ge(0))
     init: str | None = attrs.field(default=None, converter=from_anywhere)
@@ -77,7 +75,7 @@ class Mixture(GeneratorOptions):
         return sum(1 + (scale != 1) for scale in self.scales())
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "MixtureGenerator":
-        """A generator with the teacher's weights and a random projection of lambda, or with those of ``init``.
+        """A generator with the teacher's weights and a random projection of lambda, or those of ``init``.
 
         Raises:
             UsageError: when the teacher's network takes no further token, it cannot be guided, or there are

@@ -6,18 +6,21 @@ u runs from 0, all masked, to 1, clean; the time of the rest of dimo is t = 1 - 
 import math
 from typing import Literal
 
+import attrs
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dimo_core.device import transfer
+from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
-from dimo_core.tokens import Tokens
+from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["arccos", "cosine", "linear", "square", "root"]
 
 
 def mask_share(u: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *B"]:
-    """r(u), the share of masked tokens, from 1 at u = 0 to 0 at u = 1; the names are those of MaskGIT-pytorch.
+    """r(u), the share of masked tokens, 1 at u = 0 and 0 at u = 1; the names are those of MaskGIT-pytorch.
 
     Its ``square``, 1 - u^2, is another one than that of the objective ``dimo``, (1 - u)^2.
     """
@@ -54,8 +57,56 @@ def unmask_counts(
     return wanted.clamp(min=0).minimum(masked)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class State:
+    """x_t and what is known of it; u is on the CPU, all else on the training device.
+
+    Attributes:
+        u: Its time.
+        x_t: Re-masked data.
+        masked: Its masked sites.
+        ratio: r(u), as networks are told.
+        counts: Tokens that the teacher's step makes visible.
+        ratio_u: Share of tokens that are masked after that.
+    """
+
+    u: Float[Tensor, " B"]
+    x_t: Tokens
+    masked: Bool[Tensor, "B L"]
+    ratio: Float[Tensor, " B"]
+    counts: Int[Tensor, " B"]
+    ratio_u: Float[Tensor, " B"]
+
+
+def draw_state(x_0: Tokens, space: TokenSpace, draws: Draws, *, delta: float, schedule: Schedule) -> State:
+    """x_t at u ~ U[0, 1], each site masked by itself, so that there may be no mask; drawn on the CPU.
+
+    Args:
+        x_0: Clean tokens.
+        space: Their space.
+        draws: Random numbers.
+        delta: The teacher's step.
+        schedule: r.
+    """
+    host = draws.host()
+    u = host.uniform("u").double()
+    ratio = mask_share(u, schedule)
+    masked = host.uniform("masked", space.length) < ratio[:, None]
+    many = masked.sum(1)
+    counts = unmask_counts(u, many, delta=delta, length=space.length, schedule=schedule)
+    here = transfer(masked, draws.device)
+    return State(
+        u=u,
+        x_t=x_0.masked_fill(here, space.mask_id),
+        masked=here,
+        ratio=transfer(ratio.float(), draws.device),
+        counts=transfer(counts, draws.device),
+        ratio_u=transfer((many - counts) / space.length, draws.device),
+    )
+
+
 def gumbel_scale(u: Float[Tensor, " B"], steps: int) -> Float[Tensor, " B"]:
-    """1 - u T / (T - 1), the share of the noise that is left; negative beyond u = (T - 1) / T, as released."""
+    """1 - u T / (T - 1), what is left of the noise; negative beyond u = (T - 1) / T, as released."""
     return 1 - u * steps / (steps - 1)
 
 
@@ -82,13 +133,13 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule) -> list[int]:
     Raises:
         UsageError: when nothing is left for it.
     """
-    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     left = (mask_share(u, schedule) * length).round().long()
     counts: list[int] = (left[:-1] - left[1:]).clamp(min=1).tolist()
     counts[-1] = length - sum(counts[:-1])
     if counts[-1] < 1:
         raise UsageError(
-            f"{steps} steps of at least one token each, by the schedule {schedule!r}, decide all {length} tokens "
-            "before the last one. Take fewer steps."
+            f"{steps} steps of at least one token each, by the schedule {schedule!r}, decide all {length} "
+            "tokens before the last one. Take fewer steps."
         )
     return counts

@@ -43,13 +43,16 @@ class LatentProjection(nn.Sequential):
     """
 
     def __init__(self, count: int, width: int) -> None:
-        super().__init__(nn.Linear(count, 4 * count), nn.GELU(), nn.Linear(4 * count, width))
+        first, last = nn.Linear(count, 4 * count), nn.Linear(4 * count, width)
+        super().__init__(first, nn.GELU(), last)
         self.count = count
 
     def forward(self, latent: Float[Tensor, " B"]) -> Float[Tensor, "B 1 E"]:
         """One token a sample."""
-        token: Tensor = super().forward(features(latent, self.count).to(self[0].weight.dtype))
-        return token[:, None]
+        h = features(latent, self.count).to(next(self.parameters()).dtype)
+        for layer in self:
+            h = layer(h)
+        return h[:, None]
 
 
 class MixtureBackbone(Backbone):
@@ -77,8 +80,8 @@ class MixtureBackbone(Backbone):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.latent_projection = LatentProjection(count, width)
-        self.register_state_dict_post_hook(_saved)
-        self.register_load_state_dict_pre_hook(_loaded)
+        self.register_state_dict_post_hook(_saved)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_loaded)  # type: ignore[no-untyped-call]
 
     @property
     def gathers(self) -> bool:  # type: ignore[override]  # of the network

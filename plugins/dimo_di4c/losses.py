@@ -52,8 +52,11 @@ class Weights:
 
     def like(self, other: Tensor) -> "Weights":
         """The same in the dtype of another tensor, on its device."""
-        each = {name: getattr(self, name).to(other.dtype) for name in ("distil", "consistency", "data_cv")}
-        return attrs.evolve(self, **{name: transfer(value, other.device) for name, value in each.items()})
+        distil, consistency, data_cv = (
+            transfer(each.to(other.dtype), other.device)
+            for each in (self.distil, self.consistency, self.data_cv)
+        )
+        return attrs.evolve(self, distil=distil, consistency=consistency, data_cv=data_cv)
 
 
 def weights(
@@ -167,9 +170,9 @@ def terms(known: Known) -> Terms:
     return Terms(
         distil=certainty - known.cross / known.joint.shape[1],
         consistency_cv=-cv[:, 1:].mean(1),
-        consistency_marginal=(
-            torch.special.xlogy(known.qbar, known.qbar) - known.qbar * known.log_lbar
-        ).sum((1, 2)),
+        consistency_marginal=(torch.special.xlogy(known.qbar, known.qbar) - known.qbar * known.log_lbar).sum(
+            (1, 2)
+        ),
         data_cv=-cv[:, 0],
         data_marginal=certainty - (p0 * known.log_lbar).sum((1, 2)),
     )
@@ -184,7 +187,7 @@ def gradient(
 ) -> Float[Tensor, "B n L V"]:
     """The gradient of the mean loss in the logits of some components, what their ``backward`` is given.
 
-    With omega^{n,d}(v) = exp(l^{n,d}(v) - log lbar^d(v)) / N and w_n(x) = softmax_n A_n(x), that in ``l`` is::
+    With omega^{n,d}(v) = exp(l^{n,d}(v) - log lbar^d(v)) / N and w_n(x) = softmax_n A_n(x), in ``l`` it is::
 
         G = 1/B { - near / (delta N) p0^d(v) - p0^d(v) omega + alpha [v = x_0^d] (omega - w_n(x_0))
                   + (1 - near) (- qbar^d(v) omega + 1/N sum_i [v = x_hat_i^d] (omega - w_n(x_hat_i))) }

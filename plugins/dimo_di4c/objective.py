@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from attrs import validators as v
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dimo_core import conditions
@@ -27,15 +27,15 @@ from dimo_core.objective import (
     Stream,
 )
 from dimo_core.teacher import Teacher
-from dimo_core.tokens import Tokens
 from dimo_di4c.generator import MixtureGenerator
 from dimo_di4c.half_step import (
     Schedule,
+    State,
     completed,
+    draw_state,
     gumbel_scale,
     mask_share,
     most_certain,
-    unmask_counts,
 )
 from dimo_di4c.losses import Alpha, Mixing, Terms, Weights, gradient, terms, weights
 
@@ -46,10 +46,10 @@ class Di4C(ObjectiveOptions):
 
     Attributes:
         latents: N, components of each image.
-        latent_chunk: Components that are in memory together; memory then does not grow with ``latents``, for N
-            forward passes more. Null for all, in one pass.
+        latent_chunk: Components that are in memory together: memory then does not grow with ``latents``, for
+            N forward passes more. Null for all, in one pass.
         delta: The teacher's step in u; within ``delta`` of the data the teacher itself is the target.
-        data_cv: Weight of the data's control variate: real data then teach the correlations (``di4c-d``: 0.1).
+        data_cv: Weight of the data's control variate, by which data teach the correlations (``di4c-d``: 0.1).
         alpha: How that weight changes with u: sigmoid(20 (1/2 - u)), 1 - u, or not.
         teacher_marginal: Weight of KL(p0 || lbar), the teacher's marginals against the mixture's, at every u.
         schedule: r(u), the share of masked tokens of x_t; ``square`` is 1 - u^2.
@@ -95,8 +95,8 @@ class Di4C(ObjectiveOptions):
                 f"the objective trains a mixture, and {type(i.generator).__name__} makes none. "
                 "Use --generator mixture."
             )
-        uses_null = self.label_dropout > 0 or bool((i.guidance.at(torch.linspace(0, 1, 9)) != 1).any())
-        if uses_null and "guidance" not in i.teacher.capabilities:
+        is_guided = bool((i.guidance.at(torch.linspace(0, 1, 9, device="cpu")) != 1).any())
+        if (is_guided or self.label_dropout > 0) and "guidance" not in i.teacher.capabilities:
             raise UsageError(
                 f"teacher {type(i.teacher).__name__} has no null condition: use --objective.label_dropout 0 "
                 "and --guidance.scale 1."
@@ -134,27 +134,6 @@ class Di4CObjective(Objective):
         return [Di4CPhase(self)]
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class State:
-    """x_t and what is known of it; u is on the CPU, all else on the training device.
-
-    Attributes:
-        u: Its time.
-        x_t: Re-masked data.
-        masked: Its masked sites.
-        ratio: r(u), as networks are told.
-        counts: Tokens that the teacher's step makes visible.
-        ratio_u: Share of tokens that are masked after that.
-    """
-
-    u: Float[Tensor, " B"]
-    x_t: Tokens
-    masked: Bool[Tensor, "B L"]
-    ratio: Float[Tensor, " B"]
-    counts: Int[Tensor, " B"]
-    ratio_u: Float[Tensor, " B"]
-
-
 class Di4CPhase(Phase):
     """The teacher's step, the mixture's own jump as target, and the closed-form gradient."""
 
@@ -167,7 +146,8 @@ class Di4CPhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """Adds the gradient of the mean loss over the global batch (``dimo_di4c.losses``)."""
         assert batch.tokens is not None, "the objective says that it needs data"
-        o, c, state = self.options, self._conditions(batch.conditions, draws), self._state(batch.tokens, draws)
+        o, c = self.options, self._conditions(batch.conditions, draws)
+        state = draw_state(batch.tokens, self.teacher.tokens, draws, delta=o.delta, schedule=o.schedule)
         z_phi = self._z_phi(state, c)
         qbar, x_hat = self._targets(state, c, z_phi, draws)
         mixing = Mixing(z_phi.log_softmax(-1), qbar, torch.cat([batch.tokens[:, None], x_hat], 1))
@@ -199,25 +179,6 @@ class Di4CPhase(Phase):
         drop = draws.uniform("label_dropout") < self.options.label_dropout
         return conditions.where(drop, self.teacher.null_condition(c), c)
 
-    def _state(self, x_0: Tokens, draws: Draws) -> State:
-        """x_t, each site masked by itself: there may be no mask at all. Times and masks are drawn on the CPU."""
-        o, space, host = self.options, self.teacher.tokens, draws.host()
-        u = host.uniform("u").double()
-        ratio = mask_share(u, o.schedule)
-        masked = host.uniform("masked", space.length) < ratio[:, None]
-        many = masked.sum(1)
-        counts = unmask_counts(u, many, delta=o.delta, length=space.length, schedule=o.schedule)
-        ratio_u = (many - counts) / space.length
-        here = transfer(masked, draws.device)
-        return State(
-            u=u,
-            x_t=x_0.masked_fill(here, space.mask_id),
-            masked=here,
-            ratio=transfer(ratio.float(), draws.device),
-            counts=transfer(counts, draws.device),
-            ratio_u=transfer(ratio_u, draws.device),
-        )
-
     @torch.no_grad()
     def _z_phi(self, state: State, c: Condition) -> Float[Tensor, "B L V"]:
         """The teacher at x_t, guided as the run says (the released code: not at all)."""
@@ -231,11 +192,8 @@ class Di4CPhase(Phase):
     ) -> tuple[Float[Tensor, "B L V"], Int[Tensor, "B N L"]]:
         """qbar and x_hat: the mixture's jump from each x_u, by fresh components, without dropout."""
         o, shape = self.options, (self.options.latents, self.teacher.tokens.length)
-        u_drawn, u_hat, latent = (
-            draws.uniform("drawn", *shape),
-            draws.uniform("x_hat", *shape),
-            draws.uniform("lambda_target", o.latents),
-        )
+        u_drawn, u_hat = (draws.uniform(stream, *shape) for stream in ("drawn", "x_hat"))
+        latent = draws.uniform("lambda_target", o.latents)
         self.p_theta.eval()
         qbar, x_hat = torch.zeros_like(z_phi), list[Tensor]()
         for some in self._chunks():
@@ -283,7 +241,8 @@ class Di4CPhase(Phase):
         hidden = self.p_theta.component(
             x.flatten(0, 1), conditions.index(c, image), latent.flatten(), mask_ratio=ratio[image]
         )
-        return full(self.p_theta.head(hidden)).unflatten(0, x.shape[:2])
+        z: Tensor = full(self.p_theta.head(hidden)).unflatten(0, x.shape[:2])
+        return z
 
     @staticmethod
     def _logs(found: Terms, w: Weights, total: int) -> dict[str, Tensor]:

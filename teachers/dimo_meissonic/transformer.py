@@ -257,7 +257,7 @@ def _resampler(name: str, width: int) -> nn.ModuleDict:
 def _positions(
     words: int, sides: tuple[int, int], further: int, device: torch.device
 ) -> Float[Tensor, "N 3"]:
-    """Rotary positions: zeros for the text, (0, row, column) of each place of the grid, zeros for the rest."""
+    """Rotary positions: zeros for the text, (0, row, column) of each place of the grid, then zeros again."""
     height, width = sides
     places = slice(words, words + height * width)
     ids = torch.zeros(places.stop + further, 3, device=device)

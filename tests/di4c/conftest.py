@@ -1,4 +1,4 @@
-"""A teacher whose network is a small mask transformer, with the mask token scored, as the reference has it."""
+"""A teacher whose network is a small mask transformer that scores the mask token, as the reference does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,8 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 from dimo_maskgit.transformer import Architecture, MaskTransformer
 
+SIZES = Architecture(width=8, depth=1, heads=2, mlp=12, dropout=0.0, grid=4, codes=6, classes=3)
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class SmallTeacher(Teacher):
@@ -23,9 +25,7 @@ class SmallTeacher(Teacher):
     weights: Of its network; None for random ones.
     """
 
-    architecture: Architecture = Architecture(
-        width=8, depth=1, heads=2, mlp=12, dropout=0.0, grid=4, codes=6, classes=3
-    )
+    architecture: Architecture = SIZES
     weights: Any = attrs.field(default=None, eq=False)
 
     capabilities = frozenset({"guidance"})

@@ -198,22 +198,23 @@ def test_every_term_and_the_closed_form_gradient(n: int) -> None:
     assert torch.cat(both, 1).sum(-1).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("part", ["distil", "consistency_cor", "consistency_marginal", "data_cor", "data_marginal"])
+@pytest.mark.parametrize("part", IMAGES.values())
 def test_each_parts_gradient(part: str) -> None:
     """The five parts that the closed form is made of, by differences of its weights."""
     known = tensors("step_N2")
-    l, B_N = known["student_logits"].view(B, 2, L, V).log_softmax(-1), slice(0, 2)  # noqa: E741
+    l, both = known["student_logits"].view(B, 2, L, V).log_softmax(-1), slice(0, 2)  # noqa: E741
     x = torch.cat([known["codes"].flatten(1)[:, None], known["x_hat"].view(B, 2, L)], 1)
-    w, zero = weights(known["u"], delta=0.05, data_cv=0.1, alpha="sigmoid", marginal=1.0), torch.zeros(B).double()
+    w = weights(known["u"], delta=0.05, data_cv=0.1, alpha="sigmoid", marginal=1.0)
+    zero = torch.zeros_like(w.distil)
     only = attrs.evolve(w, distil=zero, consistency=zero, data_cv=zero, marginal=0.0)
     name = {"distil": "distil", "data_cor": "data_cv", "data_marginal": "marginal"}.get(part, "consistency")
     mixing = Mixing(known["teacher_logits"].log_softmax(-1), known["target_marginal"], x)
     mixing.add(l)
     every = mixing.known()
-    found = gradient(l, B_N, every, attrs.evolve(only, **{name: getattr(w, name)}), B)
-    if name == "consistency":  # with targets that are as likely everywhere, the marginals' part is gone
+    found = gradient(l, both, every, attrs.evolve(only, **{name: getattr(w, name)}), B)
+    if name == "consistency":  # without targets their marginals' part is gone
         flat = attrs.evolve(every, qbar=torch.zeros_like(every.qbar))
-        alone = gradient(l, B_N, flat, attrs.evolve(only, consistency=w.consistency), B)
+        alone = gradient(l, both, flat, attrs.evolve(only, consistency=w.consistency), B)
         found = alone if part == "consistency_cor" else found - alone
     close(found, known[f"grad_logits.{part}"])
 
