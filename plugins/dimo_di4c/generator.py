@@ -116,6 +116,11 @@ class MixtureGenerator(Generator):
         """As the options say."""
         return self.options.passes
 
+    @property
+    def steps(self) -> int:
+        """As the options say."""
+        return self.options.steps
+
     def initial_tokens(self, draws: Draws) -> Tokens:
         """Masks only."""
         return torch.full((draws.count, self.space.length), self.space.mask_id, device=draws.device)

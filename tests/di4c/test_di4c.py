@@ -15,6 +15,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator, save_generator
 from dimo_core.guidance import Constant
 from dimo_core.jobs.dry_run import META, LiveTensors
+from dimo_core.jobs.results import row_of_generator
 from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Batch, Ingredients
 from dimo_core.registry import Registry
@@ -173,6 +174,9 @@ def test_it_takes_the_passes_that_it_says(small: Any, guidance: float, ramp: boo
     x = made.sample(C, DRAWS)
     assert 0 <= int(x.min()) <= int(x.max()) <= 6
     assert sum(rows) / B == passes == made.passes == made.options.passes
+    assert made.steps == 4
+    assert row_of_generator(made).steps == 4
+    assert row_of_generator(made).name == "generator, 4 steps"
     assert torch.equal(made.sample(C[2:4], DRAWS.slice(2, 2)), x[2:4])
 
 
