@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dimo_core.cli import main as dimo
 from dimo_core.draws import Draws
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
@@ -222,6 +223,19 @@ def test_a_published_file_loads(small: Any, tmp_path: Path, prefix: str) -> None
     found = Mixture(latent_features=8, init=str(tmp_path / "di4c-d.pth")).build(teacher)
     for name, tensor in found.backbone.state_dict().items():
         assert torch.equal(tensor, weights[f"{prefix}{name}"])
+
+
+def test_a_published_file_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_default_dtype(torch.float32)
+    made = Mixture(latent_features=8, seed=1).build(MaskGit())
+    torch.save({"iter": 1, "model_state_dict": made.backbone.state_dict()}, tmp_path / "di4c-d.pth")
+    given = ["--generator", "mixture", "--generator.latent_features", "8", "--generator.steps", "3"]
+    given += ["--generator.init", str(tmp_path / "di4c-d.pth"), "--out", str(tmp_path / "g")]
+    assert dimo(["convert", "--teacher", "maskgit", *given]) == 0, capsys.readouterr().err
+    loaded = load_generator(str(tmp_path / "g"))[1]
+    c, draws = torch.tensor([0, 1]), Draws(seed=0, total=2)
+    again = Mixture(latent_features=8, steps=3, seed=1).build(MaskGit()).eval()
+    assert torch.equal(loaded.sample(c, draws), again.sample(c, draws))
 
 
 def test_a_teachers_file_is_no_mixture(small: Any, tmp_path: Path) -> None:
