@@ -15,8 +15,6 @@ from typing import Any
 
 import attrs
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dimo_core import conditions
 from dimo_core.backbone import Backbone, inference
@@ -31,6 +29,7 @@ from dimo_core.teacher import Teacher
 from dimo_core.testing.expectations import (
     require,
     require_close,
+    require_extra,
     require_refusal,
     require_shape,
     require_suggestions,
@@ -231,7 +230,7 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require_close(embedded, z, "forward(embed(x)) is forward(x)", TOLERANCE)
     _check_probabilities(network, space)
     if network.takes_extra:
-        _check_extra(network, x, c, e)
+        require_extra(network, x, c, e)
     network.logits(x.flip(0), c, mask_ratio=ratio.flip(0))
     again = network.logits(x, c, mask_ratio=ratio)
     require_close(again, z, "a call leaves nothing behind for the next one", TOLERANCE)
@@ -244,20 +243,6 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     require(reached or not any(flags.values()), "gradients flow from logits to the weights")
     now = {name: p.requires_grad for name, p in network.named_parameters()}
     require(flags == now, "a forward pass never changes requires_grad")
-
-
-def _check_extra(network: Backbone, x: Tokens, c: Condition, e: Float[Tensor, "B L E"]) -> None:
-    """Further tokens are seen by all sites of their own sample, in any order, and leave nothing."""
-    ratio, extra = torch.ones(len(x)), e[:, :2].detach().clone().requires_grad_()
-    without, hidden = network(x, c, mask_ratio=ratio), network(x, c, mask_ratio=ratio, extra=extra)
-    require_shape(hidden, tuple(without.shape), "hidden states with extra tokens, those of the sites")
-    moved = (hidden - without).detach().abs().flatten(2).amax(2)
-    require(bool((moved > 0).all()), "every site sees extra tokens")
-    turned = network(x, c, mask_ratio=ratio, extra=extra.flip(1))
-    require_close(turned, hidden, "extra tokens have no position", TOLERANCE)
-    what = "gradients flow to the extra tokens of a sample from its own hidden states, and from no others"
-    (grad,) = torch.autograd.grad(hidden[:1].sum(), extra)
-    require(bool(grad[:1].any()) and not bool(grad[1:].any()), what)
 
 
 def _check_targets(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:

@@ -15,18 +15,20 @@ from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator, save_generator
 from dimo_core.guidance import Constant
+from dimo_core.jobs.distil import RunResult, distill
 from dimo_core.jobs.dry_run import META, LiveTensors
 from dimo_core.jobs.results import row_of_generator
 from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Batch, Ingredients
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
+from dimo_core.testing.expectations import require_extra
 from dimo_di4c.generator import Mixture, MixtureGenerator
 from dimo_di4c.half_step import draw_state
 from dimo_di4c.losses import Mixing, control_variates
 from dimo_di4c.objective import Di4C, Di4CD, Di4CObjective, Di4CPhase
 from dimo_maskgit.teacher import MaskGit
-from dimo_maskgit.transformer import Architecture
+from dimo_maskgit.transformer import Architecture, MaskTransformer
 from dimo_meissonic.teacher import Meissonic
 
 B, L, N = 5, 16, 4
@@ -273,6 +275,56 @@ def test_what_does_not_fit_is_one_clear_error(small: Any, tiny_teacher: Any) -> 
         Di4C().build(Ingredients(teacher=small(), generator=OneStep(), guidance=Constant()))
     with pytest.raises(UsageError, match="Take fewer steps"):
         Mixture(steps=17).build(small())
+
+
+def test_the_recipe_trains_resumes_and_samples_by_its_folder(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+
+    def trained_to(steps: int, folder: str, **options: Any) -> RunResult:
+        train = {"steps": steps, "batch_size": 4, "accumulate": 2, "sample_every": 0}
+        objective = {"name": "di4c-d", "generator": {"decay": "constant"}}
+        own = {"train": train, "objective": objective, "eval": {"enabled": False}, "out": folder}
+        return distill(preset="di4c-d", **own, **options)
+
+    out = str(tmp_path / "run")
+    found = trained_to(2, out)
+    assert isinstance(found.generator, MixtureGenerator)
+    again = load_generator(f"{out}/generator")[1]
+    c, draws = torch.tensor([0, 1]), Draws(seed=0, total=2)
+    assert torch.equal(again.sample(c, draws), found.generator.sample(c, draws))
+    resumed, whole = trained_to(3, out, resume=True), trained_to(3, str(tmp_path / "other"))
+    for name, tensor in whole.generator.state_dict().items():
+        assert torch.equal(resumed.generator.state_dict()[name], tensor), name
+
+
+class Deaf(MaskTransformer):
+    """Its sites do not see further tokens."""
+
+    def forward(self, x: Tensor, c: Tensor, *, mask_ratio: Tensor, extra: Any = None) -> Tensor:
+        hidden = super().forward(x, c, mask_ratio=mask_ratio)
+        return hidden if extra is None else hidden + 0 * extra.sum()
+
+
+class Placed(MaskTransformer):
+    """Its further tokens have positions."""
+
+    def forward(self, x: Tensor, c: Tensor, *, mask_ratio: Tensor, extra: Any = None) -> Tensor:
+        placed = None if extra is None else extra + self.pos_emb[:, :2]
+        return super().forward(x, c, mask_ratio=mask_ratio, extra=placed)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"), [(MaskTransformer, ""), (Deaf, "every site sees"), (Placed, "have no position")]
+)
+def test_the_conformance_kit_looks_at_further_tokens(small: Any, network: Any, said: str) -> None:
+    made = network(small().architecture, 7).double()
+    made.load_state_dict(small().network().state_dict())
+    e = made.embed(X_0).detach()
+    if not said:
+        require_extra(made.eval(), X_0, C, e)
+        return
+    with pytest.raises(AssertionError, match=said):
+        require_extra(made.eval(), X_0, C, e)
 
 
 @pytest.mark.parametrize("make", [MaskGit, Meissonic])
