@@ -30,9 +30,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         gathers: Whether ``head`` takes hidden states of the rows alone, too. Where it does not, each chunk of
             rows that is trained on makes a gradient of all ``[B, L, D]``.
+        takes_extra: Whether ``forward`` takes ``extra``, too: further embedded tokens ``[B, N, E]``, or None.
+            All sites attend to them; they have no position, and no hidden states in the result.
     """
 
     gathers: ClassVar[bool] = False
+    takes_extra: ClassVar[bool] = False
 
     @abstractmethod
     def embed(self, x: Tokens | Float[Tensor, "B L V"]) -> Float[Tensor, "B L E"]:

@@ -70,6 +70,11 @@ class Generator(nn.Module, ABC):
     backbone: Backbone
     passes: int = 1
 
+    @property
+    def steps(self) -> int:
+        """Steps that a sample is made in: fewer than its passes where guidance takes two of them for one."""
+        return self.passes
+
     @abstractmethod
     def initial_tokens(self, draws: Draws) -> Tokens:
         """x_init, the tokens that generation starts from, ``[B, L]``."""
@@ -141,6 +146,11 @@ class GeneratorOptions(ABC):
     def passes(self) -> int:
         """Forward passes that its generator takes for a sample."""
         return 1
+
+    @property
+    def steps(self) -> int:
+        """Steps that its generator takes for a sample."""
+        return self.passes
 
     @abstractmethod
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> Generator:

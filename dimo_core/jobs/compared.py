@@ -140,8 +140,8 @@ def generator_methods(
                 f"{', '.join(wrong)} is another. Its teacher is {card['teacher']}: compare it with that one "
                 "(--teacher and its options), and put both results in one table with --merge."
             )
-        passes = of_card(registry, "generator", card["generator"], folder).passes
-        taken = "" if passes == 1 and temperatures else f", {steps_of(passes)}"
+        steps = of_card(registry, "generator", card["generator"], folder).steps
+        taken = "" if steps == 1 and temperatures else f", {steps_of(steps)}"
         own = {**facts, "generator": sha256(folder.read(CARD))}
         for temperature in temperatures or (None,):
             hot = "" if temperature is None else f", T = {temperature:g}"
@@ -151,7 +151,7 @@ def generator_methods(
                     name=f"{label}{taken}{hot}",
                     kind="generator",
                     series=label,
-                    steps=passes,
+                    steps=steps,
                     identity={**own, **options},
                     open=partial(opened, path=folder.url, temperature=temperature),
                     temperature=temperature,

@@ -141,8 +141,8 @@ class RunRows(Rows):
 
 def row_of_generator(generator: Generator) -> Method:
     """The row of a run's generator."""
-    opened, passes = partial(Opened.generator, generator), generator.passes
-    return Method(name=f"generator, {steps_of(passes)}", kind="generator", steps=passes, open=opened)
+    opened, steps = partial(Opened.generator, generator), generator.steps
+    return Method(name=f"generator, {steps_of(steps)}", kind="generator", steps=steps, open=opened)
 
 
 def write_table(table: Table, folder: Folder) -> None:

@@ -247,7 +247,7 @@ class FixedSamples:
 
         panels = {
             f"teacher, {steps_of(way.steps)}": teacher(way.steps),
-            f"generator, {steps_of(generator.passes)}": self.preview(generator, generator.sample),
-            f"teacher, {steps_of(generator.passes)}": teacher(generator.passes),
+            f"generator, {steps_of(generator.steps)}": self.preview(generator, generator.sample),
+            f"teacher, {steps_of(generator.steps)}": teacher(generator.steps),
         }
         return beside(panels, self.names, self.columns)

@@ -29,6 +29,7 @@ from dimo_core.teacher import Teacher
 from dimo_core.testing.expectations import (
     require,
     require_close,
+    require_extra,
     require_refusal,
     require_shape,
     require_suggestions,
@@ -228,6 +229,8 @@ def _check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpac
     embedded = network.head(network(e, c, mask_ratio=ratio))
     require_close(embedded, z, "forward(embed(x)) is forward(x)", TOLERANCE)
     _check_probabilities(network, space)
+    if network.takes_extra:
+        require_extra(network, x, c, e)
     network.logits(x.flip(0), c, mask_ratio=ratio.flip(0))
     again = network.logits(x, c, mask_ratio=ratio)
     require_close(again, z, "a call leaves nothing behind for the next one", TOLERANCE)

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
-from dimo_core.tokens import TokenSpace
+from dimo_core.tokens import Tokens, TokenSpace
 
 
 def require(condition: bool, text: str) -> None:
@@ -78,3 +79,17 @@ def require_suggestions(teacher: Teacher) -> None:
             raise AssertionError(
                 f"expected: sampler and guidance of the sampling {name!r} can be built ({error})"
             ) from error
+
+
+def require_extra(network: Backbone, x: Tokens, c: Condition, e: Float[Tensor, "B L E"]) -> None:
+    """Further tokens are seen by all sites of their own sample, in any order, and leave nothing."""
+    ratio, extra = torch.ones(len(x)), e[:, :2].detach().clone().requires_grad_()
+    without, hidden = network(x, c, mask_ratio=ratio), network(x, c, mask_ratio=ratio, extra=extra)
+    require_shape(hidden, tuple(without.shape), "hidden states with extra tokens, those of the sites")
+    moved = (hidden - without).detach().abs().flatten(2).amax(2)
+    require(bool((moved > 0).all()), "every site sees extra tokens")
+    turned = network(x, c, mask_ratio=ratio, extra=extra.flip(1))
+    require_close(turned, hidden, "extra tokens have no position", 1e-4)
+    what = "gradients flow to the extra tokens of a sample from its own hidden states, and from no others"
+    (grad,) = torch.autograd.grad(hidden[:1].sum(), extra)
+    require(bool(grad[:1].any()) and not bool(grad[1:].any()), what)

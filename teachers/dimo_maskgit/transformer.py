@@ -178,6 +178,7 @@ class MaskTransformer(Backbone):
     """
 
     gathers = True
+    takes_extra = True
 
     def __init__(self, architecture: Architecture, columns: int) -> None:
         super().__init__()
@@ -218,6 +219,7 @@ class MaskTransformer(Backbone):
         c: Int[Tensor, " B"],
         *,
         mask_ratio: Float[Tensor, " B"],
+        extra: Float[Tensor, "B N E"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Hidden states of the visual tokens; the network has no time input, so ``mask_ratio`` is ignored.
 
@@ -225,10 +227,12 @@ class MaskTransformer(Backbone):
             x: Token ids, or perturbed embeddings.
             c: Class indices; C is the null class.
             mask_ratio: Not used.
+            extra: Further embedded tokens; they come last, and have no position.
         """
         e = x if x.is_floating_point() else self.embed(x)
         label = self.embed(c[:, None] + self.architecture.codes + 1)
         h = torch.cat([e, label.to(e.dtype)], 1) + self.pos_emb
+        h = h if extra is None else torch.cat([h, extra.to(h.dtype)], 1)
         hidden: Tensor = self.last_layer(self.transformer(self.first_layer(h)))
         return hidden[:, : self.length]
 

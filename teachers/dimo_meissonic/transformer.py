@@ -64,6 +64,7 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
     """
 
     gathers = True
+    takes_extra = True
     _supports_gradient_checkpointing = True
     _no_split_modules = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
 
@@ -129,6 +130,7 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         c: Mapping[str, Tensor],
         *,
         mask_ratio: Float[Tensor, " B"],
+        extra: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Hidden states of the tokens, up to the head's last convolution.
 
@@ -136,6 +138,8 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
             x: Token ids, or perturbed embeddings.
             c: ``text`` [B, S, J], ``pooled`` [B, D] and ``micro`` [B, 5].
             mask_ratio: Told to the network as ``clock`` says.
+            extra: Further embedded tokens. They come after those that the blocks see of the grid, at the
+                rotary position of the text, which is none.
         """
         e = x if x.is_floating_point() else self.embed(x)
         height, width = self._sides(e.shape[1])
@@ -143,11 +147,15 @@ class MeissonicTransformer(Backbone, _flux.ModelMixin, _flux.ConfigMixin):  # ty
         if self.down_block is not None:
             image = self.down_block["downsample"](image)
         sides = (image.shape[2], image.shape[3])
-        hidden = self.project_to_hidden(self.project_to_hidden_norm(image.flatten(2).transpose(1, 2)))
+        seen, further = image.flatten(2).transpose(1, 2), 0 if extra is None else extra.shape[1]
+        if extra is not None:
+            seen = torch.cat([seen, extra.to(seen.dtype)], 1)
+        hidden = self.project_to_hidden(self.project_to_hidden_norm(seen))
         words = c["text"].to(self.context_embedder.weight.dtype)
         text = self.encoder_proj_layer_norm(self.context_embedder(words))
-        rope = self.pos_embed(_positions(text.shape[1], sides, hidden.device))
+        rope = self.pos_embed(_positions(text.shape[1], sides, further, hidden.device))
         hidden = self._blocks(hidden, text, self.modulation(c, mask_ratio), rope)
+        hidden = hidden[:, : hidden.shape[1] - further]
         hidden = self.project_from_hidden(self.project_from_hidden_norm(hidden))
         if self.up_block is not None:
             image = self.up_block["upsample"](hidden.transpose(1, 2).unflatten(2, sides))
@@ -246,10 +254,13 @@ def _resampler(name: str, width: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: module})
 
 
-def _positions(words: int, sides: tuple[int, int], device: torch.device) -> Float[Tensor, "N 3"]:
-    """Rotary positions: zeros for the text, then (0, row, column) of each place that the blocks see."""
+def _positions(
+    words: int, sides: tuple[int, int], further: int, device: torch.device
+) -> Float[Tensor, "N 3"]:
+    """Rotary positions: zeros for the text, (0, row, column) of each place of the grid, then zeros again."""
     height, width = sides
-    ids = torch.zeros(words + height * width, 3, device=device)
-    ids[words:, 1] = torch.arange(height, device=device).repeat_interleave(width)
-    ids[words:, 2] = torch.arange(width, device=device).repeat(height)
+    places = slice(words, words + height * width)
+    ids = torch.zeros(places.stop + further, 3, device=device)
+    ids[places, 1] = torch.arange(height, device=device).repeat_interleave(width)
+    ids[places, 2] = torch.arange(width, device=device).repeat(height)
     return ids
