@@ -1,6 +1,7 @@
 """What a teacher's samplers and a trained generator draw, as laws, one for each condition."""
 
 from collections.abc import Callable
+from functools import cache
 
 import attrs
 import torch
@@ -70,6 +71,16 @@ def ancestral(teacher: GymTeacher, steps: int) -> Law:
     """The exact law of the sampler ``ancestral`` with the linear schedule."""
     space, network = teacher.tokens, teacher.network(share=True)
     shares = [laws.each_with(1 / (steps - i)) for i in range(steps)]
+    return _of_conditions(
+        lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
+    )
+
+
+@cache
+def in_turn(teacher: GymTeacher) -> Law:
+    """What a teacher draws site by site in random order: its own many-step joint."""
+    space, network = teacher.tokens, teacher.network(share=True)
+    shares = [laws.exactly(1)] * space.length
     return _of_conditions(
         lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
     )
