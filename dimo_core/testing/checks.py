@@ -23,6 +23,7 @@ from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.guidance import Constant
+from dimo_core.options import field_docs
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
@@ -49,7 +50,7 @@ def check_options(plugin: object) -> None:
     for field in fields:
         require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
         where = f"option {field.name} in its 'Attributes:' section"
-        require(f"{field.name}: " in (cls.__doc__ or ""), f"the docstring of {name} describes {where}")
+        require(bool(field_docs(cls).get(field.name)), f"the docstring of {name} describes {where}")
     again = cls(**{field.alias: getattr(plugin, field.name) for field in fields})
     require(again == plugin, f"{name} built again from its own options equals the first")
     try:
