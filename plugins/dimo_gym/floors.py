@@ -5,7 +5,7 @@ with at best p(x_i | x_A). What is lost is the conditional total correlation (Wa
 
     sum over i in B of H(X_i | X_A)  -  H(X_B | X_A)
 
-and over an order of blocks B_1, B_2, ... that part the sites these terms add up, by the chain rule, to KL(p || q)::
+and over blocks B_1, B_2, ... that part the sites these terms add up, by the chain rule, to KL(p || q)::
 
     floor = sum over blocks j and i in B_j of H(X_i | X_{B_1}, ..., X_{B_{j-1}})  -  H(X)
 

@@ -83,9 +83,7 @@ class Known:
                 f"{LARGEST:,} is the most that is enumerated"
             )
         if self.joint == "ising" and (shape.codes != 2 or math.isqrt(shape.length) ** 2 != shape.length):
-            raise ValueError(
-                f"ising has 2 codes on a square grid, not {shape.codes} on {shape.length} sites"
-            )
+            raise ValueError(f"ising has 2 codes on a square grid, not {shape.codes} on {shape.length} sites")
         if self.joint == "halves" and shape.length % 2:
             raise ValueError(f"halves has an even number of sites, not {shape.length}")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dimo_gym.partial import places, states, whole
 
 Share = Callable[[int, int], float]
-"""From the numbers of masked sites and of those that a pass decides to the probability of such a set of them."""
+"""From the numbers of masked sites and of decided ones to the probability of a set of so many."""
 
 Conditionals = Float[Tensor, "M L V"]
 

@@ -52,6 +52,13 @@ def few_counts(length: int, steps: int) -> list[int]:
     return [int(n) for n in -masked.diff()]
 
 
+def sampler_counts(length: int, steps: int) -> list[int]:
+    """The same of the sampler ``random-order``: at least one site in each step, at most L steps."""
+    at_least = torch.arange(1, steps + 1).clamp(max=length)
+    decided = torch.tensor(few_counts(length, steps)).cumsum(0).maximum(at_least)
+    return [int(n) for n in decided.diff(prepend=torch.zeros(1, dtype=torch.long)) if n]
+
+
 def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L V"]:
     """What a network says at every partly masked sequence."""
     space = teacher.tokens
@@ -59,9 +66,9 @@ def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L
 
 
 def random_order(teacher: GymTeacher, steps: int) -> Law:
-    """The exact law of the sampler ``random-order``, with the counts of ``few_step`` where L allows it."""
+    """The exact law of the sampler ``random-order``."""
     space, network = teacher.tokens, teacher.network(share=True)
-    shares = [laws.exactly(n) for n in few_counts(space.length, steps) if n]
+    shares = [laws.exactly(n) for n in sampler_counts(space.length, steps)]
     return _of_conditions(
         lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
     )

@@ -134,7 +134,9 @@ def job_of(cell: Cell, *, training: int, batch: int) -> Job:
     """
     method, teacher = METHODS[cell.method], teacher_of(cell.joint, cell.knows)
     objective = dict(method.objective) | ({"horizon": 1 / cell.steps} if method.spread else {})
-    few: dict[str, Any] = {"name": "few_step", "steps": cell.steps} if cell.steps > 1 else {"name": "one_step"}
+    few: dict[str, Any] = (
+        {"name": "few_step", "steps": cell.steps} if cell.steps > 1 else {"name": "one_step"}
+    )
     rates = zip(("generator", "auxiliary"), RATES[cell.knows], strict=True)
     parts = {part: {"lr": lr * method.pace, "warmup": 0, "clip": None} for part, lr in rates}
     parts["generator"]["ema"] = 0.98
@@ -171,9 +173,7 @@ def trained(job: Job) -> Generator:
         engine = Engine(objective, feeds, job.train, folder=Folder(folder), seed=job.seed, device=device)
         while engine.step < job.train.steps:
             engine.take_step()
-    (product,) = [
-        state for state in engine.states.values() if isinstance(state.module, Generator)
-    ]
+    (product,) = [state for state in engine.states.values() if isinstance(state.module, Generator)]
     with product.averaged():
         averaged = {name: tensor.clone() for name, tensor in product.module.state_dict().items()}
     product.module.load_state_dict(averaged)
@@ -207,4 +207,7 @@ def measured(cell: Cell, *, training: int, batch: int) -> dict[str, Any]:
         generator = trained(job_of(cell, training=training, batch=batch))
     except NumericalError as error:
         return {**what, "failed": str(error).splitlines()[0]}
-    return {**what, **judged(generator_law(teacher_of(cell.joint, cell.knows), generator), cell.joint, cell.knows)}
+    return {
+        **what,
+        **judged(generator_law(teacher_of(cell.joint, cell.knows), generator), cell.joint, cell.knows),
+    }

@@ -16,7 +16,7 @@ from dimo_gym.teacher import GymTeacher
 
 @attrs.frozen(kw_only=True)
 class GymMetric(Metric):
-    """``tv``: total variation between the samples' histogram and p(x | c); ``outside``: share of impossible ones.
+    """``tv`` between the samples' histogram and p(x | c), and ``outside``, the share of impossible samples.
 
     The histogram of exact samples has a ``tv`` above 0 too. `dimo gym` measures without samples.
     """

@@ -29,6 +29,11 @@ class OneHot(Backbone):
         return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
 
+def is_one_hot(x: Float[Tensor, "B L E"]) -> bool:
+    """Whether each site is one code or the mask, and nothing of others."""
+    return bool(((x.amax(-1) == 1) & (x.abs().sum(-1) == 1)).all())
+
+
 class Table(OneHot):
     """Logits by looking up the partly masked sequence, one row for each of (V + 1)^L.
 
@@ -47,9 +52,8 @@ class Table(OneHot):
         self, x: Tokens | Float[Tensor, "B L E"], c: Int[Tensor, " B"], *, mask_ratio: Float[Tensor, " B"]
     ) -> Float[Tensor, "B L D"]:
         """The looked-up rows; the mask ratio is visible in x."""
-        if x.is_floating_point() and not x.requires_grad and bool((x.amax(-1) == 1).all()):
-            if bool((x.abs().sum(-1) == 1).all()):  # one-hot, as without noise: there is nothing to average
-                x = x.argmax(-1)
+        if x.is_floating_point() and not x.requires_grad and is_one_hot(x):
+            x = x.argmax(-1)  # as without noise: there is nothing to average
         if not x.is_floating_point():
             at = c * self.table.shape[1] + places(x, self.codes + 1)
             return F.embedding(at, self.table.flatten(0, 1).flatten(1)).view(len(x), self.length, self.codes)

@@ -10,7 +10,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import ancestral, counted, few_counts, random_order
+from dimo_gym.measuring import ancestral, counted, random_order, sampler_counts
 from dimo_gym.methods import METHODS, Cell, Knows, installed, judged, measured, teacher_of
 
 FAMILY = ("jeffrey", "rkl", "fkl", "js")
@@ -49,9 +49,7 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Every cell: a whole table with the first seed comes before the second seed."""
         found = []
-        for seed, knows, name, steps in product(
-            range(self.seeds), self.teachers, self.methods, self.steps
-        ):
+        for seed, knows, name, steps in product(range(self.seeds), self.teachers, self.methods, self.steps):
             for divergence, joint in product(self._divergences(name, knows), self.joints):
                 cell = Cell(
                     joint=joint, knows=knows, method=name, divergence=divergence, steps=steps, seed=seed
@@ -75,7 +73,8 @@ class Plan:
             was = folder.read_json("gym.json")
             if was != facts:
                 raise UsageError(
-                    f"{folder.url} holds cells of {was}, and {facts} is asked for: give the same, or another --out"
+                    f"{folder.url} holds cells of {was}, and {facts} is asked for. Give the same, or "
+                    "another --out."
                 )
         folder.write_json("gym.json", facts)
 
@@ -129,7 +128,7 @@ def floors(plan: Plan) -> list[dict[str, Any]]:
         length, codes = known.shape.length, known.shape.codes
         h = [entropies(p, length, codes) for p in known.p()]
         for steps in plan.steps:
-            counts = [n for n in few_counts(length, steps) if n]
+            counts = sampler_counts(length, steps)
             both = {"random": random_floor, "best": best_floor}
             means = {name: sum(f(one, counts) for one in h) / len(CONDITIONS) for name, f in both.items()}
             found.append({"joint": joint, "steps": steps, "counts": counts, **means})

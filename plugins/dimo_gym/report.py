@@ -34,7 +34,10 @@ def write(
     parts += ["### One step, by divergence\n", compared] if compared else []
     text = "\n".join(parts)
     folder.write("table.md", text.encode())
-    for name, drawn in {"steps": by_steps(cells, samplers, plan), "divergences": by_divergence(cells)}.items():
+    for name, drawn in {
+        "steps": by_steps(cells, samplers, plan),
+        "divergences": by_divergence(cells),
+    }.items():
         if drawn is not None:
             folder.write(f"{name}.png", drawn)
     return text
@@ -45,8 +48,8 @@ def heading(plan: Plan, cells: Sequence[Row]) -> str:
     seeds = sorted({row["seed"] for row in cells})
     return (
         f"{len(cells)} of {len(plan.cells())} generators, seeds {', '.join(map(str, seeds)) or 'none'}; each "
-        f"trained for {plan.training} steps of {plan.batch}. Total variation from the data's joint, mean over "
-        "two conditions and over seeds, +- the standard deviation over seeds where there are several; after "
+        f"trained for {plan.training} steps of {plan.batch}. Total variation from the data's joint, mean "
+        "over two conditions and over seeds, +- the standard deviation where there are several seeds; after "
         "it, where it is not 0.000, the share outside of the joint's support. Laws are enumerated; ~ marks "
         "what was counted from samples.\n"
     )

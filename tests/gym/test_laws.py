@@ -5,12 +5,13 @@ from itertools import combinations, product
 
 import pytest
 import torch
+from torch import Tensor
+
 from dimo_gym import laws
 from dimo_gym.distances import compared
 from dimo_gym.floors import best_floor, entropies, multi_information, random_floor
 from dimo_gym.joints import Known, sequences
 from dimo_gym.partial import conditionals, marginals, states
-from torch import Tensor
 
 L, V = 3, 2
 GENERATOR = torch.Generator().manual_seed(1)

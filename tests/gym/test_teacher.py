@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+
+from dimo_core.errors import UsageError
+from dimo_core.metric import Samples
+from dimo_core.testing import check_options, check_sampler, check_teacher
 from dimo_gym.data import GymData
 from dimo_gym.distances import compared
 from dimo_gym.joints import Kind
@@ -12,10 +16,6 @@ from dimo_gym.measuring import random_order
 from dimo_gym.metric import GymMetric
 from dimo_gym.partial import places, states
 from dimo_gym.teacher import EVEN, GymTeacher
-
-from dimo_core.errors import UsageError
-from dimo_core.metric import Samples
-from dimo_core.testing import check_options, check_sampler, check_teacher
 from dimo_samplers.random_order import RandomOrderSampler
 
 SMALL: dict[str, Any] = {"joint": "halves", "codes": 3, "width": 16}
