@@ -25,11 +25,12 @@ def main(name: str, argv: Sequence[str]) -> int:
     given = vars(parser.parse_args(argv))
     texts = {o.path: given[key] for key, o in options.items() if key in given}
     values, wrong = convert(cls, texts, text=True)
-    if wrong:
+    absent = [o.path for o in options.values() if o.default is attrs.NOTHING and o.path not in texts]
+    if wrong := {path: "must be given" for path in absent} | wrong:
         raise ConfigError("\n".join(f"--{'.'.join(path)}: {why}" for path, why in wrong.items()))
     try:
         command = build(cls, {path[0]: value for path, value in values.items()})
-    except ConfigError as error:
-        raise ConfigError(f"--{error}") from error
+    except ConfigError as error:  # about one option, or, beginning with a colon, about several
+        raise ConfigError(str(error).removeprefix(": ") if str(error)[0] == ":" else f"--{error}") from error
     print("\n".join(map(shown, command.run().splitlines())))
     return 0

@@ -43,7 +43,7 @@ TOLERANCE = 1e-4
 
 def check_options(plugin: object) -> None:
     """A plugin is a frozen, keyword-only attrs class of documented options, which build an equal plugin."""
-    cls = type(plugin)
+    cls: type = type(plugin)
     name = cls.__qualname__
     require(attrs.has(cls), f"{name} is a frozen attrs class whose fields are its options")
     fields = [field for field in attrs.fields(cls) if field.init]  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ from attrs import validators as v
 
 from dimo_core.command import Command
 
-JOINTS = ("table", "markov", "ising", "halves")
+Joint = Literal["table", "markov", "ising", "halves"]
+JOINTS: tuple[Joint, ...] = ("table", "markov", "ising", "halves")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +33,7 @@ class Gym(Command):
 
     out: str = "runs/gym"
     smoke: bool = False
-    joints: tuple[Literal["table", "markov", "ising", "halves"], ...] = JOINTS
+    joints: tuple[Joint, ...] = JOINTS
     teachers: tuple[Literal["exact", "learnt"], ...] = ("exact", "learnt")
     methods: tuple[str, ...] | None = None
     divergences: tuple[str, ...] | None = None
