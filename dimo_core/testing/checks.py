@@ -23,7 +23,6 @@ from dimo_core.divergence import Divergence
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.guidance import Constant
-from dimo_core.options import field_docs
 from dimo_core.sampler import Sampled, Sampler
 from dimo_core.sources import Conditions
 from dimo_core.teacher import Teacher
@@ -43,14 +42,14 @@ TOLERANCE = 1e-4
 
 def check_options(plugin: object) -> None:
     """A plugin is a frozen, keyword-only attrs class of documented options, which build an equal plugin."""
-    cls: type = type(plugin)
+    cls = type(plugin)
     name = cls.__qualname__
     require(attrs.has(cls), f"{name} is a frozen attrs class whose fields are its options")
     fields = [field for field in attrs.fields(cls) if field.init]  # type: ignore[arg-type]
     for field in fields:
         require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
         where = f"option {field.name} in its 'Attributes:' section"
-        require(bool(field_docs(cls).get(field.name)), f"the docstring of {name} describes {where}")
+        require(f"{field.name}: " in (cls.__doc__ or ""), f"the docstring of {name} describes {where}")
     again = cls(**{field.alias: getattr(plugin, field.name) for field in fields})
     require(again == plugin, f"{name} built again from its own options equals the first")
     try:

@@ -19,6 +19,11 @@ class GymData(Known, Data):
     """Draws from a known joint distribution, as many of each condition.
 
     Attributes:
+        joint: table, markov, ising or halves, as in ``Known``.
+        length: Sites L; null for the joint's own.
+        codes: Codes V; null for the joint's own.
+        strength: How strong the dependence is; null for the joint's own.
+        seed: Fixes what is drawn at random.
         count: How many.
     """
 

@@ -31,6 +31,11 @@ class GymTeacher(Known, Teacher):
     """A few tokens whose joint distribution is known exactly.
 
     Attributes:
+        joint: table, markov, ising or halves, as in ``Known``.
+        length: Sites L; null for the joint's own.
+        codes: Codes V; null for the joint's own.
+        strength: How strong the dependence is; null for the joint's own.
+        seed: Fixes what is drawn at random.
         knows: exact: a table of the exact conditionals, up to a millionth that is spread evenly. learnt: a
             small perceptron that is trained on the joint for a few seconds, the same way every time.
         width: Of the perceptron.
