@@ -52,4 +52,4 @@ class Gym(Command):
         """
         from dimo_gym.running import run  # torch is not needed to show the options
 
-        return run(self)
+        return run(**{field.name: getattr(self, field.name) for field in attrs.fields(Gym)})

@@ -13,7 +13,6 @@ from loguru import logger
 from dimo_core.errors import UnknownNameError
 from dimo_core.files.folder import Folder
 from dimo_core.files.owner import owned
-from dimo_gym.command import Gym
 from dimo_gym.measuring import SAMPLES
 from dimo_gym.methods import METHODS, Cell, installed
 from dimo_gym.plan import Plan, file_of, finished, floors, keep, rows_of_teachers
@@ -32,46 +31,46 @@ SMOKE: dict[str, Any] = {
 """The smallest table that shows the known orders."""
 
 
-def plan_of(command: Gym) -> Plan:
+def plan_of(*, smoke: bool, **asked: Any) -> Plan:
     """What a command line asks for.
+
+    Args:
+        smoke: Ask for ``SMOKE`` instead.
+        asked: Fields of ``Plan`` but for samples; no methods or divergences for all.
 
     Raises:
         UnknownNameError: for a method or divergence that there is not.
     """
-    given = attrs.evolve(command, **SMOKE) if command.smoke else command
-    methods = tuple(METHODS) if given.methods is None else given.methods
-    kinds = {"method": (methods, METHODS), "divergence": (given.divergences, installed().names("divergence"))}
-    for kind, (names, known) in kinds.items():
-        for name in names or ():
-            if name not in known:
-                raise UnknownNameError(kind, name, known, "(of `dimo gym`)")
-    return Plan(
-        joints=given.joints,
-        teachers=given.teachers,
-        methods=methods,
-        divergences=given.divergences,
-        steps=given.steps,
-        seeds=given.seeds,
-        training=given.training,
-        batch=given.batch,
-        samples=2**14 if command.smoke else SAMPLES,
-    )
+    asked |= SMOKE if smoke else {}
+    asked["methods"] = asked["methods"] or tuple(METHODS)
+    known = {"method": [*METHODS], "divergence": installed().names("divergence")}
+    for kind, names in known.items():
+        for name in asked[f"{kind}s"] or ():
+            if name not in names:
+                raise UnknownNameError(kind, name, names, "(of `dimo gym`)")
+    return Plan(**asked, samples=2**14 if smoke else SAMPLES)
 
 
-def run(command: Gym) -> str:
+def run(*, out: str, workers: int, summary: bool, **asked: Any) -> str:
     """Measure what is not finished, write table and figures, and return the table.
+
+    Args:
+        out: Folder of the gym.
+        workers: Processes.
+        summary: Measure no further generators.
+        asked: As for ``plan_of``.
 
     Raises:
         UsageError: for a method or divergence that there is not, or a folder of another training.
     """
-    plan = plan_of(command)
-    with owned(Folder(command.out).url) as folder:
+    plan = plan_of(**asked)
+    with owned(out) as folder:
         plan.begin(folder)
         cells = plan.cells()
-        if not command.summary:
+        if not summary:
             waiting = [cell for cell in cells if not folder.exists(file_of(cell))]
             logger.info("{} of {} cells are finished", len(cells) - len(waiting), len(cells))
-            work(folder, waiting, plan, command.workers)
+            work(folder, waiting, plan, workers)
         rows = [*rows_of_teachers(folder, plan)]
         return write(folder, finished(folder, cells), rows, floors(plan), plan)
 
