@@ -22,7 +22,7 @@ class Gym(Command):
         joints: Joint distributions: table, markov, ising, halves.
         teachers: Those that know the joint exactly, those that have learnt it, or both.
         methods: Methods; null for all.
-        divergences: Divergences by name; null for all with exact teachers, and a few with learnt ones.
+        divergences: Divergences by name; null for a few, and for all with dimo and exact teachers.
         steps: Passes of generators and samplers.
         seeds: Trainings of each cell.
         training: Steps of each training.

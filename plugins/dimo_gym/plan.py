@@ -14,7 +14,7 @@ from dimo_gym.measuring import ancestral, counted, random_order, sampler_counts
 from dimo_gym.methods import METHODS, Cell, Knows, installed, judged, measured, teacher_of
 
 FAMILY = ("jeffrey", "rkl", "fkl", "js")
-"""The divergences that a learnt teacher is tried with."""
+"""The divergences that are tried unless others are asked for; with ``dimo`` and exact teachers all are."""
 
 SAMPLERS = ("random-order", "ancestral", "maskgit")
 """Samplers without distillation; the last one is counted."""
@@ -28,7 +28,7 @@ class Plan:
         joints: Joint distributions.
         teachers: Exact ones, learnt ones, or both.
         methods: Names of ``METHODS``.
-        divergences: By registry name; None for all with exact teachers, and ``FAMILY`` with learnt ones.
+        divergences: By registry name; None for ``FAMILY``, and for all with ``dimo`` and exact teachers.
         steps: Passes.
         seeds: How many.
         training: Steps of each training.
@@ -59,7 +59,8 @@ class Plan:
 
     def _divergences(self, method: str, knows: Knows) -> Sequence[str]:
         allowed, every = METHODS[method].divergences, installed().names("divergence")
-        wanted = self.divergences or (FAMILY if knows == "learnt" else [*FAMILY, *every])
+        usual = [*FAMILY, *every] if (method, knows) == ("dimo", "exact") else FAMILY
+        wanted = self.divergences or usual
         return [name for name in dict.fromkeys(wanted) if allowed is None or name in allowed]
 
     def begin(self, folder: Folder) -> None:

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from dimo_core.cli import main
+from dimo_gym.command import Gym
 from dimo_gym.floors import entropies, multi_information
 from dimo_gym.joints import Known
+from dimo_gym.report import spread
+from dimo_gym.running import plan_of
 
 Rows = dict[tuple[str, int], Any]
 
@@ -78,6 +82,30 @@ def test_what_is_finished_is_kept_and_another_training_is_refused(
     assert (smoke / "steps.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["gym", "--out", str(smoke), "--summary"]) == 2
     assert "holds cells of" in capsys.readouterr().err
+
+
+def test_a_whole_table_of_the_first_seed_comes_first_and_methods_keep_their_divergence() -> None:
+    asked: dict[str, Any] = {name: field.default for name, field in attrs.fields_dict(Gym).items()}
+    for name in ("out", "workers", "summary"):
+        del asked[name]
+    cells = plan_of(**asked).cells()
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    assert len(set(cells)) == len(cells)
+    assert {cell.divergence for cell in cells if cell.method in ("idlm", "d-mmd")} == {"rkl"}
+    dimo = {cell.divergence for cell in cells if (cell.method, cell.knows) == ("dimo", "exact")}
+    assert dimo >= {"jeffrey", "rkl", "tv", "pearson"}
+    learnt = {cell.divergence for cell in cells if (cell.method, cell.knows) == ("dimo", "learnt")}
+    assert learnt == {"jeffrey", "rkl", "fkl", "js"}
+    only = plan_of(**asked | {"divergences": ("tv",), "methods": ("dimo-data", "idlm")}).cells()
+    assert {(cell.method, cell.divergence) for cell in only} == {("dimo-data", "tv")}
+
+
+def test_what_diverged_and_what_is_outside_is_said() -> None:
+    row = {"how": "exact", "data": {"tv": 0.25, "outside": 0.0}}
+    assert spread([row, {"failed": "not finite"}]) == "0.250 (1 of 2 diverged)"
+    assert spread([row, row]) == "0.250 +- 0.000"
+    assert spread([{"how": "counted", "data": {"tv": 0.25, "outside": 0.1}}]) == "~0.250, 0.100"
+    assert spread([]) == ""
 
 
 @pytest.mark.parametrize(
