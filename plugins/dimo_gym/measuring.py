@@ -65,10 +65,19 @@ def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L
     return teacher.probabilities(network, states(space.length, space.codes), c)
 
 
-def random_order(teacher: GymTeacher, steps: int) -> Law:
-    """The exact law of the sampler ``random-order``."""
+def random_order(
+    teacher: GymTeacher, steps: int, counts: Callable[[int, int], list[int]] = sampler_counts
+) -> Law:
+    """The exact law of the sampler ``random-order``.
+
+    Args:
+        teacher: Whose network is used.
+        steps: Steps.
+        counts: How many sites each decides; ``few_counts`` for what ``few_step`` draws from masks alone before
+            it is trained.
+    """
     space, network = teacher.tokens, teacher.network(share=True)
-    shares = [laws.exactly(n) for n in sampler_counts(space.length, steps)]
+    shares = [laws.exactly(n) for n in counts(space.length, steps) if n]
     return _of_conditions(
         lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
     )

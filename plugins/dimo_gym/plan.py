@@ -10,14 +10,15 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import ancestral, counted, random_order, sampler_counts
+from dimo_gym.measuring import Law, ancestral, counted, few_counts, random_order, sampler_counts
 from dimo_gym.methods import METHODS, Cell, Knows, installed, judged, measured, teacher_of
+from dimo_gym.teacher import GymTeacher
 
 FAMILY = ("jeffrey", "rkl", "fkl", "js")
 """The divergences that are tried unless others are asked for; with ``dimo`` and exact teachers all are."""
 
-SAMPLERS = ("random-order", "ancestral", "maskgit")
-"""Samplers without distillation; the last one is counted."""
+SAMPLERS = ("random-order", "ancestral", "untrained", "maskgit")
+"""Samplers without distillation, the generator from masks alone before any training, and one that is counted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -115,10 +116,16 @@ def rows_of_teachers(folder: Folder, plan: Plan) -> Iterator[dict[str, Any]]:
                 sampler = installed().load("sampler", name)()
                 law = counted(teacher, sampler, steps, samples=plan.samples)
             else:
-                law = {"random-order": random_order, "ancestral": ancestral}[name](teacher, steps)
+                exact = {"random-order": random_order, "ancestral": ancestral, "untrained": untrained}
+                law = exact[name](teacher, steps)
             what = {"joint": joint, "knows": knows, "sampler": name, "steps": steps}
             place.write_json(file, {**what, **judged(law, joint, knows)})
         yield place.read_json(file)
+
+
+def untrained(teacher: GymTeacher, steps: int) -> Law:
+    """What a generator from masks alone draws before it is trained."""
+    return random_order(teacher, steps, few_counts)
 
 
 def floors(plan: Plan) -> list[dict[str, Any]]:

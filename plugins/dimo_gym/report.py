@@ -62,10 +62,11 @@ def table(cells: Sequence[Row], samplers: Sequence[Row], floors: Sequence[Row], 
         each = {row["steps"]: row[name] for row in floors}
         values = [f"{max(each[k], 0):.3f}" for k in steps]
         lines.append(f"| multi-information cut, nats, {text} | {' | '.join(values)} |")
+    names = {"untrained": "few_step from masks, untrained"}
     for knows, name in dict.fromkeys((row["knows"], row["sampler"]) for row in samplers):
         own = [row for row in samplers if (row["knows"], row["sampler"]) == (knows, name)]
         texts = [spread([row for row in own if row["steps"] == k]) for k in steps]
-        lines.append(f"| {knows} teacher, {name} | {' | '.join(texts)} |")
+        lines.append(f"| {knows} teacher, {names.get(name, name)} | {' | '.join(texts)} |")
     for key in sorted({tuple(row[k] for k in KEY) for row in cells}):
         own = [row for row in cells if tuple(row[k] for k in KEY) == key]
         texts = [spread([row for row in own if row["steps"] == k]) for k in steps]

@@ -57,6 +57,15 @@ def test_the_law_of_a_generator_is_that_of_its_samples(options: Any) -> None:
     near(exact, generator_law(TEACHER, generator, samples=SAMPLES))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_from_masks_alone_an_untrained_generator_is_a_sampler(steps: int) -> None:
+    options = (
+        FewStep(r_init=1.0, sigma_init=0.0, steps=steps) if steps > 1 else OneStep(r_init=1.0, sigma_init=0.0)
+    )
+    law = generator_law(TEACHER, options.build(TEACHER))
+    torch.testing.assert_close(law.q, random_order(TEACHER, steps, few_counts).q)
+
+
 def test_the_law_with_embedding_noise_is_a_mean_with_an_error() -> None:
     plain, noisy = (
         generator_law(TEACHER, shaken(OneStep(r_init=0.4, sigma_init=s).build(TEACHER))) for s in (0.0, 0.3)
