@@ -73,8 +73,8 @@ def random_order(
     Args:
         teacher: Whose network is used.
         steps: Steps.
-        counts: How many sites each decides; ``few_counts`` for what ``few_step`` draws from masks alone before
-            it is trained.
+        counts: How many sites each decides; ``few_counts`` for what ``few_step`` draws from masks alone
+            before it is trained.
     """
     space, network = teacher.tokens, teacher.network(share=True)
     shares = [laws.exactly(n) for n in counts(space.length, steps) if n]

@@ -18,7 +18,7 @@ FAMILY = ("jeffrey", "rkl", "fkl", "js")
 """The divergences that are tried unless others are asked for; with ``dimo`` and exact teachers all are."""
 
 SAMPLERS = ("random-order", "ancestral", "untrained", "maskgit")
-"""Samplers without distillation, the generator from masks alone before any training, and one that is counted."""
+"""Samplers without distillation, and what the generator draws from masks alone before any training."""
 
 
 @attrs.frozen(kw_only=True)
