@@ -21,13 +21,13 @@ class Targets:
     Attributes:
         x_theta: The tokens that were hidden.
         z_theta: Logits of the distributions that they were drawn from; of sites that were decided before, all
-            but the token's are -inf.
+            but the token's are -inf. None where only tokens are known.
         z_phi: Logits of the teacher at x_tilde_t, where the auxiliary ``reads_teacher``; else None.
         w: Weight of each row; None for 1.
     """
 
     x_theta: Int[Tensor, " K"]
-    z_theta: Float[Tensor, "K V"]
+    z_theta: Float[Tensor, "K V"] | None = None
     z_phi: Float[Tensor, "K V"] | None = None
     w: Float[Tensor, " K"] | None = None
 

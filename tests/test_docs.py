@@ -16,7 +16,7 @@ import dimo_core
 from dimo_core.cli import COMMANDS
 from dimo_core.cli import main as command
 from dimo_core.config.distil import Job
-from dimo_core.draws import Draws, categorical
+from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.hookspecs import KINDS
 from dimo_core.method.denoiser import Denoiser
@@ -181,7 +181,6 @@ def test_the_algorithm_of_the_readme_trains_generator_and_auxiliary(tiny_teacher
             parameter.add_(0.1 * torch.arange(parameter.numel()).view_as(parameter).sin())
     names = {"draw_remask": draw_remask, "step": step, "c": torch.tensor([0, 1, 0]), "B": 3}
     names |= {
-        "categorical": categorical,
         "L": 4,
         "schedule": "cosine",
         "masking": "exact",

@@ -220,6 +220,10 @@ class DistilDraft(Draft):
         from dimo_core.sampler import TeacherSampling
 
         made = self.make()
+        if made["tokens"] and "data" not in made:
+            raise ConfigError(
+                "--tokens is for data that are streamed, and the objective reads none. Leave it out."
+            )
         for name in made["eval"].samplings:
             TeacherSampling.named(made["teacher"], name, self.registry)
         made["config"] = {"preset": self.preset} | made["config"]

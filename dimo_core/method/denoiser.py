@@ -86,6 +86,7 @@ class DenoisingAuxiliary(Auxiliary):
             hard = denoising_loss(z_psi, targets.x_theta, label_smoothing=o.label_smoothing, w=w)
             found = found + (1 - a) * hard
         if a > 0:
+            assert targets.z_theta is not None, "soft targets are the generator's logits"
             found = found + a * heat**2 * soft_loss(z_psi / heat, targets.z_theta / heat, w=w)
         if targets.z_phi is not None and o.teacher_weight > 0:
             found = found + o.teacher_weight * soft_loss(z_psi, targets.z_phi, w=w)

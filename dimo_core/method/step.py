@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import attrs
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.auxiliary import Auxiliary, Targets
@@ -131,8 +131,17 @@ class Step:
         z = rollout.settled(z_theta, rows)
         return Targets(x_theta=rollout.x_theta(z_theta, rows), z_theta=z, z_phi=z_phi, w=w)
 
-    def auxiliary_backward(self, z_psi: Chunk, targets: Targets, total: int) -> Float[Tensor, ""]:
-        """Rows of the auxiliary's loss, of which ``total`` make the global batch's mean."""
+    def auxiliary_backward(
+        self, z_psi: Chunk, x_theta: Int[Tensor, " k"] | Targets, total: int
+    ) -> Float[Tensor, ""]:
+        """Rows of the auxiliary's loss, of which ``total`` make the mean over the masked tokens of the batch.
+
+        Args:
+            z_psi: The auxiliary's logits.
+            x_theta: The tokens that were hidden there, or all that it may learn from.
+            total: Masked tokens of the global batch, or its samples where rows have weights.
+        """
+        targets = x_theta if isinstance(x_theta, Targets) else Targets(x_theta=x_theta)
         loss = self.p_psi.learn(z_psi, targets) / total
         loss.backward()
         return loss.detach()
