@@ -44,6 +44,7 @@ INTERFACES: Mapping[str, str] = {
     "features": "dimo_core.metric:FeatureExtractor",
     "metric": "dimo_core.metric:Metric",
     "tracker": "dimo_core.tracker:Tracker",
+    "command": "dimo_core.command:Command",
 }
 """The class that each kind of plugin derives from."""
 

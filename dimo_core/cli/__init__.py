@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
     whole = os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
+        if not name and arguments and arguments[0] in _plugged():
+            prog = f"dimo {arguments[0]}"
+            return int(import_module("dimo_core.cli.plugged").main(arguments[0], arguments[1:]))
         if not name:
             return _top(arguments)
         _refuse_ranks(name, arguments)
@@ -86,6 +89,14 @@ def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
         return 1
 
 
+def _plugged() -> dict[str, str]:
+    """Commands that plugins offer, with one line about each; those of `dimo` itself cannot be replaced."""
+    from dimo_core.registry import Registry
+
+    offers = Registry.discover().offers("command")
+    return {offer.name: offer.summary for offer in offers if offer.name not in COMMANDS}
+
+
 def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
     """Refuse to be one of several processes of one job, each of which would do all of it."""
     size = os.environ.get("WORLD_SIZE", "")
@@ -99,7 +110,8 @@ def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
 
 def _top(arguments: Sequence[str]) -> int:
     """``dimo`` itself: ``--help``, ``--version``, or a command that does not exist."""
-    lines = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    about = {name: text for name, (_, text) in COMMANDS.items()} | _plugged()
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in about.items())
     parser = argparse.ArgumentParser(
         prog="dimo",
         usage="dimo COMMAND [OPTIONS]",
@@ -112,7 +124,7 @@ def _top(arguments: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"dimo {dimo_core.__version__}")
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     if wanted is not None:
-        known = f"Commands: {', '.join(COMMANDS)}.{nearest(wanted, COMMANDS)}"
+        known = f"Commands: {', '.join(about)}.{nearest(wanted, about)}"
         raise UsageError(f"unknown command {wanted!r}. {known}")
     parser.parse_args(arguments)
     parser.print_help()

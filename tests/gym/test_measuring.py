@@ -1,0 +1,91 @@
+"""What is measured without samples is what samples show."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from dimo_core.generator import Generator
+from dimo_core.method.few_step import FewStep, FewStepGenerator
+from dimo_core.method.one_step import OneStep
+from dimo_gym.distances import compared, histogram_tv
+from dimo_gym.measuring import Law, ancestral, counted, few_counts, generator_law, random_order
+from dimo_gym.teacher import GymTeacher
+from dimo_samplers.ancestral import AncestralSampler
+from dimo_samplers.random_order import RandomOrderSampler
+
+TEACHER = GymTeacher(joint="markov", length=3, codes=3)
+SAMPLES = 2**15
+SURE = 1.35
+"""Times the error to expect: of some 27 shares, half a dozen standard deviations of their sum."""
+
+
+def shaken(generator: Generator) -> Generator:
+    """With other weights than the teacher's, so that what is visible matters at every site."""
+    table = generator.backbone.get_parameter("table")
+    with torch.no_grad():
+        table += torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
+    return generator
+
+
+def near(exact: Law, estimate: Law) -> None:
+    assert exact.how == "exact"
+    assert estimate.how == "counted"
+    for p, q in zip(exact.q, estimate.q, strict=True):
+        assert compared(p, q).tv < SURE * histogram_tv(p, SAMPLES)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_laws_of_samplers_are_those_of_the_plugins(steps: int) -> None:
+    near(random_order(TEACHER, steps), counted(TEACHER, RandomOrderSampler(), steps, samples=SAMPLES))
+    near(ancestral(TEACHER, steps), counted(TEACHER, AncestralSampler(), steps, samples=SAMPLES))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OneStep(r_init=0.4, sigma_init=0.0), *(FewStep(r_init=0.4, sigma_init=0.0, steps=k) for k in (2, 3, 8))],
+)
+def test_the_law_of_a_generator_is_that_of_its_samples(options: Any) -> None:
+    generator = shaken(options.build(TEACHER))
+    exact = generator_law(TEACHER, generator)
+
+    class Other(type(generator)):  # type: ignore[misc]  # a kind that nothing is known of
+        pass
+
+    generator.__class__ = Other
+    near(exact, generator_law(TEACHER, generator, samples=SAMPLES))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_from_masks_alone_an_untrained_generator_is_a_sampler(steps: int) -> None:
+    options = (
+        FewStep(r_init=1.0, sigma_init=0.0, steps=steps) if steps > 1 else OneStep(r_init=1.0, sigma_init=0.0)
+    )
+    law = generator_law(TEACHER, options.build(TEACHER))
+    torch.testing.assert_close(law.q, random_order(TEACHER, steps, few_counts).q)
+
+
+def test_the_law_with_embedding_noise_is_a_mean_with_an_error() -> None:
+    plain, noisy = (
+        generator_law(TEACHER, shaken(OneStep(r_init=0.4, sigma_init=s).build(TEACHER))) for s in (0.0, 0.3)
+    )
+    assert noisy.how == "noise"
+    assert noisy.error is not None
+    assert 0 < noisy.error < 0.05
+    assert compared(plain.q[0], noisy.q[0]).tv > 2 * noisy.error
+    torch.testing.assert_close(noisy.q.sum(1), torch.ones(2).double())
+
+
+def test_filters_are_counted_and_not_taken_for_exact() -> None:
+    generator = OneStep(sigma_init=0.0, temperature=0.5).build(TEACHER)
+    assert generator_law(TEACHER, generator, samples=1000).how == "counted"
+
+
+@pytest.mark.parametrize(("length", "steps"), [(4, 1), (6, 4), (9, 8), (4, 8)])
+def test_passes_decide_what_the_generator_decides(length: int, steps: int) -> None:
+    generator = FewStep(steps=steps).build(GymTeacher(joint="table", length=4, codes=2))
+    assert isinstance(generator, FewStepGenerator)
+    generator.space = GymTeacher(joint="table", length=length, codes=2).tokens
+    masked = [generator._masked(i) for i in range(steps + 1)]
+    assert few_counts(length, steps) == [a - b for a, b in pairwise(masked)]
