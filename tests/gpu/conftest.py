@@ -94,7 +94,9 @@ def engine(teacher: str, preset: str, device: torch.device, *, double: bool = Fa
             module.double()
     stream = job.conditions.open(job.teacher.conditioning, seed=0)
     feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
-    return Engine(objective, feed, job.train, folder=Folder("memory://unused"), seed=0, device=device)
+    return Engine(
+        objective, {"conditions": feed}, job.train, folder=Folder("memory://unused"), seed=0, device=device
+    )
 
 
 def moments(made: Engine) -> Mapping[str, Tensor]:

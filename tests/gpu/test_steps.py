@@ -18,8 +18,8 @@ each_preset = pytest.mark.parametrize("preset", ["paper", "fast"])
 each_kind = pytest.mark.parametrize("parts", [{}, LORA], ids=["full", "lora"])
 
 BOUNDS = {"fp32": 1e-3, "bf16": 0.15}
-"""How far gradients of three steps may be from those in float64, as a share of their length. On a CPU the
-fp32 ones are 1e-5 away, and those in bf16 1 % to 6 %; a device sums in another order."""
+"""How far gradients of three steps may be from those in float64, as a share of their length. On a CPU
+`benchmarks/bf16_heads.py` found 4e-6 and up to 6 % for those of one step; a device sums in another order."""
 
 
 @each_kind

@@ -7,7 +7,7 @@ torch's fake tensors would do for this if they could go backward without a drive
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -83,19 +83,19 @@ class PaperDevice(TorchDispatchMode):
         self.strict, self.loading, self.waits, self.kernels = False, False, list[str](), Counter[str]()
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Within, ``meta`` is torch's own device: so networks are made before their weights are read."""
-        self.loading = True
+    def _with(self, flag: str) -> Iterator[None]:
+        setattr(self, flag, True)
         with self:
             yield
-        self.loading = False
+        setattr(self, flag, False)
 
-    @contextmanager
-    def waiting_is_an_error(self) -> Iterator[None]:
-        self.strict = True
-        with self:
-            yield
-        self.strict = False
+    def reading(self) -> AbstractContextManager[None]:
+        """Within, ``meta`` is torch's own device: so networks are made before their weights are read."""
+        return self._with("loading")
+
+    def waiting_is_an_error(self) -> AbstractContextManager[None]:
+        """Within, nothing may make the host wait."""
+        return self._with("strict")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, packet = dict(kwargs or {}), func.overloadpacket

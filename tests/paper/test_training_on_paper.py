@@ -30,7 +30,14 @@ def trained(teacher: str, preset: str, device: torch.device, paper: Any = None, 
     feed = ConditionFeed(stream=stream, teacher=job.teacher, device=device)
 
     def engine() -> Engine:
-        return Engine(objective, feed, job.train, folder=Folder("memory://unused"), seed=3, device=device)
+        return Engine(
+            objective,
+            {"conditions": feed},
+            job.train,
+            folder=Folder("memory://unused"),
+            seed=3,
+            device=device,
+        )
 
     if paper is None:
         made = engine()

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dimo_core import conditions
 from dimo_core.cli import main as dimo
 from dimo_core.config.distil import resolve_job
+from dimo_core.data.feeds import ConditionFeed
 from dimo_core.draws import Draws
 from dimo_core.engine.loop import Engine
 from dimo_core.errors import CheckpointError, MissingLibraryError, UsageError
@@ -25,7 +25,8 @@ from dimo_core.jobs.distil import distill
 from dimo_core.jobs.dry_run import plan_memory
 from dimo_core.method.dimo import Dimo, DimoObjective
 from dimo_core.method.one_step import OneStep, OneStepGenerator
-from dimo_core.objective import Batch, Ingredients, Optimisation
+from dimo_core.objective import Ingredients, Optimisation
+from dimo_core.registry import Registry, built
 from dimo_core.settings import Train
 from dimo_core.teacher import Teacher
 from dimo_divergences import Jeffrey
@@ -37,15 +38,6 @@ CPU = torch.device("cpu")
 RAW: dict[str, list[Any]] = {"MaskGit": [0, 1], "Meissonic": ["a red circle", "two blue squares"]}
 TEACHERS: dict[str, Callable[..., Teacher]] = {"maskgit": MaskGit, "meissonic": Meissonic}
 each_teacher = pytest.mark.parametrize("made", TEACHERS.values(), ids=TEACHERS)
-
-
-class Feed:
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher, self.raw = teacher, RAW[type(teacher).__name__]
-
-    def read(self, start: int, count: int) -> Batch:
-        c = self.teacher.encode_conditions([self.raw[i % 2] for i in range(start, start + count)])
-        return Batch(conditions=conditions.to(c, CPU))
 
 
 def objective(teacher: Teacher, dropout: float = 0.0, **options: Any) -> DimoObjective:
@@ -66,7 +58,11 @@ def objective(teacher: Teacher, dropout: float = 0.0, **options: Any) -> DimoObj
 
 def engine(teacher: Teacher, parts: DimoObjective, folder: Path, **train: Any) -> Engine:
     how = Train(**{"steps": 6, "batch_size": 4, "accumulate": 2, **train})
-    return Engine(parts, {"conditions": Feed(teacher)}, how, folder=Folder(str(folder)), seed=0, device=CPU)
+    plan = teacher.evaluation()
+    assert plan is not None
+    stream = built(Registry.discover(), "conditions", plan.conditions).open(teacher.conditioning, seed=0)
+    feed = ConditionFeed(stream=stream, teacher=teacher, device=CPU)
+    return Engine(parts, {"conditions": feed}, how, folder=Folder(str(folder)), seed=0, device=CPU)
 
 
 def networks(parts: DimoObjective) -> dict[str, nn.Module]:
