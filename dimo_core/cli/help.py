@@ -119,10 +119,17 @@ def overview_text(
     return parser.format_help()
 
 
+class _WholeNames(argparse.RawDescriptionHelpFormatter):
+    """Never breaks a line within a name such as image-folder, which would be copied wrongly."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _lay_out(parser: argparse.ArgumentParser, epilog: Sequence[str]) -> None:
     """Usage, width and epilog of a help text."""
     width = max(60, min(shutil.get_terminal_size().columns, 110))
-    form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=width)
+    form = partial(_WholeNames, max_help_position=36, width=width)
     parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
     parser.description = textwrap.fill(parser.description or "", width)
     parser.epilog = "\n\n".join(textwrap.fill(text, width) for text in epilog)

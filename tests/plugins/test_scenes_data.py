@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dimo_core.conditions import Conditioning
 from dimo_core.data.feeds import TokenFeed
 from dimo_core.errors import UsageError
 from dimo_core.sources import Examples
@@ -146,6 +147,7 @@ class Listening(Teacher):
     """Hears captions, and takes the place of each for all of its tokens."""
 
     heard: ClassVar[list[Any]] = []
+    conditioning = Conditioning(kind="text")
 
     def encode_conditions(self, raw: Sequence[Any]) -> Tensor:
         self.heard[:] = raw

@@ -14,7 +14,7 @@ from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import Protocol
 from dimo_core.evaluation.table import Table
 from dimo_core.jobs.compared import TeacherRows
-from dimo_core.jobs.results import RunRows, one_step
+from dimo_core.jobs.results import RunRows, row_of_generator
 from dimo_core.settings import Evaluate
 
 
@@ -35,27 +35,27 @@ def evaluator(toy):
 
 
 def test_a_row_repeats_exactly(evaluator, toy):
-    first, second = (evaluator().row(one_step(toy.Generator())) for _ in range(2))
+    first, second = (evaluator().row(row_of_generator(toy.Generator())) for _ in range(2))
     assert attrs.evolve(first, seconds=0.0) == attrs.evolve(second, seconds=0.0)
 
 
 def test_another_seed_draws_other_samples(evaluator, toy):
-    first, second = (evaluator(seed=seed).row(one_step(toy.Generator())) for seed in (0, 1))
+    first, second = (evaluator(seed=seed).row(row_of_generator(toy.Generator())) for seed in (0, 1))
     assert first.metrics != second.metrics
 
 
 def test_a_row_does_not_depend_on_torchs_own_generator_nor_change_it(evaluator, toy):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first = evaluator().row(one_step(toy.Generator()))
+    first = evaluator().row(row_of_generator(toy.Generator()))
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(4)
-    assert first.metrics == evaluator().row(one_step(toy.Generator())).metrics
+    assert first.metrics == evaluator().row(row_of_generator(toy.Generator())).metrics
 
 
 def test_a_row_draws_the_number_of_samples_in_batches(evaluator, toy):
     generator = toy.Generator()
-    row = evaluator().row(one_step(generator))
+    row = evaluator().row(row_of_generator(generator))
     assert (30, [8, 8, 8, 6]) == (row.samples, generator.batches)
 
 
@@ -65,7 +65,7 @@ def test_a_row_draws_the_number_of_samples_in_batches(evaluator, toy):
 def test_the_sample_count_comes_from_the_call_then_the_settings_then_the_plan(
     evaluator, toy, settings, given, expected
 ):
-    assert expected == evaluator(**settings).row(one_step(toy.Generator()), samples=given).samples
+    assert expected == evaluator(**settings).row(row_of_generator(toy.Generator()), samples=given).samples
 
 
 def test_networks_get_their_modes_back(evaluator, toy):
@@ -86,7 +86,7 @@ def test_modes_come_back_after_an_error_too(evaluator, toy):
 
     generator = Failing().train()
     with pytest.raises(RuntimeError, match="no memory"):
-        evaluator().row(one_step(generator))
+        evaluator().row(row_of_generator(generator))
     assert generator.training
 
 
@@ -94,7 +94,7 @@ def test_a_missing_library_costs_one_metric_and_is_noted_once(evaluator, toy):
     lines = []
     sink = logger.add(lines.append, format="{message}")
     judged = evaluator()
-    rows = [judged.row(one_step(toy.Generator())) for _ in range(2)]
+    rows = [judged.row(row_of_generator(toy.Generator())) for _ in range(2)]
     logger.remove(sink)
     expected = "metric 'broken' is missing: foo does not load. Install it: pip install foo"
     assert [expected] == judged.judge.notes
@@ -142,7 +142,7 @@ def test_reference_features_are_extracted_once(evaluator, toy, monkeypatch):
         type(judged.judge.features), "extract", lambda self, x: seen.append(len(x)) or extract(self, x)
     )
     for _ in range(2):
-        judged.row(one_step(toy.Generator()), samples=8)
+        judged.row(row_of_generator(toy.Generator()), samples=8)
     assert 40 + 2 * 8 == sum(seen)
 
 
@@ -205,7 +205,7 @@ def test_batches_come_in_order_and_say_that_they_were_drawn_just_now(evaluator, 
 
 
 def test_the_batch_size_changes_no_sample(evaluator, toy):
-    first, second = (evaluator(batch_size=size).row(one_step(toy.Generator())) for size in (7, 30))
+    first, second = (evaluator(batch_size=size).row(row_of_generator(toy.Generator())) for size in (7, 30))
     assert first.metrics == second.metrics
 
 
