@@ -52,16 +52,14 @@ def sample_folder(
 
     Images become ``00000.png``, ``00001.png`` ... in their own size, or lie as the layout of a ``PromptSet``
     asks, and ``grid.png``; tokens and text become the lines of ``samples.txt``. ``samples.jsonl`` holds file,
-    condition, seed, forward passes and tokens of each sample.
-    Sample i with its condition is the same for any count and, up to rounding, any batch size. When this is
-    stopped, the same call goes on where it was; ``samples.jsonl`` comes last. Where a launcher started
-    several processes, all of them call this, and share the batches.
+    condition, seed, forward passes and tokens of each sample, and comes last. Sample i with its condition is
+    the same for any count and, up to rounding, any batch size. When this is stopped, the same call goes on
+    where it was. Where a launcher started several processes, all of them call this, and share the batches.
 
     Args:
         path: A generator folder, or a run folder with one.
         count: Number of samples; a ``PromptSet`` has its own.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
-            ``PromptSet``.
+        conditions: Class names, indices or prompts, used in turn; None: all classes; or a ``PromptSet``.
         temperature: Divides the logits; None takes the generator's own.
         steps: Steps of a sample; None takes the generator's own.
         seed: Seed of the draws.
@@ -76,8 +74,7 @@ def sample_folder(
 
     Raises:
         Interrupted: for Ctrl-C; what is drawn stays.
-        UsageError: when ``out`` holds something else, or a condition, the temperature, the number of steps or
-            the device is impossible.
+        UsageError: when ``out`` holds something else, or a condition or another argument is impossible.
         CheckpointError: when ``path`` holds no whole generator.
     """
     source = generator_folder(path)

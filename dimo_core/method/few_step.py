@@ -137,8 +137,11 @@ class FewStepGenerator(OneStepGenerator):
         """Hidden states of pass ``i``."""
         if i == 0:
             return self._hidden(state.x, c, draws, r_init, sigma_init)
-        ratio = torch.full((len(state.x),), self._masked(i) / self.space.length, device=state.x.device)
-        return self.denoise(state.x, c, draws, mask_ratio=ratio)
+        return self.denoise(state.x, c, draws, mask_ratio=self._ratio(i, state))
+
+    def _ratio(self, i: int, state: State) -> Float[Tensor, " B"]:
+        """Share of masked tokens before pass ``i`` > 0."""
+        return torch.full((len(state.x),), self._masked(i) / self.space.length, device=state.x.device)
 
     def _next(self, i: int, state: State, drawn: Tokens, draws: Draws) -> State:
         """After pass ``i``: what was drawn is decided, but for the sites that are masked again."""
