@@ -128,7 +128,8 @@ class ImdmGenerator(FewStepGenerator):
     ) -> Float[Tensor, "B L D"]:
         if i == 0:
             return super()._pass(i, state, c, draws, r_init, sigma_init)
-        return self._denoised(state.x, c, draws, self._ratio(i, state), i if self.options.resets else 0)
+        ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
+        return self._denoised(state.x, c, draws, ratio, i if self.options.resets else 0)
 
     def _denoised(
         self, x: Tokens, c: Condition, draws: Draws, mask_ratio: Float[Tensor, " B"], resets: int
@@ -154,7 +155,7 @@ class ImdmGenerator(FewStepGenerator):
         length, n = self.space.length, self.options.noise
         eps = 2 * draws.uniform("imdm", length, n) - 1
         for i in range(1, resets + 1):
-            before, after = (1 - self._masked(j) / length for j in (i - 1, i))
+            before, after = (1 - self.masked_share(j) for j in (i - 1, i))
             fresh = draws.uniform(f"imdm_reset{i}", length) < reset_probability(before, after)
             eps = torch.where(fresh[..., None], 2 * draws.uniform(f"imdm{i}", length, n) - 1, eps)
         return self.backbone.noisy(e, x, eps, self.space.mask_id)
