@@ -13,7 +13,7 @@ from dimo_core.draws import Draws
 from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
-from dimo_core.suggestions import Sampling, listing
+from dimo_core.suggestions import ASSUMED, Sampling, listing
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -95,13 +95,19 @@ class TeacherSampling:
 
     @classmethod
     def named(cls, teacher: Teacher, name: str | None, registry: Registry) -> "TeacherSampling":
-        """The teacher's sampling of this name; its first one when None.
+        """The teacher's sampling of this name; when None its first one, or else its evaluation's longest.
 
         Raises:
             UsageError: when there is none of this name.
             PluginError: when it names what does not exist, or cannot be built.
         """
         samplings, whose = teacher.samplings(), f"teacher {type(teacher).__name__}"
+        if name is None and not samplings:
+            plan = teacher.evaluation() or ASSUMED
+            sampler = built(registry, "sampler", plan.sampler, plan.whose(teacher))
+            guidance = built(registry, "guidance", plan.guidance, plan.whose(teacher))
+            steps = max(plan.steps, default=max(ASSUMED.steps))
+            return cls(steps=steps, sampler=sampler, guidance=guidance)
         name = next(iter(samplings), "") if name is None else name
         return cls.of(find(samplings, name, whose), registry, name, f"sampling {name!r} of {whose}")
 

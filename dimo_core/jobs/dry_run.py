@@ -161,7 +161,8 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module], ranks: 
     tokens = None
     if job.data is not None:
         tokens = torch.zeros(own, job.teacher.tokens.length, dtype=torch.long, device=META)
-    batch = Batch(conditions=conditions.to(job.teacher.condition_skeleton(raw), META), tokens=tokens)
+    c, rows = conditions.to(job.teacher.condition_skeleton(raw), META), torch.arange(own, device="cpu")
+    batch = Batch(conditions=c, tokens=tokens, rows=rows)
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

@@ -84,6 +84,46 @@ _SMALL_DI4C: Recipe = {
     },
 }
 
+_SMALL_FEW: Recipe = {
+    **_SMALL,
+    "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2},
+    "objective": {**_SMALL["objective"], "teacher_temperature": 0.8},
+}
+
+_FROM_MASKS = {"name": "few_step", "steps": 4, "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
+_CAREFUL = {**_SMALL_GENERATOR, "lr": 2e-5}
+_CAREFUL_AUXILIARY = {**_SMALL_AUXILIARY, "lr": 3e-4}
+_SMALL_IDLM: Recipe = {
+    **_SMALL,
+    "train": {"steps": 1000, "batch_size": 64},
+    "generator": _FROM_MASKS,
+    "auxiliary": {**_SMALL["auxiliary"], "soft": 1.0},
+    "divergence": {"name": "rkl"},
+    "objective": {"name": "idlm", "generator": _CAREFUL, "auxiliary": _CAREFUL_AUXILIARY},
+}
+"""Large rates lead a generator of masks alone to one mode: 2e-4 and 1e-3 left one digit of each class."""
+
+_SMALL_DMMD: Recipe = {
+    **_SMALL_IDLM,
+    "auxiliary": {**_SMALL["auxiliary"], "teacher_weight": 1.0},
+    "objective": {**_SMALL_IDLM["objective"], "corruption": "posterior", "horizon": 0.25},
+}
+
+_SMALL_SDTT: Recipe = {
+    "train": {"steps": 1200, "batch_size": 64},
+    "generator": _FROM_MASKS,
+    "divergence": {"name": "rkl"},
+    "guidance": {"name": "constant", "scale": 1.0},
+    "objective": {"name": "sdtt", "round_steps": 400, "generator": {**_SMALL_GENERATOR, "ema": 0.99}},
+}
+
+_SMALL_PAIRS: Recipe = {
+    "train": {"steps": 3000, "batch_size": 64},
+    "generator": _SMALL["generator"],
+    "objective": {"name": "pairs", "label_smoothing": 0.0, "generator": _SMALL_GENERATOR},
+    "data": {"name": "samples"},
+}
+
 _IMAGENET_DI4C: Recipe = {
     **_DI4C,
     "teacher": {"name": "maskgit", "mask_logit": "keep"},
@@ -93,6 +133,17 @@ _IMAGENET_DI4C: Recipe = {
 """As published (with fp16 there), for as long as a summary by others says."""
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
-    "small": {"fast": _SMALL, "paper": _as_released(_SMALL), "di4c-d": _SMALL_DI4C},
+    "small": {
+        "fast": _SMALL,
+        "paper": _as_released(_SMALL),
+        "few-step": _SMALL_FEW,
+        "imdm": {**_SMALL_FEW, "generator": {**_FROM_MASKS, "name": "imdm", "steps": 2, "noise": 16}},
+        "idlm": _SMALL_IDLM,
+        "d-mmd": _SMALL_DMMD,
+        "sdtt": _SMALL_SDTT,
+        "pairs": _SMALL_PAIRS,
+        "di4c": {**_SMALL_DI4C, "objective": {**_SMALL_DI4C["objective"], "name": "di4c"}},
+        "di4c-d": _SMALL_DI4C,
+    },
     "imagenet": {"fast": _IMAGENET, "paper": _as_released(_IMAGENET), "di4c-d": _IMAGENET_DI4C},
 }

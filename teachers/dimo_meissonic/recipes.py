@@ -86,9 +86,74 @@ _SMALL_PAPER: Recipe = {
     },
 }
 
+_SMALL_FEW: Recipe = {**_SMALL, "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2}}
+
+_FROM_MASKS = {"name": "few_step", "steps": 4, "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
+_CAREFUL = {**_SMALL_GENERATOR, "lr": 2e-5}
+_CAREFUL_AUXILIARY = {**_SMALL_AUXILIARY, "lr": 3e-4}
+_SMALL_IDLM: Recipe = {
+    **_SMALL,
+    "train": {"steps": 600, "batch_size": 32},
+    "generator": _FROM_MASKS,
+    "auxiliary": {**_SMALL["auxiliary"], "soft": 1.0},
+    "divergence": {"name": "rkl"},
+    "objective": {"name": "idlm", "generator": _CAREFUL, "auxiliary": _CAREFUL_AUXILIARY},
+}
+
+_SMALL_DMMD: Recipe = {
+    **_SMALL_IDLM,
+    "auxiliary": {**_SMALL["auxiliary"], "teacher_weight": 1.0},
+    "objective": {**_SMALL_IDLM["objective"], "corruption": "posterior", "horizon": 0.25},
+}
+
+_ALONE = {key: _SMALL[key] for key in ("teacher", "guidance")}
+"""What a recipe without an auxiliary has of the others."""
+
+_SMALL_SDTT: Recipe = {
+    **_ALONE,
+    "train": {"steps": 600, "batch_size": 32},
+    "generator": _FROM_MASKS,
+    "divergence": {"name": "rkl"},
+    "objective": {
+        "name": "sdtt",
+        "round_steps": 200,
+        "generator": {**_SMALL_GENERATOR, "warmup": 50, "ema": 0.99},
+    },
+}
+
+_SMALL_PAIRS: Recipe = {
+    **_ALONE,
+    "train": {"steps": 1600, "batch_size": 32},
+    "generator": _SMALL["generator"],
+    "objective": {"name": "pairs", "label_smoothing": 0.0, "generator": _SMALL_GENERATOR},
+    "data": {"name": "samples"},
+}
+
+_SMALL_DI4CD: Recipe = {
+    **_ALONE,
+    "train": {"steps": 400, "batch_size": 8},
+    "generator": {"name": "mixture", "steps": 4, "latent_features": 32},
+    "objective": {
+        "name": "di4c-d",
+        "latents": 4,
+        "generator": {"lr": 3e-4, "warmup": 20, "decay": "linear", "ema": 0.99},
+    },
+}
+
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "published": {"fast": _FAST, "paper": _PAPER},
-    "small": {"fast": _SMALL, "paper": _SMALL_PAPER},
+    "small": {
+        "fast": _SMALL,
+        "paper": _SMALL_PAPER,
+        "few-step": _SMALL_FEW,
+        "imdm": {**_SMALL_FEW, "generator": {**_FROM_MASKS, "name": "imdm", "steps": 2, "noise": 16}},
+        "idlm": _SMALL_IDLM,
+        "d-mmd": _SMALL_DMMD,
+        "sdtt": _SMALL_SDTT,
+        "pairs": _SMALL_PAIRS,
+        "di4c": {**_SMALL_DI4CD, "objective": {**_SMALL_DI4CD["objective"], "name": "di4c"}},
+        "di4c-d": _SMALL_DI4CD,
+    },
 }
 """The named presets, by scale: of published folders, and of teachers by ``dimo pretrain``."""
 

@@ -260,10 +260,10 @@ def test_a_card_is_kept_when_a_teacher_is_saved_again(teacher: Meissonic, tmp_pa
 
 def test_a_small_teacher_has_presets_of_its_scale_and_the_prompts_of_its_data(teacher: Meissonic) -> None:
     recipes = teacher.recipes()
-    assert ["fast", "paper"] == list(recipes)
+    assert ["fast", "paper"] == list(recipes)[:2]
     assert not any("conditions" in recipe for recipe in recipes.values())
     assert "scene-prompts" == resolve_job({"teacher": teacher, "out": "unused"}).config["conditions"]["name"]
-    assert ["shared", "fresh"] == [recipe["objective"]["rollout"] for recipe in recipes.values()]
+    assert ["shared", "fresh"] == [recipes[name]["objective"]["rollout"] for name in ("fast", "paper")]
     assert {} == teacher.samplings()
     assert () == teacher.advise({"divergence": {"name": "rkl"}})
 

@@ -320,9 +320,12 @@ def test_a_teachers_samples_overwrite_nothing(toy, way, tmp_path):
         sample_teacher(toy.Teacher(), way, count=1, out=str(tmp_path), device="cpu")
 
 
-def test_a_teacher_without_samplings_needs_one(toy):
+def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_plan_says(toy):
+    way = TeacherSampling.named(toy.Teacher(), None, toy.Registry())
+    assert (max(toy.plan.steps), "") == (way.steps, way.name)
+    assert isinstance(way.sampler, toy.Sampler)
     with pytest.raises(UsageError, match="names no samplings"):
-        sample_teacher(toy.Teacher(), count=1, device="cpu")
+        sample_teacher(toy.Teacher(), "mine", count=1, device="cpu")
 
 
 @pytest.mark.parametrize(
