@@ -7,8 +7,8 @@ from attrs import validators as v
 
 from dimo_core.command import Command
 
-Joint = Literal["table", "markov", "ising", "halves"]
-JOINTS: tuple[Joint, ...] = ("table", "markov", "ising", "halves")
+Joint = Literal["table", "markov", "ising", "halves", "aligned"]
+JOINTS: tuple[Joint, ...] = ("halves", "markov", "aligned", "table", "ising")
 
 
 @attrs.frozen(kw_only=True)
@@ -19,7 +19,7 @@ class Gym(Command):
         out: Folder of the gym. What is finished in it is kept, and the same command goes on from there.
         smoke: The smallest table that shows the known orders, in a minute; what else is given is ignored but
             for out and workers.
-        joints: Joint distributions: table, markov, ising, halves.
+        joints: Joint distributions: table, markov, ising, halves, aligned.
         teachers: Those that know the joint exactly, those that have learnt it, or both.
         methods: Methods; null for all.
         divergences: Divergences by name; null for a few, and for all with dimo and exact teachers.

@@ -11,6 +11,7 @@ from dimo_core.method.few_step import FewStep, FewStepGenerator
 from dimo_core.method.one_step import OneStep
 from dimo_gym.distances import compared, histogram_tv
 from dimo_gym.measuring import Law, ancestral, counted, few_counts, generator_law, random_order
+from dimo_gym.networks import GAIN
 from dimo_gym.teacher import GymTeacher
 from dimo_samplers.ancestral import AncestralSampler
 from dimo_samplers.random_order import RandomOrderSampler
@@ -25,7 +26,7 @@ def shaken(generator: Generator) -> Generator:
     """With other weights than the teacher's, so that what is visible matters at every site."""
     table = generator.backbone.get_parameter("table")
     with torch.no_grad():
-        table += torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
+        table += torch.randn(table.shape, generator=torch.Generator().manual_seed(1)) / GAIN
     return generator
 
 
