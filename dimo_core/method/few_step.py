@@ -1,6 +1,7 @@
 """A generator of a few steps: it completes, hides a part again, and completes that."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import attrs
@@ -23,9 +24,10 @@ class FewStep(OneStep):
     """Generator of k steps: from x_init, then from what it decided itself, with the rest masked again.
 
     Attributes:
-        steps: k, forward passes of a sample. Training takes one of them, drawn anew for each batch, from the
-            state that the passes before it lead to.
-        schedule: r(t): after i of k passes exactly round(r(1 - i / k) L) tokens are masked again.
+        steps: k, forward passes of a sample; of L tokens, at most L passes. Training takes one of them, drawn
+            anew for each batch, from the state that the passes before it lead to.
+        schedule: r(t): after i of k passes exactly round(r(1 - i / k) L) tokens are masked again; each pass
+            decides one at least.
     """
 
     suggested_as: ClassVar[str] = "one_step"
@@ -35,7 +37,7 @@ class FewStep(OneStep):
 
     @property
     def passes(self) -> int:
-        """``steps``."""
+        """``steps``; a generator of fewer tokens takes fewer."""
         return self.steps
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "FewStepGenerator":
@@ -47,6 +49,24 @@ class FewStep(OneStep):
         return FewStepGenerator(
             self, teacher.tokens, OneStep.build(self, teacher, skeleton=skeleton).backbone
         )
+
+
+def decided_per_pass(length: int, steps: int, schedule: process.Schedule = "arccos") -> list[int]:
+    """How many tokens each pass of a generator of several steps decides: positive numbers, of sum L.
+
+    After pass i of k, L - round(r(1 - i / k) L) tokens are decided, but one more than after the pass before,
+    and so few that one is left for each pass that comes. More steps than tokens are as many as tokens.
+
+    Args:
+        length: Number of tokens L.
+        steps: Steps asked for.
+        schedule: r(t).
+    """
+    k, done = min(steps, length), [0]
+    left = 1 - torch.arange(1, k + 1, dtype=torch.float64) / k
+    for i, masked in enumerate((process.mask_ratio(left, schedule) * length).round().tolist(), 1):
+        done.append(min(max(length - int(masked), done[-1] + 1), length - (k - i)))
+    return [after - before for before, after in pairwise(done)]
 
 
 @attrs.frozen(eq=False)
@@ -69,13 +89,18 @@ class FewStepGenerator(OneStepGenerator):
 
     @property
     def passes(self) -> int:  # type: ignore[override]  # of the options
-        """``steps``."""
+        """As many as steps, at most as many as tokens."""
+        return min(self.options.steps, self.space.length)
+
+    @property
+    def steps(self) -> int:
+        """Those of the options, as of a sampler that has no use for all."""
         return self.options.steps
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
         """One pass with its graph, after a number of passes without that is drawn for the whole batch."""
         u = float(draws.host().whole().slice(0, 1).uniform("step"))
-        last, state = int(u * self.options.steps), self._start(self.options.r_init, draws)
+        last, state = int(u * self.passes), self._start(self.options.r_init, draws)
         for i in range(last):
             with torch.no_grad():
                 hidden = self._pass(i, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
@@ -86,11 +111,11 @@ class FewStepGenerator(OneStepGenerator):
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
-        """``steps`` forward passes, each followed by a draw with the sampling temperature and filters."""
+        """``passes`` forward passes, each followed by a draw with the sampling temperature and filters."""
         o = self.options
         r_init, sigma_init = o.sampled_from()
         state = self._start(r_init, draws)
-        for i in range(o.steps):
+        for i in range(self.passes):
             hidden = self._pass(i, state, c, draws, r_init, sigma_init)
             drawn = self._drawn(
                 hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p), _stream(i)
@@ -125,8 +150,8 @@ class FewStepGenerator(OneStepGenerator):
 
     def _masked(self, i: int) -> int:
         """How many tokens are masked after ``i`` passes."""
-        left = torch.tensor(1 - i / self.options.steps, dtype=torch.float64)
-        return int((process.mask_ratio(left, self.options.schedule) * self.space.length).round())
+        length, o = self.space.length, self.options
+        return length - sum(decided_per_pass(length, o.steps, o.schedule)[:i])
 
 
 def _stream(i: int) -> str:

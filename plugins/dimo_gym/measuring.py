@@ -12,9 +12,9 @@ from dimo_core.backbone import inference
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
 from dimo_core.guidance import Constant
-from dimo_core.method.few_step import FewStepGenerator
+from dimo_core.method.few_step import FewStepGenerator, decided_per_pass
 from dimo_core.method.one_step import OneStepGenerator
-from dimo_core.method.process import mask_ratio, perturb
+from dimo_core.method.process import perturb
 from dimo_core.sampler import Sampler
 from dimo_gym import laws
 from dimo_gym.distances import histogram_tv
@@ -46,17 +46,8 @@ class Law:
 
 
 def few_counts(length: int, steps: int) -> list[int]:
-    """How many sites each pass of the generator ``few_step`` decides, with its own schedule."""
-    left = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-    masked = (mask_ratio(left, "arccos") * length).round().long()
-    return [int(n) for n in -masked.diff()]
-
-
-def sampler_counts(length: int, steps: int) -> list[int]:
-    """The same of the sampler ``random-order``: at least one site in each step, at most L steps."""
-    at_least = torch.arange(1, steps + 1).clamp(max=length)
-    decided = torch.tensor(few_counts(length, steps)).cumsum(0).maximum(at_least)
-    return [int(n) for n in decided.diff(prepend=torch.zeros(1, dtype=torch.long)) if n]
+    """How many sites each pass of ``few_step``, or of the sampler ``random-order``, decides."""
+    return decided_per_pass(length, steps)
 
 
 def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L V"]:
@@ -65,19 +56,10 @@ def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L
     return teacher.probabilities(network, states(space.length, space.codes), c)
 
 
-def random_order(
-    teacher: GymTeacher, steps: int, counts: Callable[[int, int], list[int]] = sampler_counts
-) -> Law:
-    """The exact law of the sampler ``random-order``.
-
-    Args:
-        teacher: Whose network is used.
-        steps: Steps.
-        counts: How many sites each decides; ``few_counts`` for what ``few_step`` draws from masks alone
-            before it is trained.
-    """
+def random_order(teacher: GymTeacher, steps: int) -> Law:
+    """The exact law of the sampler ``random-order``, and of an untrained ``few_step`` from masks alone."""
     space, network = teacher.tokens, teacher.network(share=True)
-    shares = [laws.exactly(n) for n in counts(space.length, steps) if n]
+    shares = [laws.exactly(n) for n in few_counts(space.length, steps)]
     return _of_conditions(
         lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
     )
@@ -139,7 +121,7 @@ def _enumerated(teacher: GymTeacher, generator: OneStepGenerator) -> Law:
     assert isinstance(network, OneHot), "a generator of this teacher has a network of the gym"
     length, steps = space.length, generator.passes
     x = laws.initial(length, space.codes, round(r_init * length))
-    counts = few_counts(length, steps) if steps > 1 else [length]
+    counts = few_counts(length, steps)
     shares, e = [laws.exactly(n) for n in counts], network.embed(x)
 
     def law(c: int, noise: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import Law, ancestral, counted, few_counts, random_order, sampler_counts
+from dimo_gym.measuring import Law, ancestral, counted, few_counts, random_order
 from dimo_gym.methods import METHODS, Cell, Knows, installed, judged, measured, teacher_of
 from dimo_gym.teacher import GymTeacher
 
@@ -124,8 +124,8 @@ def rows_of_teachers(folder: Folder, plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def untrained(teacher: GymTeacher, steps: int) -> Law:
-    """What a generator from masks alone draws before it is trained."""
-    return random_order(teacher, steps, few_counts)
+    """What a generator from masks alone draws before it is trained: its passes decide what a sampler's do."""
+    return random_order(teacher, steps)
 
 
 def floors(plan: Plan) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ def floors(plan: Plan) -> list[dict[str, Any]]:
         length, codes = known.shape.length, known.shape.codes
         h = [entropies(p, length, codes) for p in known.p()]
         for steps in plan.steps:
-            counts = sampler_counts(length, steps)
+            counts = few_counts(length, steps)
             both = {"random": random_floor, "best": best_floor}
             means = {name: sum(f(one, counts) for one in h) / len(CONDITIONS) for name, f in both.items()}
             found.append({"joint": joint, "steps": steps, "counts": counts, **means})

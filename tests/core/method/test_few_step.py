@@ -1,6 +1,6 @@
 """A generator of k steps: what one of one step is with k = 1, what stays decided, and what it learns from."""
 
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -12,8 +12,9 @@ from dimo_core.draws import Draws
 from dimo_core.guidance import Constant
 from dimo_core.method.denoiser import Denoiser
 from dimo_core.method.dimo import Dimo
-from dimo_core.method.few_step import FewStep, FewStepGenerator
+from dimo_core.method.few_step import FewStep, FewStepGenerator, decided_per_pass
 from dimo_core.method.one_step import OneStep
+from dimo_core.method.process import Schedule, mask_ratio
 from dimo_core.objective import Batch, Ingredients
 from dimo_divergences import FKL
 
@@ -53,7 +54,7 @@ def test_one_step_is_the_one_step_generator(tiny_teacher: Any) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_a_sample_takes_its_passes_and_keeps_what_it_decided(tiny_teacher: Any, steps: int) -> None:
     made = built(tiny_teacher, steps=steps, schedule="linear")
     watched = Watched(made)
@@ -69,6 +70,43 @@ def test_a_sample_takes_its_passes_and_keeps_what_it_decided(tiny_teacher: Any, 
         assert torch.equal(state[~masked], x[~masked])
         if i > 1:
             assert not (masked & (watched.states[i - 1] != MASK)).any()
+
+
+KNOWN = {
+    (16, 4): [3, 2, 4, 7],
+    (16, 8): [1, 2, 1, 1, 2, 2, 2, 5],
+    (256, 8): [20, 21, 22, 22, 25, 28, 36, 82],
+    (4096, 2): [1365, 2731],
+}
+"""What four schedules decided before each pass had to decide something; the rest follows from r(t)."""
+
+
+@pytest.mark.parametrize("length", [16, 256, 4096])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_passes_decide_what_the_schedule_says(length: int, steps: int) -> None:
+    t = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    masked = (mask_ratio(t, "arccos") * length).round().long()
+    found = decided_per_pass(length, steps)
+    assert found == (-masked.diff()).tolist()
+    assert found == KNOWN.get((length, steps), found)
+
+
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+def test_each_pass_decides_a_site_at_least(schedule: Any) -> None:
+    for length in range(1, 20):
+        for steps in range(1, 30):
+            found = decided_per_pass(length, steps, schedule)
+            assert min(steps, length) == len(found)
+            assert (1, length) == (min(1, *found, 2), sum(found))
+
+
+def test_more_steps_than_sites_are_as_many_as_sites(tiny_teacher: Any) -> None:
+    """Where the first pass decided none, x_init was forgotten."""
+    many, four = (built(tiny_teacher, steps=k) for k in (9, L))
+    watched = Watched(many)
+    assert torch.equal(many.sample(C, DRAWS), four.sample(C, DRAWS))
+    assert (9, 4, 4) == (many.steps, many.passes, len(watched.states))
+    assert [3, 2, 1] == [int((x == MASK).sum(1).unique()) for x in watched.states[1:]]
 
 
 def test_a_sample_hangs_on_its_own_row_alone(tiny_teacher: Any) -> None:
