@@ -1,11 +1,13 @@
 """The methods that are compared, and one cell of the table: a generator that is trained and measured."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
 import attrs
+from torch import Tensor
 
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.data.feeds import ConditionFeed, TokenFeed
@@ -16,6 +18,8 @@ from dimo_core.files.folder import Folder
 from dimo_core.generator import Generator
 from dimo_core.objective import Stream
 from dimo_core.registry import Registry
+from dimo_core.sources import Examples
+from dimo_gym.data import GymData
 from dimo_gym.distances import compared, mean
 from dimo_gym.joints import CONDITIONS, Kind, Known
 from dimo_gym.measuring import Law, generator_law, in_turn
@@ -29,61 +33,128 @@ class Method:
     """A method of distillation with its own choices.
 
     Attributes:
-        about: What it is, in a line.
+        about: What it is, as tables say.
         objective: The objective and its options.
-        auxiliary: Options of the auxiliary.
+        generator: Its generator's name; of ``few_step`` with one step ``one_step``.
         r_init: Share of masks that generation starts from. What learns from re-masked data starts from masks
-            alone, as random codes are never seen there.
-        divergences: Which may be chosen; None for any.
-        spread: Whether the objective's ``horizon`` is 1 / steps.
-        pace: Multiplies the learning rates. From masks alone the teacher's copy is nearly as good as
-            anything, and large rates lead away from it.
+            alone, as random codes are never seen there. None for generators that have no such option.
+        auxiliary: Options of the auxiliary; None where there is none.
+        divergence: Its own one; None where the objective has none.
+        others: Whether other divergences may be tried.
+        warm: An objective that half of the training goes to before.
+        drawn: Whether its data are the teacher's own samples, and not those that the teacher learnt from.
+        one_step: Whether it makes generators of one step only.
+        pace: Multiplies the learning rates, in one step and in several. Where the teacher's copy is nearly as
+            good as anything, large rates lead away from it.
     """
 
     about: str
     objective: Mapping[str, Any]
-    auxiliary: Mapping[str, Any] = attrs.field(factory=dict)
-    r_init: float = 0.6
-    divergences: tuple[str, ...] | None = None
-    spread: bool = False
-    pace: float = 1.0
+    generator: str = "few_step"
+    r_init: float | None = 1.0
+    auxiliary: Mapping[str, Any] | None = attrs.field(factory=dict)
+    divergence: str | None = "rkl"
+    others: bool = False
+    warm: Mapping[str, Any] | None = None
+    drawn: bool = False
+    one_step: bool = False
+    pace: tuple[float, float] = (0.1, 0.1)
 
+    @property
+    def divergences(self) -> tuple[str, ...] | None:
+        """Names of those that may be chosen; None for all."""
+        return None if self.others else (self.divergence or NONE,)
+
+
+NONE = "none"
+"""Stands for the divergence of a method that has none."""
+
+DMMD: Mapping[str, Any] = {"name": "idlm", "corruption": "posterior"}
+DI4C: Mapping[str, Any] = {"latents": 8, "delta": 0.25, "label_dropout": 0.0, "dropout": False}
 
 METHODS: Mapping[str, Method] = {
-    "dimo": Method(about="Di[M]O, r_init 0.6", objective={"name": "dimo"}),
-    "dimo-masks": Method(
-        about="Di[M]O from masks alone, r_init 1",
+    "dimo": Method(
+        about="Di[M]O, r_init 0.6",
         objective={"name": "dimo"},
-        r_init=1.0,
-        divergences=("jeffrey",),
+        r_init=0.6,
+        divergence="jeffrey",
+        others=True,
+        pace=(1.0, 1.0),
     ),
-    "dimo-data": Method(
-        about="Di[M]O's step on completions of re-masked data",
-        objective={"name": "dimo-data"},
-        r_init=1.0,
-        pace=0.1,
+    "dimo-masks": Method(
+        about="Di[M]O, r_init 1", objective={"name": "dimo"}, divergence="jeffrey", pace=(1.0, 1.0)
     ),
-    "idlm": Method(
-        about="IDLM",
+    "dimo-data": Method(about="Di[M]O from data", objective={"name": "dimo-data"}, divergence="jeffrey"),
+    "idlm": Method(about="IDLM", objective={"name": "idlm"}, auxiliary={"soft": 1.0}, others=True),
+    "d-mmd": Method(about="D-MMD", objective=DMMD, auxiliary={"teacher_weight": 1.0}),
+    "sdtt": Method(about="SDTT", objective={"name": "sdtt"}, auxiliary=None, others=True),
+    "pairs": Method(
+        about="Pairs (ReDi)",
+        objective={"name": "pairs", "label_smoothing": 0.0},
+        r_init=0.6,
+        auxiliary=None,
+        divergence=None,
+        drawn=True,
+        one_step=True,
+    ),
+    "pairs-dimo": Method(
+        about="Pairs, then Di[M]O",
+        objective={"name": "dimo"},
+        r_init=0.6,
+        divergence="jeffrey",
+        warm={"name": "pairs", "label_smoothing": 0.0},
+        drawn=True,
+        one_step=True,
+        pace=(1.0, 1.0),
+    ),
+    "imdm-dimo": Method(
+        about="Di[M]O, noise at masks (IMDM)",
+        objective={"name": "dimo"},
+        generator="imdm",
+        divergence="jeffrey",
+        pace=(1.0, 1.0),
+    ),
+    "imdm-idlm": Method(
+        about="IDLM, noise at masks (IMDM)",
         objective={"name": "idlm"},
+        generator="imdm",
         auxiliary={"soft": 1.0},
-        r_init=1.0,
-        divergences=("rkl",),
-        pace=0.1,
     ),
-    "d-mmd": Method(
-        about="D-MMD",
-        objective={"name": "idlm", "corruption": "posterior"},
+    "imdm-d-mmd": Method(
+        about="D-MMD, noise at masks (IMDM)",
+        objective=DMMD,
+        generator="imdm",
         auxiliary={"teacher_weight": 1.0},
-        r_init=1.0,
-        divergences=("rkl",),
-        pace=0.1,
-        spread=True,
+    ),
+    "imdm-sdtt": Method(
+        about="SDTT, noise at masks (IMDM)", objective={"name": "sdtt"}, generator="imdm", auxiliary=None
+    ),
+    "di4c": Method(
+        about="Di4C",
+        objective={"name": "di4c", **DI4C},
+        generator="mixture",
+        r_init=None,
+        auxiliary=None,
+        divergence=None,
+    ),
+    "di4c-d": Method(
+        about="Di4C with data",
+        objective={"name": "di4c-d", **DI4C},
+        generator="mixture",
+        r_init=None,
+        auxiliary=None,
+        divergence=None,
     ),
 }
 
-RATES: Mapping[Knows, tuple[float, float]] = {"exact": (0.2, 0.5), "learnt": (3e-3, 1e-2)}
-"""Learning rates of generator and auxiliary: of a table's entries, and of a perceptron's weights."""
+NUMBERS = 16
+"""Of noise at a site (IMDM), and those that a latent is made into (Di4C)."""
+
+FIRST = 16
+"""Steps of a sample in SDTT's first round."""
+
+RATES: Mapping[Knows, tuple[float, float]] = {"exact": (4e-3, 1e-2), "learnt": (3e-3, 1e-2)}
+"""Learning rates of generator and auxiliary; those of a table's logits are ``GAIN`` times as large."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +165,7 @@ class Cell:
         joint: What is to be learnt.
         knows: What its teacher is.
         method: One of ``METHODS``.
-        divergence: By registry name, with its default options.
+        divergence: By registry name, with its default options; ``NONE`` for none.
         steps: Passes of the generator.
         seed: Of the training.
     """
@@ -113,9 +184,9 @@ class Cell:
 
 
 @cache
-def teacher_of(joint: Kind, knows: Knows) -> GymTeacher:
+def teacher_of(joint: Kind, knows: Knows, extra: bool = False) -> GymTeacher:
     """The teacher of a joint; a learnt one is trained once a process."""
-    return GymTeacher(joint=joint, knows=knows)
+    return GymTeacher(joint=joint, knows=knows, extra=extra)
 
 
 @cache
@@ -124,61 +195,104 @@ def installed() -> Registry:
     return Registry.discover()
 
 
-def job_of(cell: Cell, *, training: int, batch: int) -> Job:
+@cache
+def examples_of(data: GymData, split: str) -> Examples:
+    """Data are drawn once a process."""
+    return data.load(split)
+
+
+def job_of(cell: Cell, *, training: int, batch: int, warm: bool = False) -> Job:
     """The distillation of a cell.
 
     Args:
         cell: Which.
         training: Steps of the training.
         batch: Batch size.
+        warm: Give the job of the half before.
     """
-    method, teacher = METHODS[cell.method], teacher_of(cell.joint, cell.knows)
-    objective = dict(method.objective) | ({"horizon": 1 / cell.steps} if method.spread else {})
-    few: dict[str, Any] = (
-        {"name": "few_step", "steps": cell.steps} if cell.steps > 1 else {"name": "one_step"}
-    )
-    rates = zip(("generator", "auxiliary"), RATES[cell.knows], strict=True)
-    parts = {part: {"lr": lr * method.pace, "warmup": 0, "clip": None} for part, lr in rates}
-    parts["generator"]["ema"] = 0.98
+    method = METHODS[cell.method]
+    objective, auxiliary = dict(method.objective), method.auxiliary
+    if method.warm is not None:
+        training = training // 2 if warm else training - training // 2
+        objective, auxiliary = (dict(method.warm), None) if warm else (objective, auxiliary)
+    if "corruption" in objective:
+        objective["horizon"] = 1 / cell.steps
+    if objective["name"] == "sdtt":
+        objective |= rounds(cell.steps, training)
+    pace = method.pace[cell.steps > 1]
+    parts = ("generator",) if auxiliary is None else ("generator", "auxiliary")
+    for part, lr in zip(parts, RATES[cell.knows], strict=False):
+        objective[part] = {"lr": lr * pace, "warmup": 0, "clip": None}
+    objective["generator"]["ema"] = 0.98
     how: dict[str, Any] = {
-        "teacher": teacher,
-        "generator": {**few, "r_init": method.r_init, "sigma_init": 0.0},
-        "auxiliary": {"name": "denoiser", **method.auxiliary},
-        "divergence": {"name": cell.divergence},
-        "objective": {**objective, **parts},
+        "teacher": teacher_of(cell.joint, cell.knows, extra=method.generator == "mixture"),
+        "generator": generator_of(method, cell),
+        "objective": objective,
         "train": {"steps": training, "batch_size": batch},
         "eval": {"enabled": False},
         "seed": cell.seed,
         "device": "cpu",
         "out": "gym",
     }
+    if auxiliary is not None:
+        how["auxiliary"] = {"name": "denoiser", **auxiliary}
+        how["divergence"] = {"name": cell.divergence}
+    elif cell.divergence != NONE and not warm:
+        how["divergence"] = {"name": cell.divergence}
+    if method.drawn and auxiliary is None:
+        how["data"] = {"name": "gym", "drawn_by": cell.knows}
     return resolve_job(how, registry=installed())
 
 
-def trained(job: Job) -> Generator:
+def generator_of(method: Method, cell: Cell) -> dict[str, Any]:
+    """Name and options of a cell's generator; a mixture decides at least one site in each step."""
+    if method.generator == "mixture":
+        steps = min(cell.steps, teacher_of(cell.joint, cell.knows).tokens.length)
+        return {"name": "mixture", "steps": steps, "latent_features": NUMBERS}
+    one = method.generator == "few_step" and cell.steps == 1
+    steps_of = {"name": "one_step"} if one else {"name": method.generator, "steps": cell.steps}
+    noise = {"noise": NUMBERS} if method.generator == "imdm" else {}
+    return {**steps_of, **noise, "r_init": method.r_init, "sigma_init": 0.0}
+
+
+def rounds(steps: int, training: int) -> dict[str, int]:
+    """Rounds of SDTT that fit in the training; in the last one a step of the student is 1 / steps long."""
+    first = max(FIRST, 2 * steps)
+    count = round(math.log2(first / steps))
+    return {"first_steps": first, "round_steps": max(1, training // count)}
+
+
+def trained(job: Job, start: Mapping[str, Tensor] | None = None) -> Generator:
     """The generator of a job, with averaged weights; nothing is kept of the run besides.
+
+    Args:
+        job: The distillation.
+        start: Weights of the generator to go on from.
 
     Raises:
         NumericalError: when the training diverges.
     """
     device, teacher, feeds = find_device("cpu"), job.teacher, dict[Stream, Feed]()
     objective = job.objective.build(job.ingredients())
+    (product,) = [part.module for part in objective.parts().values() if isinstance(part.module, Generator)]
+    if start is not None:
+        product.load_state_dict(start)
     if "conditions" in job.objective.needs:
         stream = job.conditions.open(teacher.conditioning, seed=job.seed)
         feeds["conditions"] = ConditionFeed(stream=stream, teacher=teacher, device=device)
     if job.data is not None:
-        examples = job.data.load(job.data.splits()[0])
+        assert isinstance(job.data, GymData), "cells read data of the gym"
+        examples = examples_of(job.data, job.data.splits()[0])
         feeds["data"] = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(objective, feeds, job.train, folder=Folder(folder), seed=job.seed, device=device)
         while engine.step < job.train.steps:
             engine.take_step()
-    (product,) = [state for state in engine.states.values() if isinstance(state.module, Generator)]
-    with product.averaged():
-        averaged = {name: tensor.clone() for name, tensor in product.module.state_dict().items()}
-    product.module.load_state_dict(averaged)
-    assert isinstance(product.module, Generator)
-    return product.module.eval()
+    (state,) = [state for state in engine.states.values() if state.module is product]
+    with state.averaged():
+        averaged = {name: tensor.clone() for name, tensor in product.state_dict().items()}
+    product.load_state_dict(averaged)
+    return product.eval()
 
 
 def judged(law: Law, joint: Kind, knows: Knows) -> dict[str, Any]:
@@ -204,7 +318,10 @@ def measured(cell: Cell, *, training: int, batch: int) -> dict[str, Any]:
     """
     what = attrs.asdict(cell)
     try:
-        generator = trained(job_of(cell, training=training, batch=batch))
+        start = None
+        if METHODS[cell.method].warm is not None:
+            start = trained(job_of(cell, training=training, batch=batch, warm=True)).state_dict()
+        generator = trained(job_of(cell, training=training, batch=batch), start)
     except NumericalError as error:
         return {**what, "failed": str(error).splitlines()[0]}
     return {

@@ -87,7 +87,9 @@ class Table(OneHot):
             at = c * table.shape[1] + places(x, self.codes + 1)
             return F.embedding(at, flat.flatten(0, 1)).view(len(x), *table.shape[2:])
         # Not clamp_min: its gradient at exactly 0, where one-hot sites are, depends on torch's version.
-        shares = torch.where(x < 0, 0.0, x) + torch.finfo(x.dtype).tiny
+        shares = torch.where(x < 0, 0.0, x)
+        # A site of nothing is a bit of everything; tiny shares at all would make products slow denormals.
+        shares = torch.where(shares.sum(-1, keepdim=True) > 0, shares, 1.0)
         shares = shares / shares.sum(-1, keepdim=True)
         cut = self.length - self.length // 3  # the sum over the last sites comes after that over the others
         first, last = (_product(shares[:, sites]) for sites in (slice(cut), slice(cut, None)))

@@ -71,7 +71,7 @@ def test_the_law_with_embedding_noise_is_a_mean_with_an_error() -> None:
     plain, noisy = (
         generator_law(TEACHER, shaken(OneStep(r_init=0.4, sigma_init=s).build(TEACHER))) for s in (0.0, 0.3)
     )
-    assert noisy.how == "noise"
+    assert noisy.how == "traced"
     assert noisy.error is not None
     assert 0 < noisy.error < 0.05
     assert compared(plain.q[0], noisy.q[0]).tv > 2 * noisy.error
