@@ -28,8 +28,8 @@ class GymData(Known, Data):
         strength: How strong the dependence is; null for the joint's own.
         seed: Fixes what is drawn at random.
         count: How many.
-        drawn_by: joint: the joint itself. exact, learnt: what such a teacher draws of it site by site in random
-            order, as data for objectives that learn from a teacher's samples.
+        drawn_by: joint: the joint itself. exact, learnt: what such a teacher draws of it site by site in
+            random order, as data for objectives that learn from a teacher's samples.
     """
 
     count: int = attrs.field(default=8192, validator=v.gt(1))

@@ -25,7 +25,7 @@ from dimo_gym.partial import places, states
 from dimo_gym.teacher import GymTeacher
 
 TRACED, BLOCKS = 2**14, 16
-"""Samples of a condition that are followed up to their last pass, and the parts that the error is found from."""
+"""Samples of a condition that are followed up to their last pass, and parts from which the error is found."""
 
 SAMPLES = 2**17
 """Samples of a condition, where a law can only be estimated by counting."""

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
@@ -157,7 +158,7 @@ RATES: Mapping[Knows, tuple[float, float]] = {"exact": (4e-3, 1e-2), "learnt": (
 """Learning rates of generator and auxiliary; those of a table's logits are ``GAIN`` times as large."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Cell:
     """One generator.
 
@@ -316,7 +317,7 @@ def measured(cell: Cell, *, training: int, batch: int) -> dict[str, Any]:
         training: Steps of the training.
         batch: Batch size.
     """
-    what = attrs.asdict(cell)
+    what, began = attrs.asdict(cell), time.process_time()
     try:
         start = None
         if METHODS[cell.method].warm is not None:
@@ -324,7 +325,6 @@ def measured(cell: Cell, *, training: int, batch: int) -> dict[str, Any]:
         generator = trained(job_of(cell, training=training, batch=batch), start)
     except NumericalError as error:
         return {**what, "failed": str(error).splitlines()[0]}
-    return {
-        **what,
-        **judged(generator_law(teacher_of(cell.joint, cell.knows), generator), cell.joint, cell.knows),
-    }
+    law = generator_law(teacher_of(cell.joint, cell.knows), generator)
+    seconds = round(time.process_time() - began, 2)
+    return {**what, **judged(law, cell.joint, cell.knows), "seconds": seconds}

@@ -11,8 +11,8 @@ from dimo_gym.joints import CONDITIONS
 from dimo_gym.partial import places
 
 GAIN = 50.0
-"""A table holds logits divided by this, so that the learning rates that move logits are those of other weights,
-such as what makes noise or a latent: Adam moves all by about its rate."""
+"""A table holds logits divided by this: Adam moves all by about its rate, and what is enough for logits would
+be far too much for other weights, such as those that make noise or a latent."""
 
 SHARP = 10.0
 """Multiplies further tokens before their softmax: those that are made of a latent start near zero."""

@@ -69,7 +69,13 @@ def run(*, out: str, workers: int, summary: bool, **asked: Any) -> str:
         cells = plan.cells()
         if not summary:
             waiting = [cell for cell in cells if not folder.exists(file_of(cell))]
-            logger.info("{} of {} cells are finished", len(cells) - len(waiting), len(cells))
+            logger.info(
+                "{} of {} cells are finished; the others take {:.0f} minutes of a core, {} at a time",
+                len(cells) - len(waiting),
+                len(cells),
+                plan.core_seconds(waiting) / 60,
+                workers,
+            )
             work(folder, waiting, plan, workers)
         rows = [*rows_of_teachers(folder, plan)]
         return write(folder, finished(folder, cells), rows, floors(plan), plan)
