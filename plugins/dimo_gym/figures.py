@@ -64,11 +64,12 @@ def by_steps(cells: Sequence[Row], samplers: Sequence[Row], plan: Plan) -> bytes
         axis.set_xticks(plan.steps, [str(k) for k in plan.steps])
         axis.minorticks_off()
         axis.set_title(f"{joint}, {knows} teacher", fontsize=9)
+        axis.set_xlabel("steps", fontsize=8)
+        axis.tick_params(labelsize=8)
         axis.set_ylim(0, 1)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.supylabel("total variation from the data", fontsize=9)
-    figure.supxlabel("steps", fontsize=9)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
     return _png(figure)
 
@@ -81,11 +82,8 @@ def by_divergence(cells: Sequence[Row]) -> bytes | None:
     from matplotlib.figure import Figure
 
     exact = [row for row in cells if row["knows"] == "exact" and "data" in row]
-    tried = {
-        (row["method"], row["steps"])
-        for row in exact
-        if row["divergence"] != METHODS[row["method"]].divergence
-    }
+    exact = [row for row in exact if METHODS[row["method"]].others]
+    tried = {(r["method"], r["steps"]) for r in exact if r["divergence"] != METHODS[r["method"]].divergence}
     if not (panels := [(name, k) for name in METHODS for k in sorted(k for m, k in tried if m == name)]):
         return None
     across = len({k for _, k in panels})

@@ -45,8 +45,8 @@ class Method:
         warm: An objective that half of the training goes to before.
         drawn: Whether its data are the teacher's own samples, and not those that the teacher learnt from.
         one_step: Whether it makes generators of one step only.
-        pace: Multiplies the learning rates, in one step and in several. Where the teacher's copy is nearly as
-            good as anything, large rates lead away from it.
+        pace: Multiplies the learning rates, in one step, in two and in more. Where the teacher's copy is
+            nearly as good as anything, large rates lead away from it.
     """
 
     about: str
@@ -59,7 +59,7 @@ class Method:
     warm: Mapping[str, Any] | None = None
     drawn: bool = False
     one_step: bool = False
-    pace: tuple[float, float] = (0.1, 0.1)
+    pace: tuple[float, float, float] = (0.1, 0.03, 0.03)
 
     @property
     def divergences(self) -> tuple[str, ...] | None:
@@ -80,10 +80,10 @@ METHODS: Mapping[str, Method] = {
         r_init=0.6,
         divergence="jeffrey",
         others=True,
-        pace=(1.0, 1.0),
+        pace=(1.0, 1.0, 0.03),
     ),
     "dimo-masks": Method(
-        about="Di[M]O, r_init 1", objective={"name": "dimo"}, divergence="jeffrey", pace=(1.0, 1.0)
+        about="Di[M]O, r_init 1", objective={"name": "dimo"}, divergence="jeffrey", pace=(1.0, 1.0, 0.03)
     ),
     "dimo-data": Method(about="Di[M]O from data", objective={"name": "dimo-data"}, divergence="jeffrey"),
     "idlm": Method(about="IDLM", objective={"name": "idlm"}, auxiliary={"soft": 1.0}, others=True),
@@ -106,14 +106,14 @@ METHODS: Mapping[str, Method] = {
         warm={"name": "pairs", "label_smoothing": 0.0},
         drawn=True,
         one_step=True,
-        pace=(1.0, 1.0),
+        pace=(1.0, 1.0, 0.03),
     ),
     "imdm-dimo": Method(
         about="Di[M]O, noise at masks (IMDM)",
         objective={"name": "dimo"},
         generator="imdm",
         divergence="jeffrey",
-        pace=(1.0, 1.0),
+        pace=(1.0, 1.0, 0.03),
     ),
     "imdm-idlm": Method(
         about="IDLM, noise at masks (IMDM)",
@@ -220,7 +220,7 @@ def job_of(cell: Cell, *, training: int, batch: int, warm: bool = False) -> Job:
         objective["horizon"] = 1 / cell.steps
     if objective["name"] == "sdtt":
         objective |= rounds(cell.steps, training)
-    pace = method.pace[cell.steps > 1]
+    pace = method.pace[min(cell.steps, 3) - 1]
     parts = ("generator",) if auxiliary is None else ("generator", "auxiliary")
     for part, lr in zip(parts, RATES[cell.knows], strict=False):
         objective[part] = {"lr": lr * pace, "warmup": 0, "clip": None}
