@@ -59,7 +59,7 @@ class Method:
     warm: Mapping[str, Any] | None = None
     drawn: bool = False
     one_step: bool = False
-    pace: tuple[float, float, float] = (0.1, 0.03, 0.03)
+    pace: tuple[float, float, float]
 
     @property
     def divergences(self) -> tuple[str, ...] | None:
@@ -83,12 +83,37 @@ METHODS: Mapping[str, Method] = {
         pace=(1.0, 1.0, 0.03),
     ),
     "dimo-masks": Method(
-        about="Di[M]O, r_init 1", objective={"name": "dimo"}, divergence="jeffrey", pace=(1.0, 1.0, 0.03)
+        about="Di[M]O, r_init 1",
+        objective={"name": "dimo"},
+        divergence="jeffrey",
+        pace=(0.3, 0.1, 0.03),
     ),
-    "dimo-data": Method(about="Di[M]O from data", objective={"name": "dimo-data"}, divergence="jeffrey"),
-    "idlm": Method(about="IDLM", objective={"name": "idlm"}, auxiliary={"soft": 1.0}, others=True),
-    "d-mmd": Method(about="D-MMD", objective=DMMD, auxiliary={"teacher_weight": 1.0}),
-    "sdtt": Method(about="SDTT", objective={"name": "sdtt"}, auxiliary=None, others=True),
+    "dimo-data": Method(
+        about="Di[M]O from data",
+        objective={"name": "dimo-data"},
+        divergence="jeffrey",
+        pace=(1.0, 0.1, 0.03),
+    ),
+    "idlm": Method(
+        about="IDLM",
+        objective={"name": "idlm"},
+        auxiliary={"soft": 1.0},
+        others=True,
+        pace=(0.1, 0.03, 0.03),
+    ),
+    "d-mmd": Method(
+        about="D-MMD",
+        objective=DMMD,
+        auxiliary={"teacher_weight": 1.0},
+        pace=(0.1, 0.03, 0.03),
+    ),
+    "sdtt": Method(
+        about="SDTT",
+        objective={"name": "sdtt"},
+        auxiliary=None,
+        others=True,
+        pace=(0.1, 0.03, 0.03),
+    ),
     "pairs": Method(
         about="Pairs (ReDi)",
         objective={"name": "pairs", "label_smoothing": 0.0},
@@ -97,6 +122,7 @@ METHODS: Mapping[str, Method] = {
         divergence=None,
         drawn=True,
         one_step=True,
+        pace=(0.1, 0.1, 0.1),
     ),
     "pairs-dimo": Method(
         about="Pairs, then Di[M]O",
@@ -106,29 +132,35 @@ METHODS: Mapping[str, Method] = {
         warm={"name": "pairs", "label_smoothing": 0.0},
         drawn=True,
         one_step=True,
-        pace=(1.0, 1.0, 0.03),
+        pace=(3.0, 3.0, 3.0),
     ),
     "imdm-dimo": Method(
         about="Di[M]O, noise at masks (IMDM)",
         objective={"name": "dimo"},
         generator="imdm",
         divergence="jeffrey",
-        pace=(1.0, 1.0, 0.03),
+        pace=(1.0, 0.1, 0.03),
     ),
     "imdm-idlm": Method(
         about="IDLM, noise at masks (IMDM)",
         objective={"name": "idlm"},
         generator="imdm",
         auxiliary={"soft": 1.0},
+        pace=(0.3, 0.03, 0.03),
     ),
     "imdm-d-mmd": Method(
         about="D-MMD, noise at masks (IMDM)",
         objective=DMMD,
         generator="imdm",
         auxiliary={"teacher_weight": 1.0},
+        pace=(1.0, 0.03, 0.03),
     ),
     "imdm-sdtt": Method(
-        about="SDTT, noise at masks (IMDM)", objective={"name": "sdtt"}, generator="imdm", auxiliary=None
+        about="SDTT, noise at masks (IMDM)",
+        objective={"name": "sdtt"},
+        generator="imdm",
+        auxiliary=None,
+        pace=(0.1, 0.03, 0.03),
     ),
     "di4c": Method(
         about="Di4C",
@@ -137,6 +169,7 @@ METHODS: Mapping[str, Method] = {
         r_init=None,
         auxiliary=None,
         divergence=None,
+        pace=(0.3, 0.3, 0.3),
     ),
     "di4c-d": Method(
         about="Di4C with data",
@@ -145,6 +178,7 @@ METHODS: Mapping[str, Method] = {
         r_init=None,
         auxiliary=None,
         divergence=None,
+        pace=(0.3, 0.3, 0.3),
     ),
 }
 
