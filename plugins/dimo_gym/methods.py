@@ -192,6 +192,10 @@ RATES: Mapping[Knows, tuple[float, float]] = {"exact": (4e-3, 1e-2), "learnt": (
 """Learning rates of generator and auxiliary; those of a table's logits are ``GAIN`` times as large."""
 
 
+SMOOTH = 0.1
+"""Multiplies the rates of perceptrons in several steps: what one state learns moves all others, too."""
+
+
 @attrs.frozen
 class Cell:
     """One generator.
@@ -255,6 +259,8 @@ def job_of(cell: Cell, *, training: int, batch: int, warm: bool = False) -> Job:
     if objective["name"] == "sdtt":
         objective |= rounds(cell.steps, training)
     pace = method.pace[min(cell.steps, 3) - 1]
+    if cell.knows == "learnt" and cell.steps > 1:
+        pace *= SMOOTH
     parts = ("generator",) if auxiliary is None else ("generator", "auxiliary")
     for part, lr in zip(parts, RATES[cell.knows], strict=False):
         objective[part] = {"lr": lr * pace, "warmup": 0, "clip": None}
