@@ -8,10 +8,11 @@ import attrs
 
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
+from dimo_gym.cells import Cell, Knows, installed, judged, measured, teacher_of
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
 from dimo_gym.measuring import Law, ancestral, counted, few_counts, random_order
-from dimo_gym.methods import METHODS, NONE, Cell, Knows, installed, judged, measured, teacher_of
+from dimo_gym.methods import METHODS, NONE
 from dimo_gym.teacher import GymTeacher
 
 JOINTS: Sequence[Kind] = ("halves", "markov", "aligned", "table", "ising")

@@ -13,8 +13,9 @@ from loguru import logger
 from dimo_core.errors import UnknownNameError
 from dimo_core.files.folder import Folder
 from dimo_core.files.owner import owned
+from dimo_gym.cells import Cell, installed
 from dimo_gym.measuring import SAMPLES
-from dimo_gym.methods import METHODS, Cell, installed
+from dimo_gym.methods import METHODS
 from dimo_gym.plan import Plan, file_of, finished, floors, keep, rows_of_teachers
 from dimo_gym.report import write
 

@@ -8,10 +8,10 @@ import attrs
 import pytest
 
 from dimo_core.cli import main
+from dimo_gym.cells import installed
 from dimo_gym.command import Gym
 from dimo_gym.floors import entropies, multi_information
 from dimo_gym.joints import Known
-from dimo_gym.methods import installed
 from dimo_gym.report import spread
 from dimo_gym.running import plan_of
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from dimo_distillers.sdtt import Sdtt
+from dimo_gym.cells import Cell, installed, job_of, measured, rounds, trained
 from dimo_gym.figures import OBJECTIVES, style
-from dimo_gym.methods import METHODS, NONE, Cell, installed, job_of, measured, rounds, trained
+from dimo_gym.methods import METHODS, NONE
 
 TRAINED = {"few_step": "FewStep", "imdm": "Imdm", "mixture": "Mixture"}
 
