@@ -77,10 +77,14 @@ def test_the_law_of_a_generator_is_that_of_its_samples(options: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("kind", [Imdm, Mixture])
-def test_the_law_of_noise_and_of_a_mixture_is_that_of_its_samples(kind: Any, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"), [(Imdm, {"r_init": 1.0, "noise": 8}), (Mixture, {"latent_features": 8})]
+)
+def test_the_law_of_noise_and_of_a_mixture_is_that_of_its_samples(
+    kind: Any, options: dict[str, Any], steps: int
+) -> None:
     teacher = GymTeacher(joint="markov", length=3, codes=3, extra=True)
-    generator = kind(steps=steps, **({"r_init": 1.0} if kind is Imdm else {})).build(teacher)
+    generator = kind(steps=steps, **options).build(teacher)
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():  # so that noise, or the latent, matters
         for name, p in generator.named_parameters():
