@@ -152,6 +152,25 @@ class GeneratorOptions(ABC):
         """Steps that its generator takes for a sample."""
         return self.passes
 
+    def with_steps(self, steps: int) -> "GeneratorOptions":
+        """These options for samples in so many steps: the option ``steps``, where there is one.
+
+        Raises:
+            UsageError: where there is none, for another number than the generator has.
+        """
+        if steps == self.steps:
+            return self
+        if steps < 1:
+            raise UsageError(f"a generator takes 1 step at least, got {steps}")
+        own: Any = self
+        if "steps" not in attrs.fields_dict(type(own)):
+            raise UsageError(
+                f"{steps} steps are asked for, and a generator of the class {type(self).__name__} always "
+                f"takes {self.steps}: it has no option 'steps'. Leave the number of steps out."
+            )
+        made: GeneratorOptions = attrs.evolve(own, steps=steps)
+        return made
+
     @abstractmethod
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> Generator:
         """A generator that starts as a copy of the teacher.

@@ -7,7 +7,7 @@ accumulates over micro-batches, reduces over processes, checks, clips, steps and
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import attrs
 from attrs import validators as v
@@ -23,6 +23,7 @@ from dimo_core.guidance import Guidance
 from dimo_core.teacher import Teacher
 
 Stream = Literal["conditions", "data"]
+Use = Literal["auxiliary", "divergence", "guidance"]
 
 _POSITIVE_OR_NONE: Any = v.optional(v.gt(0))
 
@@ -208,10 +209,12 @@ class Ingredients:
 class ObjectiveOptions(ABC):
     """Options of an objective; a frozen attrs class with one field an option.
 
-    ``needs`` names the streams that its batches are fed from.
+    ``needs`` names the streams that its batches are fed from, and ``uses`` the kinds of plugins that it makes
+    something of, besides teacher and generator: `dimo run` refuses others where they are asked for.
     """
 
     needs: ClassVar[frozenset[Stream]] = frozenset({"conditions"})
+    uses: ClassVar[frozenset[Use]] = frozenset(get_args(Use))
 
     @abstractmethod
     def build(self, ingredients: Ingredients) -> Objective:

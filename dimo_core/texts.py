@@ -30,6 +30,11 @@ def steps_of(count: int) -> str:
     return f"{count} step" if count == 1 else f"{count} steps"
 
 
+def passes_of(count: int) -> str:
+    """``1 forward pass``, ``4 forward passes``."""
+    return f"{count} forward pass" if count == 1 else f"{count} forward passes"
+
+
 def printable(text: str, most: int = LINE) -> str:
     """Text on one line, without signs that are none; of a long one its beginning and its end.
 

@@ -17,7 +17,7 @@ from dimo_core.errors import DimoError, Interrupted, UsageError, nearest
 from dimo_core.texts import masked, shown
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("command:run", "distil a teacher into a one-step generator"),
+    "run": ("command:run", "distil a teacher into a generator of one or a few steps"),
     "sample": ("sample:main", "draw samples from a trained generator, or from a teacher"),
     "evaluate": ("compare:evaluate", "judge a generator, a teacher, or pictures"),
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
@@ -115,7 +115,8 @@ def _top(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dimo",
         usage="dimo COMMAND [OPTIONS]",
-        description="One-step generators from masked diffusion models (Di[M]O, arXiv 2503.15457).",
+        description="Generators of one or a few steps from masked diffusion models (Di[M]O, arXiv "
+        "2503.15457).",
         epilog=f"commands:\n{lines}\n\n`dimo COMMAND --help` lists the options of a command. First steps:\n\n"
         "  dimo run --teacher maskgit --divergence jeffrey --beta 0.2\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -231,13 +231,13 @@ class Command:
 
 
 def run(argv: Sequence[str]) -> int:
-    """``dimo run``: distil a teacher into a one-step generator."""
+    """``dimo run``: distil a teacher into a generator of one or a few steps."""
     from dimo_core.config.distil import DistilDraft
 
     command = Command(
         prog="dimo run",
-        about="Distil a teacher into a one-step generator. Options follow the chosen plugins: name another "
-        "teacher or divergence, and --help shows its options.",
+        about="Distil a teacher into a generator of one or a few steps. Options follow the chosen plugins: "
+        "name another teacher or divergence, and --help shows its options.",
         draft=DistilDraft,
         short=SHORT,
         resumes=True,
@@ -286,8 +286,8 @@ def convert(argv: Sequence[str]) -> int:
     command = Command(
         prog="dimo convert",
         about="Turn foreign weights into a folder of safetensors and YAML: those that the teacher's options "
-        "name, or, with --generator.init FILE, those of a published one-step generator of that teacher. "
-        "Files are read without executing anything in them, and must fit exactly.",
+        "name, or, with --generator.init FILE, those of a published generator of that teacher. Files are "
+        "read without executing anything in them, and must fit exactly.",
         draft=ConvertDraft,
     )
     if (job := command.job(argv, Registry.discover())[0]) is not None:

@@ -1,4 +1,4 @@
-"""``dimo compare`` and ``dimo evaluate``: a table of samplers and generators, or one row of it."""
+"""``dimo compare`` and ``dimo evaluate``: a table of samplers and generators, or the rows of one of them."""
 
 import argparse
 import os
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHANGES = ("samples", "seeds", "temperatures", "metrics")
 """Options that override fields of the protocol."""
 
-OF_TEACHER = ("sampler", "sampling_steps", "sampling", "guidance")
+OF_TEACHER = ("sampler", "sampling", "guidance")
 """Options that say how a teacher is sampled."""
 
 
@@ -134,8 +134,8 @@ def add_common(to: Parser) -> None:
 def _compare_parser() -> Parser:
     parser = Parser(
         "dimo compare",
-        "Draw and judge samples of a teacher, by sampler and number of steps, and of its one-step "
-        "generators, by one protocol: table, CSV, JSON, Markdown, plots, pictures, and one page with all.",
+        "Draw and judge samples of a teacher, by sampler and number of steps, and of its generators, by one "
+        "protocol: table, CSV, JSON, Markdown, plots, pictures, and one page with all.",
         "--teacher NAME chooses the teacher (default: that of the generators, else maskgit) and "
         "--teacher.OPTION VALUE sets its options. NAME of samplers, metrics and guidance may be "
         "'{name: NAME, OPTION: VALUE}'.",
@@ -147,6 +147,8 @@ def _compare_parser() -> Parser:
     scale = "guidance of the teacher's rows: a scale, 1 being none, or a plugin (default: the plan's)"
     option(parser, "--guidance", "S", scale, type=guidance)
     option(parser, "--generators", "PATH ...", "folders of generators, or of runs", default=())
+    own = "steps of the generators' samples, a row for each (default: each generator's own)"
+    option(parser, "--generator-steps", "N ...", own, type=positive, default=())
     option(parser, "--generators-only", "", "no rows of the teacher")
     option(parser, "--merge", "RESULTS ...", "draw nothing; put these results in one table")
     add_common(parser)
@@ -178,7 +180,7 @@ def _shard(text: str) -> "Shard":
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """``dimo evaluate``: one row of the table, for a generator, a teacher, or pictures."""
+    """``dimo evaluate``: rows of the table for one generator or teacher, or for pictures."""
     options, rest = _evaluate_parser().parse_known_args(list(argv))
     layers = teacher_layers(options.config, rest)
 
@@ -195,12 +197,13 @@ def evaluate(argv: Sequence[str]) -> int:
         command=f"dimo {shlex.join(['evaluate', *argv])}",
         rows=_rows(options, subject),
         generators=(subject.url,) if subject.kind == "generator" else (),
+        generator_steps=options.steps if subject.kind == "generator" else (),
         images=subject.url if subject.kind == "images" else None,
     )
 
 
 def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | None":
-    """The one row of a teacher: by default the plan's sampler in the most steps.
+    """The rows of a teacher: by default one, the plan's sampler in the most steps.
 
     Raises:
         UsageError: for options that have no meaning for the subject.
@@ -210,18 +213,19 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
     given = [f"--{name.replace('_', '-')}" for name in OF_TEACHER if getattr(options, name) is not None]
     if subject.kind != "teacher" and given:
         raise UsageError(f"{given[0]} says how a teacher is sampled, and {options.path!r} is no teacher")
-    if subject.kind == "images" and options.temperatures:
-        raise UsageError(f"--temperature is for generators, and {options.path!r} holds pictures")
+    for name, wanted in (("temperature", options.temperatures), ("steps", options.steps)):
+        if subject.kind == "images" and wanted:
+            raise UsageError(f"--{name} says how samples are drawn, and {options.path!r} holds pictures")
     if subject.kind != "teacher":
         return None
     if options.sampling is not None:
-        if options.sampler is not None or options.sampling_steps is not None:
+        if options.sampler is not None or options.steps:
             raise UsageError("--sampling says sampler and steps already: give it, or --sampler and its steps")
         return TeacherRows(samplings=(options.sampling,), guidance=options.guidance)
     plan = subject.teacher.evaluation() or ASSUMED
     return TeacherRows(
         samplers=() if options.sampler is None else (options.sampler,),
-        steps=(options.sampling_steps or max(plan.steps, default=max(ASSUMED.steps)),),
+        steps=tuple(options.steps) or (max(plan.steps, default=max(ASSUMED.steps)),),
         guidance=options.guidance,
     )
 
@@ -229,17 +233,17 @@ def _rows(options: argparse.Namespace, subject: "Subject") -> "TeacherRows | Non
 def _evaluate_parser() -> Parser:
     parser = Parser(
         "dimo evaluate",
-        "Draw and judge samples of one generator or teacher, or judge pictures: one row of the table of "
-        "`dimo compare`, with the same files.",
-        "A teacher by name, and several rows: `dimo compare`. For pictures, --teacher NAME says whose "
+        "Draw and judge samples of one generator or teacher, or judge pictures: a row of the table of `dimo "
+        "compare`, or one for each number of steps, with the same files.",
+        "A teacher by name, and rows of several: `dimo compare`. For pictures, --teacher NAME says whose "
         "evaluation plan to use; metrics that need conditions are left out unless `dimo sample` wrote "
         "the pictures.",
     )
     path = "folder of a generator, a run, a teacher, or pictures (path or URL)"
     parser.add_argument("path", metavar="PATH", help=path)
     option(parser, "--sampler", "NAME", "of a teacher: multi-step sampler (default: the plan's)", type=choice)
-    steps = "of a teacher: steps (default: the plan's most)"
-    option(parser, "--sampling-steps", "N", steps, type=positive)
+    steps = "steps, a row for each (default: the generator's own; of a teacher the plan's most)"
+    option(parser, "--steps --sampling-steps", "N ...", steps, type=positive, default=())
     option(parser, "--sampling", "NAME", "of a teacher: a named sampling")
     option(parser, "--guidance", "S", "of a teacher: a scale, 1 being none, or a plugin", type=guidance)
     add_common(parser)

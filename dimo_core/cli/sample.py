@@ -9,9 +9,9 @@ from dimo_core.cli.command import Command, Parser, device, option, positive
 from dimo_core.cli.streams import follows
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
-from dimo_core.texts import shown
+from dimo_core.texts import passes_of, shown
 
-OF_TEACHER = ("sampling", "steps", "sampler", "guidance", "print_config", "print_schema")
+OF_TEACHER = ("sampling", "sampler", "guidance", "print_config", "print_schema")
 """Options that only the teacher's form has."""
 
 
@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     for name in names:
         if name in OF_TEACHER:
             raise UsageError(
-                f"--{name} says how a teacher is sampled in many steps, and a generator draws in one. "
-                "Give --teacher NAME in place of PATH."
+                f"--{name} says how a teacher is sampled, and a generator has a way of its own. Give "
+                "--teacher NAME in place of PATH."
             )
     return _generator(argv)
 
@@ -39,7 +39,8 @@ def _generator(argv: Sequence[str]) -> int:
     from dimo_core.jobs.sample import sample_folder
 
     wanted = _wanted(options)
-    written = sample_folder(options.path, temperature=options.temperature, out=options.out, **wanted)
+    how = {"temperature": options.temperature, "steps": options.steps}
+    written = sample_folder(options.path, out=options.out, **how, **wanted)
     print(f"{wanted['count']} samples in {shown(written[-1].rpartition('/')[0])}")
     return 0
 
@@ -68,8 +69,8 @@ def _teacher(argv: Sequence[str]) -> int:
     place = options.out or next_folder("sample", *names)
     with nullcontext(place) if follows() else taken(place) as out:  # the first process takes it for all
         drawn = sample_teacher(job.teacher, job.sampling, out=out, **wanted)
-    passes = f"{drawn.passes} forward {'pass' if drawn.passes == 1 else 'passes'}"
-    print(f"{wanted['count']} samples in {shown(out)} ({job.sampling.title}, {passes} each)")
+    how = f"{job.sampling.title}, {passes_of(drawn.passes)} each"
+    print(f"{wanted['count']} samples in {shown(out)} ({how})")
     return 0
 
 
@@ -99,8 +100,8 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> Parser:
     parser = Parser(
         "dimo sample",
-        "Draw samples in one step from a trained generator, or in many steps from a teacher: pictures or "
-        "lines, and their tokens.",
+        "Draw samples in one or a few steps from a trained generator, or in many steps from a teacher: "
+        "pictures or lines, and their tokens.",
         "`dimo sample --teacher NAME --help` lists the named samplings of that teacher, and the options of "
         "teacher, sampler and guidance.",
     )
@@ -108,6 +109,7 @@ def _parser() -> Parser:
     parser.add_argument("path", metavar="PATH", nargs="?", help=path)
     _drawing(parser)
     option(parser, "--temperature", "T", "divides the logits (default: that of the generator)", type=float)
+    option(parser, "--steps", "N", "steps of a sample (default: those of the generator)", type=positive)
     option(parser, "--teacher", "NAME", "sample this teacher in many steps instead")
     return parser
 

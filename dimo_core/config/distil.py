@@ -85,6 +85,11 @@ class Job(Common):
     eval: Evaluate = attrs.field(factory=Evaluate)
     out: str
 
+    @property
+    def method(self) -> list[str]:
+        """The objective by name, and the divergence where it uses one."""
+        return _method(self.config, self.objective)
+
     def ingredients(self, *, skeleton: bool = False) -> "Ingredients":
         """What the objective is made of; with ``skeleton`` no weight is read."""
         from dimo_core.objective import Ingredients
@@ -167,7 +172,29 @@ class DistilDraft(Draft):
         meant = [kind for kind in DEFAULTS if kind != "teacher" and not (lost and self._is_open(kind))]
         others = [*map(self.choose, meant)]
         objective = next((each for each in others if each is not None and each.key == "objective"), None)
+        self._unused(objective)
         return [chosen, *others, self._data(objective)]
+
+    def _unused(self, objective: Section | None) -> None:
+        """Refuse plugins that the objective makes nothing of, where the command line asks for them.
+
+        Files and presets may mention them: the file of a run mentions every kind.
+        """
+        if objective is None:
+            return
+        from dimo_core.objective import ObjectiveOptions
+
+        default = ObjectiveOptions.uses
+        uses = getattr(objective.instance or objective.cls, "uses", default)
+        asked = {
+            path[0]: (written, layer)
+            for layer in self.layers
+            for path, written in layer.spelling.items()
+            if path[0] in default - uses and written.startswith("--")
+        }
+        for kind, (written, layer) in asked.items():
+            text = f"{objective.title} uses no {kind}. Leave it out, or choose another objective."
+            self.problems.append(layer.fault(f"{written}: {text}"))
 
     def _data(self, objective: Section | None) -> Section | None:
         """What the objective is fed with; None where it reads no data, and nobody may give any."""
@@ -232,7 +259,14 @@ class DistilDraft(Draft):
                 "table and pictures are drawn with these networks. Add --eval.precision bf16."
             )
         made["config"] = {"preset": self.preset} | made["config"]
-        made["out"] = made["out"] or next_folder(
-            *(self.sections[key].name for key in ("teacher", "divergence"))
-        )
+        if not made["out"]:
+            (objective, *rest), teacher = _method(made["config"], made["objective"]), self.sections["teacher"]
+            own = [] if objective == DEFAULTS["objective"] else [objective]
+            made["out"] = next_folder(teacher.name, *own, *rest)
         return Job(**made)
+
+
+def _method(config: Mapping[str, Any], objective: "ObjectiveOptions") -> list[str]:
+    """The objective by name, and the divergence where it uses one."""
+    kinds = ("objective", "divergence") if "divergence" in objective.uses else ("objective",)
+    return [config[kind]["name"] for kind in kinds]

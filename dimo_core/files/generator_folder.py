@@ -94,6 +94,7 @@ def load_generator(
     *,
     registry: Registry | None = None,
     temperature: float | None = None,
+    steps: int | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[Teacher, Generator]:
     """The teacher (for decoding) and the generator of a folder, in eval mode.
@@ -103,13 +104,15 @@ def load_generator(
         device: Where the generator goes.
         registry: The plugins; discovered when None.
         temperature: Divides the logits when sampling; None for the saved one.
+        steps: Steps of a sample; None for as many as it is saved with.
         teacher: Used in place of the one that the folder names, so that it is in memory once.
 
     Raises:
         CheckpointError: when the folder is incomplete, damaged, or its teacher is not the one it was
             trained with.
         UnknownNameError: when a plugin that it names is not installed.
-        UsageError: for a temperature that is not above 0, or where the generator has none.
+        UsageError: for a temperature that is not above 0, or where the generator has none; for steps that it
+            cannot take.
     """
     if temperature is not None and not temperature > 0:
         raise UsageError(
@@ -129,8 +132,8 @@ def load_generator(
             f"SHA-256 of {', '.join(wrong)} is another. {MOVED}"
         )
     changed = {} if temperature is None else {"temperature": temperature}
-    generator = of_card(registry, "generator", {**card["generator"], **changed}, folder)
-    module: Generator = generator.frame(teacher)
+    options = of_card(registry, "generator", {**card["generator"], **changed}, folder)
+    module: Generator = (options if steps is None else options.with_steps(steps)).frame(teacher)
     if not changed.items() <= dict(module.sampling()).items():
         raise UsageError(f"the generator of {path!r} has no sampling temperature. Leave --temperature out.")
     assign(module.backbone, read_tensors(folder, WEIGHTS, card["sha256"][WEIGHTS]), folder.path(WEIGHTS))

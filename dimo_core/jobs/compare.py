@@ -41,6 +41,7 @@ class Comparing:
         out: Folder of the results, a path or URL; what is finished in it is not done again.
         rows: Rows of the teacher; None for none.
         generators: Folders of generators, or of runs.
+        generator_steps: Steps of the generators' samples, a row for each; empty for each generator's own.
         images: Folder of pictures that are judged too; None for none.
         protocol: A named protocol, or the path of a file.
         changes: Fields of the protocol that are overridden; null ones are not.
@@ -57,6 +58,7 @@ class Comparing:
     out: str
     rows: TeacherRows | None = None
     generators: tuple[str, ...] = ()
+    generator_steps: tuple[int, ...] = attrs.field(default=(), converter=tuple)
     images: str | None = None
     protocol: str = "plan"
     changes: Mapping[str, Any] = attrs.field(factory=dict)
@@ -180,7 +182,9 @@ def _methods(
     facts, found = identity(teacher), []
     if options.rows is not None:
         found += teacher_methods(used, options.rows.ways(teacher, registry), device, facts)
-    found += generator_methods(options.generators, protocol.temperatures, used, device, registry, facts)
+    found += generator_methods(
+        options.generators, protocol.temperatures, used, device, registry, facts, options.generator_steps
+    )
     told = [(method.name, method.identity) for method in found]
     return [method for i, method in enumerate(found) if told[i] not in told[:i]]
 
@@ -205,6 +209,10 @@ def _check(options: Comparing) -> None:
         raise UsageError(
             "--temperature is for generators, and none is compared. That of a sampler is an option of it: "
             "'{name: maskgit, temperature: 0.8}'"
+        )
+    if options.generator_steps and not options.generators:
+        raise UsageError(
+            "--generator-steps is for generators, and none is compared. --sampling-steps is for samplers."
         )
     if options.rows is None and not options.generators and options.images is None:
         raise UsageError("nothing to compare: name a teacher's rows, or --generators")

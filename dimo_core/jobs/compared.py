@@ -1,7 +1,8 @@
-"""What a comparison compares: the teacher by sampler and number of steps, and one-step generators."""
+"""What a comparison compares: the teacher by sampler and number of steps, and generators by their own."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ import torch
 from dimo_core.backbone import Backbone
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.drawing import Method, Opened
+from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import (
     CARD,
     generator_folder,
@@ -19,6 +21,7 @@ from dimo_core.files.generator_folder import (
     strangers,
 )
 from dimo_core.files.weights import sha256
+from dimo_core.generator import GeneratorOptions
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.sampler import Sampler, TeacherSampling
@@ -88,9 +91,8 @@ def teacher_methods(
         return teacher.network(share=True).to(device)
 
     def method(series: str, way: TeacherSampling) -> Method:
-        count = f"{way.steps} {'step' if way.steps == 1 else 'steps'}"
         return Method(
-            name=f"{series}, {count}",
+            name=f"{series}, {steps_of(way.steps)}",
             kind="teacher",
             series=series,
             steps=way.steps,
@@ -110,8 +112,9 @@ def generator_methods(
     device: torch.device,
     registry: Registry,
     facts: Mapping[str, Any],
+    steps: Sequence[int] = (),
 ) -> list[Method]:
-    """A method for each generator, and each temperature if there are any.
+    """A method for each generator, each number of steps and each temperature, if there are any.
 
     Args:
         paths: Generator folders, or run folders.
@@ -120,10 +123,11 @@ def generator_methods(
         device: Where they go.
         registry: The plugins that their folders name.
         facts: The teacher's ``identity``.
+        steps: Steps of a sample; empty for each generator's own.
 
     Raises:
         CheckpointError: when there is no generator in a folder.
-        UsageError: for a generator of another teacher.
+        UsageError: for a generator of another teacher, and for steps that one cannot take.
     """
     folders = [generator_folder(path) for path in paths]
     found = []
@@ -133,32 +137,51 @@ def generator_methods(
         return Opened.generator(load_generator(device=device, registry=registry, teacher=teacher, **which)[1])
 
     for folder, label in zip(folders, labels([folder.url for folder in folders]), strict=True):
-        card = read_card(folder)
-        if wrong := strangers(card, provenance):
-            raise UsageError(
-                f"generator {folder.url!r} was distilled from another teacher: the SHA-256 of its "
-                f"{', '.join(wrong)} is another. Its teacher is {card['teacher']}: compare it with that one "
-                "(--teacher and its options), and put both results in one table with --merge."
-            )
-        steps = of_card(registry, "generator", card["generator"], folder).steps
-        taken = "" if steps == 1 and temperatures else f", {steps_of(steps)}"
+        card = _own_card(folder, provenance)
+        saved: GeneratorOptions = of_card(registry, "generator", card["generator"], folder)
         own = {**facts, "generator": sha256(folder.read(CARD))}
-        for temperature in temperatures or (None,):
-            hot = "" if temperature is None else f", T = {temperature:g}"
-            options = {} if temperature is None else {"temperature": temperature}
+        for options, t in product(_in_steps(saved, steps, teacher), temperatures or (None,)):
+            taken = (
+                "" if options.steps == 1 and temperatures and not steps else f", {steps_of(options.steps)}"
+            )
+            hot = "" if t is None else f", T = {t:g}"
+            changed: dict[str, Any] = {} if options is saved else {"steps": options.steps}
+            changed |= {} if t is None else {"temperature": t}
+            which = {"temperature": None, "steps": None} | changed
             found.append(
                 Method(
                     name=f"{label}{taken}{hot}",
                     kind="generator",
                     series=label,
-                    steps=steps,
-                    identity={**own, **options},
-                    open=partial(opened, path=folder.url, temperature=temperature),
-                    temperature=temperature,
-                    drawn={**card["generator"], **options},
+                    steps=options.steps,
+                    identity={**own, **changed},
+                    open=partial(opened, path=folder.url, **which),
+                    temperature=t,
+                    drawn={**card["generator"], **changed},
                 )
             )
     return found
+
+
+def _own_card(folder: Folder, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The card of a generator of the teacher with this provenance."""
+    card = read_card(folder)
+    if wrong := strangers(card, provenance):
+        raise UsageError(
+            f"generator {folder.url!r} was distilled from another teacher: the SHA-256 of its "
+            f"{', '.join(wrong)} is another. Its teacher is {card['teacher']}: compare it with that one "
+            "(--teacher and its options), and put both results in one table with --merge."
+        )
+    return card
+
+
+def _in_steps(saved: GeneratorOptions, steps: Sequence[int], teacher: Teacher) -> list[GeneratorOptions]:
+    """A generator's options for each number of steps, of which none is impossible with this teacher."""
+    found = [saved.with_steps(count) for count in steps]
+    with torch.device("meta"):  # which costs nothing, and so nothing is drawn for a mistake
+        for options in found:
+            options.build(teacher, skeleton=True)
+    return found or [saved]
 
 
 def labels(urls: Sequence[str]) -> list[str]:

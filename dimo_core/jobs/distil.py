@@ -62,7 +62,7 @@ class RunResult:
 def distill(
     *, preset: str | None = None, resume: bool = False, registry: Registry | None = None, **options: Any
 ) -> RunResult:
-    """Distil a teacher into a one-step generator; the Python form of ``dimo run``.
+    """Distil a teacher into a generator of one or a few steps; the Python form of ``dimo run``.
 
     Args:
         preset: A named recipe of the teacher; its first one when None.
@@ -203,9 +203,8 @@ def _written(
 
 
 def _announce(job: Job, device: torch.device) -> None:
-    teacher, divergence, objective = (job.config[k]["name"] for k in ("teacher", "divergence", "objective"))
     length = f"{job.train.steps} steps of {job.train.batch_size}"
-    what = f"distilling {teacher} with {objective}, {divergence}, {length}"
+    what = f"distilling {job.config['teacher']['name']} with {', '.join([*job.method, length])}"
     logger.info("{} into {} on {}", what, job.out, device)
     for advice in job.teacher.advise(job.config):
         logger.warning(advice)

@@ -39,7 +39,7 @@ from dimo_core.texts import steps_of
 
 @attrs.define(kw_only=True, eq=False)
 class RunRows(Rows):
-    """The rows of a run: the teacher in several ways, the generator in one step, and real data.
+    """The rows of a run: the teacher in several ways, the generator in its steps, and real data.
 
     Attributes:
         ways: How the teacher is sampled, row by row: by named samplings, or in several numbers of steps.
@@ -96,7 +96,7 @@ class RunRows(Rows):
         return row_of(method, [{**found, "parameters": 0, "decoding": 0.0}])
 
     def table(self, generator: Generator | None, network: Backbone) -> Table:
-        """The teacher in each of its ``ways``, the generator at one step, and the real floor.
+        """The teacher in each of its ``ways``, the generator in its steps, and the real floor.
 
         Args:
             generator: On ``device``; None for a table of the teacher alone.
@@ -233,12 +233,12 @@ class Results:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
-        config, train = self.job.config, self.job.train
-        name = config["teacher"]["name"]
+        config, train, steps = self.job.config, self.job.train, steps_of(self.generator.steps)
+        name, method = config["teacher"]["name"], " with the divergence ".join(self.job.method)
         report = Report(
-            title=f"{name}, one step",
-            lead=f"A one-step generator distilled from the teacher {name} with the divergence "
-            f"{config['divergence']['name']}: {self.engine.step} steps of {train.batch_size} samples.",
+            title=f"{name}, {steps}",
+            lead=f"A generator of {steps}, distilled from the teacher {name} by the objective {method}: "
+            f"{self.engine.step} steps of {train.batch_size} samples.",
             facts={
                 "command": f"dimo run --config {self.folder.path('config.yaml')}",
                 "device": str(self.device),

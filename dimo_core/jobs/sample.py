@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from loguru import logger
 
 from dimo_core.conditions import KINDS
 from dimo_core.config.distil import DEFAULTS
@@ -28,6 +29,7 @@ from dimo_core.settings import Precision
 from dimo_core.sources import Conditions
 from dimo_core.suggestions import Choice, Sampling
 from dimo_core.teacher import Teacher
+from dimo_core.texts import passes_of, steps_of
 
 BLOCK = 64
 """Samples whose random numbers are drawn together: neither batch size nor count changes a sample."""
@@ -39,27 +41,27 @@ def sample_folder(
     count: int = 64,
     conditions: Sequence[str] | PromptSet | None = None,
     temperature: float | None = None,
+    steps: int | None = None,
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     batch_size: int = BLOCK,
 ) -> list[str]:
-    """Draw one-step samples of a trained generator into a new folder.
+    """Draw samples of a trained generator, in one or a few steps, into a new folder.
 
     Images become ``00000.png``, ``00001.png`` ... in their own size, or lie as the layout of a ``PromptSet``
     asks, and ``grid.png``; tokens and text become the lines of ``samples.txt``. ``samples.jsonl`` holds file,
-    condition, seed and tokens of each sample.
-    Sample i with its condition is the same for any count and, up to rounding, any batch size. When this is
-    stopped, the same call goes on where it was; ``samples.jsonl`` comes last. Where a launcher started
-    several processes, all of them call this, and share the batches.
+    condition, seed, forward passes and tokens of each sample, and comes last. Sample i with its condition is
+    the same for any count and, up to rounding, any batch size. When this is stopped, the same call goes on
+    where it was. Where a launcher started several processes, all of them call this, and share the batches.
 
     Args:
         path: A generator folder, or a run folder with one.
         count: Number of samples; a ``PromptSet`` has its own.
-        conditions: Class names, class indices or prompts, used in turn; None for all classes in turn; or a
-            ``PromptSet``.
+        conditions: Class names, indices or prompts, used in turn; None: all classes; or a ``PromptSet``.
         temperature: Divides the logits; None takes the generator's own.
+        steps: Steps of a sample; None takes the generator's own.
         seed: Seed of the draws.
         out: Where to write: empty, missing, or with the first part of these samples; None for the folder
             ``drawn`` beside the generator's.
@@ -72,8 +74,7 @@ def sample_folder(
 
     Raises:
         Interrupted: for Ctrl-C; what is drawn stays.
-        UsageError: when ``out`` holds something else, or a condition, the temperature or the device is
-            impossible.
+        UsageError: when ``out`` holds something else, or a condition or another argument is impossible.
         CheckpointError: when ``path`` holds no whole generator.
     """
     source = generator_folder(path)
@@ -81,7 +82,7 @@ def sample_folder(
     with ExitStack() as stack:
         ranks, where = stack.enter_context(joined(device))
         folder = stack.enter_context(ranks.folder(open_folder(out or f"{parent}{slash}drawn")))
-        teacher, generator, known = ranks.agreed(lambda: _loaded(source, where, temperature))
+        teacher, generator, known = ranks.agreed(lambda: _loaded(source, where, temperature, steps))
         files = SampleFiles(
             folder=folder,
             drawing=_drawing(teacher, seed, where, precision, batch_size),
@@ -91,6 +92,7 @@ def sample_folder(
             ranks=ranks,
         )
         ranks.led(files.claim)
+        logger.info("a sample takes {}, {}", steps_of(generator.steps), passes_of(generator.passes))
         ranks.agreed(lambda: deque(files.draw(Opened.generator(generator)), maxlen=0))
         return ranks.led(files.finish)
 
@@ -157,10 +159,10 @@ def sample_teacher(
 
 
 def _loaded(
-    source: Folder, device: torch.device, temperature: float | None
+    source: Folder, device: torch.device, temperature: float | None, steps: int | None
 ) -> tuple[Teacher, Generator, Conditions | None]:
     """A generator with its teacher, and what reads its conditions."""
-    teacher, generator = load_generator(source.url, device, temperature=temperature)
+    teacher, generator = load_generator(source.url, device, temperature=temperature, steps=steps)
     teacher = teacher.on(device)
     return teacher, generator, _source(teacher, read_card(source))
 

@@ -1,7 +1,7 @@
 """The objective ``dimo``: the phases in which generator and auxiliary take turns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -24,6 +24,7 @@ from dimo_core.objective import (
     Optimisation,
     Part,
     Phase,
+    Use,
     add_to,
 )
 
@@ -59,6 +60,8 @@ class Dimo(ObjectiveOptions):
         generator: How the generator is optimised.
         auxiliary: How the auxiliary is optimised.
     """
+
+    uses: ClassVar[frozenset[Use]] = frozenset({"auxiliary", "divergence", "guidance"})
 
     rollout: Literal["shared", "fresh"] = "shared"
     auxiliary_steps: int = attrs.field(default=1, validator=v.ge(1))

@@ -63,7 +63,7 @@ def decided_per_pass(length: int, steps: int, schedule: process.Schedule = "arcc
         schedule: r(t).
     """
     k, done = min(steps, length), [0]
-    left = 1 - torch.arange(1, k + 1, dtype=torch.float64) / k
+    left = 1 - torch.arange(1, k + 1, dtype=torch.float64, device="cpu") / k
     for i, masked in enumerate((process.mask_ratio(left, schedule) * length).round().tolist(), 1):
         done.append(min(max(length - int(masked), done[-1] + 1), length - (k - i)))
     return [after - before for before, after in pairwise(done)]
@@ -127,6 +127,10 @@ class FewStepGenerator(OneStepGenerator):
         """Those of one step, the steps and their schedule."""
         return {**super().sampling(), "steps": self.options.steps, "schedule": self.options.schedule}
 
+    def masked_share(self, i: int) -> float:
+        """Share of tokens that are masked after ``i`` passes; 1 before the first, which sees x_init."""
+        return self._left(i) / self.space.length
+
     def _start(self, r_init: float, draws: Draws) -> State:
         x = process.initial_tokens(self.space, r_init, draws)
         return State(x, torch.zeros_like(x, dtype=torch.bool))
@@ -137,21 +141,20 @@ class FewStepGenerator(OneStepGenerator):
         """Hidden states of pass ``i``."""
         if i == 0:
             return self._hidden(state.x, c, draws, r_init, sigma_init)
-        ratio = torch.full((len(state.x),), self._masked(i) / self.space.length, device=state.x.device)
+        ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
         return self.denoise(state.x, c, draws, mask_ratio=ratio)
 
     def _next(self, i: int, state: State, drawn: Tokens, draws: Draws) -> State:
         """After pass ``i``: what was drawn is decided, but for the sites that are masked again."""
         x = torch.where(state.decided, state.x, drawn)
-        sizes = torch.full((len(x),), self._masked(i + 1), device=x.device)
+        sizes = torch.full((len(x),), self._left(i + 1), device=x.device)
         # The same order of sites in every pass: what is masked again was masked before.
         masked = draws.subset("order", self.space.length, sizes)
         return State(process.apply_mask(x, masked, self.space), ~masked)
 
-    def _masked(self, i: int) -> int:
-        """How many tokens are masked after ``i`` passes."""
-        length, o = self.space.length, self.options
-        return length - sum(decided_per_pass(length, o.steps, o.schedule)[:i])
+    def _left(self, i: int) -> int:
+        """How many tokens are left to decide after ``i`` passes."""
+        return sum(decided_per_pass(self.space.length, self.options.steps, self.options.schedule)[i:])
 
 
 def _stream(i: int) -> str:

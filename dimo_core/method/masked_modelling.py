@@ -23,6 +23,7 @@ from dimo_core.objective import (
     Part,
     Phase,
     Stream,
+    Use,
 )
 from dimo_core.teacher import Teacher
 
@@ -41,6 +42,7 @@ class MaskedModelling(ObjectiveOptions):
     """
 
     needs: ClassVar[frozenset[Stream]] = frozenset({"data"})
+    uses: ClassVar[frozenset[Use]] = frozenset()
 
     schedule: process.Schedule = "arccos"
     masking: process.Masking = "bernoulli"

@@ -25,6 +25,7 @@ from dimo_core.objective import (
     Part,
     Phase,
     Stream,
+    Use,
 )
 from dimo_core.teacher import Teacher
 from dimo_di4c.generator import MixtureGenerator
@@ -63,6 +64,7 @@ class Di4C(ObjectiveOptions):
     """
 
     needs: ClassVar[frozenset[Stream]] = frozenset({"data"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"guidance"})
 
     latents: int = attrs.field(default=32, validator=v.ge(1))
     latent_chunk: int | None = attrs.field(default=None, validator=v.optional(v.ge(1)))

@@ -1,5 +1,6 @@
 """``imdm``: a generator whose masks carry noise: one state has many completions (arXiv 2605.10518)."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -12,7 +13,7 @@ from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.method import process
-from dimo_core.method.few_step import FewStep, FewStepGenerator
+from dimo_core.method.few_step import FewStep, FewStepGenerator, State
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -72,12 +73,14 @@ class NoisyMasks(Backbone):
 class Imdm(FewStep):
     """Generator of k steps whose masked sites carry noise through a small network that is trained with it.
 
-    A sample keeps its noise in all of its passes. Di[M]O's ``sigma_init`` is the case of noise that goes
-    through no network.
+    Di[M]O's ``sigma_init`` is the case of noise that goes through no network.
 
     Attributes:
         noise: n, numbers of noise at a site.
         noise_seed: Seed of the first map's initial weights.
+        resets: Between passes, of training and of sampling, a site that stays masked is given fresh noise
+            with the posterior's probability, as in the released sampler; false keeps a sample's noise in all
+            of its passes.
     """
 
     suggested_as: ClassVar[str] = "one_step"
@@ -85,6 +88,7 @@ class Imdm(FewStep):
     sigma_init: float = attrs.field(default=0.0, validator=[v.ge(0), v.le(1)])
     noise: int = attrs.field(default=64, validator=v.ge(1))
     noise_seed: int = attrs.field(default=0, validator=v.ge(0))
+    resets: bool = False
 
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "ImdmGenerator":
         """A generator that starts exactly as the teacher, or as what ``init`` holds.
@@ -113,7 +117,24 @@ class ImdmGenerator(FewStepGenerator):
         self, x_t: Tokens, c: Condition, draws: Draws, *, mask_ratio: Float[Tensor, " B"]
     ) -> Float[Tensor, "B L D"]:
         """Hidden states from a state with noise at its masks."""
-        e = self._with_noise(self.backbone.embed(x_t), x_t, draws)
+        return self._denoised(x_t, c, draws, mask_ratio, 0)
+
+    def sampling(self) -> Mapping[str, Any]:
+        """Those of few steps, and whether noise is reset."""
+        return {**super().sampling(), "resets": self.options.resets}
+
+    def _pass(
+        self, i: int, state: State, c: Condition, draws: Draws, r_init: float, sigma_init: float
+    ) -> Float[Tensor, "B L D"]:
+        if i == 0:
+            return super()._pass(i, state, c, draws, r_init, sigma_init)
+        ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
+        return self._denoised(state.x, c, draws, ratio, i if self.options.resets else 0)
+
+    def _denoised(
+        self, x: Tokens, c: Condition, draws: Draws, mask_ratio: Float[Tensor, " B"], resets: int
+    ) -> Float[Tensor, "B L D"]:
+        e = self._with_noise(self.backbone.embed(x), x, draws, resets)
         hidden: Tensor = self.backbone(e, c, mask_ratio=mask_ratio)
         return hidden
 
@@ -127,9 +148,30 @@ class ImdmGenerator(FewStepGenerator):
         hidden: Tensor = self.backbone(self._with_noise(e, x_init, draws), c, mask_ratio=ratio)
         return hidden
 
-    def _with_noise(self, e: Float[Tensor, "B L E"], x: Tokens, draws: Draws) -> Float[Tensor, "B L E"]:
-        eps = 2 * draws.uniform("imdm", self.space.length, self.options.noise) - 1
+    def _with_noise(
+        self, e: Float[Tensor, "B L E"], x: Tokens, draws: Draws, resets: int = 0
+    ) -> Float[Tensor, "B L E"]:
+        """Embeddings with the noise that there is after so many passes, each followed by a reset."""
+        length, n = self.space.length, self.options.noise
+        eps = 2 * draws.uniform("imdm", length, n) - 1
+        for i in range(1, resets + 1):
+            before, after = (1 - self.masked_share(j) for j in (i - 1, i))
+            fresh = draws.uniform(f"imdm_reset{i}", length) < reset_probability(before, after)
+            eps = torch.where(fresh[..., None], 2 * draws.uniform(f"imdm{i}", length, n) - 1, eps)
         return self.backbone.noisy(e, x, eps, self.space.mask_id)
+
+
+def reset_probability(before: float, after: float) -> float:
+    """1 - alpha_t / alpha_s: how likely a site that stays masked from t to s is to have fresh noise.
+
+    The posterior of a masked site gives (1 - alpha_t / alpha_s)(1 - alpha_s) / (1 - alpha_t) to a mask with
+    fresh noise, and (1 - alpha_s) / (1 - alpha_t) to a mask of either kind.
+
+    Args:
+        before: alpha_t, the share of sites that are visible at t.
+        after: alpha_s, the same at s; above 0.
+    """
+    return 1 - before / after
 
 
 def _width(teacher: Teacher) -> int:

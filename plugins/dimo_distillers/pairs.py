@@ -23,6 +23,7 @@ from dimo_core.objective import (
     Part,
     Phase,
     Stream,
+    Use,
     add_to,
 )
 
@@ -67,6 +68,7 @@ class Pairs(ObjectiveOptions):
     """
 
     needs: ClassVar[frozenset[Stream]] = frozenset({"data"})
+    uses: ClassVar[frozenset[Use]] = frozenset()
 
     pairing: int = attrs.field(default=0, validator=v.ge(0))
     label_smoothing: float = attrs.field(default=0.1, validator=[v.ge(0), v.lt(1)])

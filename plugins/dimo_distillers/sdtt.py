@@ -29,6 +29,7 @@ from dimo_core.objective import (
     Phase,
     Stream,
     Succession,
+    Use,
     add_to,
 )
 from dimo_core.teacher import Teacher
@@ -61,6 +62,7 @@ class Sdtt(ObjectiveOptions):
     """
 
     needs: ClassVar[frozenset[Stream]] = frozenset({"data"})
+    uses: ClassVar[frozenset[Use]] = frozenset({"divergence", "guidance"})
 
     first_steps: int = attrs.field(default=16, validator=v.ge(2))
     round_steps: int = attrs.field(default=1000, validator=v.ge(1))

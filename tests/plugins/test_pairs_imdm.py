@@ -1,6 +1,8 @@
 """Fixed couplings, the samples they are made of, and generators with noise at masks."""
 
 import json
+import math
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from dimo_core.method.few_step import FewStep
 from dimo_core.method.losses import denoising_loss
 from dimo_core.method.one_step import OneStep
 from dimo_core.objective import Batch, Ingredients
-from dimo_distillers.imdm import Imdm, NoisyMasks
+from dimo_distillers.imdm import Imdm, NoisyMasks, reset_probability
 from dimo_distillers.pairs import PairDraws, Pairs
 from dimo_distillers.samples import Samples
 
@@ -153,9 +155,11 @@ def test_noisy_embeddings_are_those_of_the_reference() -> None:
     )
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_it_starts_exactly_as_the_generator_without_noise(tiny_teacher: Any, steps: int) -> None:
-    noisy = Imdm(steps=steps).build(tiny_teacher)
+@pytest.mark.parametrize(("steps", "resets"), [(1, False), (3, False), (3, True)])
+def test_it_starts_exactly_as_the_generator_without_noise(
+    tiny_teacher: Any, steps: int, resets: bool
+) -> None:
+    noisy = Imdm(steps=steps, resets=resets).build(tiny_teacher)
     plain = FewStep(steps=steps, sigma_init=0.0).build(tiny_teacher)
     assert torch.equal(noisy.sample(C, DRAWS), plain.sample(C, DRAWS))
     rollout = noisy.rollout(C, DRAWS)
@@ -164,6 +168,89 @@ def test_it_starts_exactly_as_the_generator_without_noise(tiny_teacher: Any, ste
     last = noisy.backbone.imdm_mlp[2].weight.grad
     assert last is not None
     assert last.any()
+
+
+def test_resets_are_those_of_the_references_posterior() -> None:
+    """Of the masks that stay, the share with fresh noise; columns 7 and 8 are both kinds."""
+    known = load_file(GOLDEN / "imdm_posterior.safetensors")
+    names = ("q", "x", "t", "s")
+    for q, x, t, s in zip(*(known[f"posterior.{name}"] for name in names), strict=True):
+        alpha_t, alpha_s = (float(1 - (1 - 1e-3) * time) for time in (t, s))
+        masked = q[x == 7]
+        assert len(masked)
+        fresh = masked[:, 8] / (masked[:, 7] + masked[:, 8])
+        expected = torch.full_like(fresh, reset_probability(alpha_t, alpha_s))
+        torch.testing.assert_close(fresh, expected, atol=0, rtol=1e-9)
+
+
+def test_given_which_sites_stay_masked_resets_are_independent() -> None:
+    """By enumeration of the posterior, site by site: how many sites are decided does not change them."""
+    alpha_t, alpha_s, sites = 0.2, 0.7, 4
+    stay = (1 - alpha_s) / (1 - alpha_t)
+    fresh = (1 - alpha_t / alpha_s) * stay
+    kept = (alpha_t / alpha_s - alpha_t) / (1 - alpha_t)
+    p = {"token": (alpha_s - alpha_t) / (1 - alpha_t), "kept": kept, "fresh": fresh}
+    assert sum(p.values()) == pytest.approx(1)
+    q = reset_probability(alpha_t, alpha_s)
+    for masked in range(1, sites + 1):
+        outcomes = [each for each in product(p, repeat=sites) if sites - each.count("token") == masked]
+        weights = [math.prod(p[what] for what in each) for each in outcomes]
+        for each, weight in zip(outcomes, weights, strict=True):
+            resets = q ** each.count("fresh") * (1 - q) ** each.count("kept")
+            assert weight / sum(weights) == pytest.approx(resets / math.comb(sites, masked))
+
+
+class Noise:
+    """Notes the noise and the state of each pass."""
+
+    def __init__(self, generator: Any) -> None:
+        self.seen, own = list[tuple[torch.Tensor, torch.Tensor]](), generator.backbone.noisy
+
+        def noisy(e: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, mask_id: int) -> torch.Tensor:
+            self.seen.append((x, eps))
+            result: torch.Tensor = own(e, x, eps, mask_id)
+            return result
+
+        generator.backbone.noisy = noisy
+
+
+def test_sites_that_stay_masked_are_given_fresh_noise_as_often_as_the_posterior_says(
+    tiny_teacher: Any,
+) -> None:
+    rows = 4000
+    c, draws = torch.zeros(rows, dtype=torch.long), Draws(seed=1, phase="p", total=rows)
+    for resets in (False, True):
+        made = Imdm(steps=4, noise=3, resets=resets).build(tiny_teacher).eval()
+        watched = Noise(made)
+        made.sample(c, draws)
+        assert 4 == len(watched.seen)
+        visible = [0, 1 / 4, 2 / 4, 3 / 4]
+        for i, ((_, before), (x, eps)) in enumerate(pairwise(watched.seen), 1):
+            masked = x == 5
+            other = (before != eps).any(-1)[masked]
+            assert torch.equal(other, (before != eps).all(-1)[masked])
+            expected = 1 - visible[i - 1] / visible[i] if resets else 0.0
+            sd = math.sqrt(expected * (1 - expected) / len(other))
+            assert abs(float(other.double().mean()) - expected) <= 5 * sd
+            assert (-1 <= eps).all()
+            assert 0.33 == pytest.approx(float(eps.square().mean()), abs=0.01)
+
+
+def test_resets_are_of_passes_alone_and_a_saved_generator_has_them(tiny_teacher: Any) -> None:
+    made, kept = (
+        Imdm(steps=3, noise=3, resets=resets).build(tiny_teacher).eval() for resets in (True, False)
+    )
+    for each in (made, kept):
+        last: Any = each.backbone.imdm_mlp[2]
+        last.weight.data = 50 * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(made.sample(C, DRAWS), kept.sample(C, DRAWS))
+    x, ratio = torch.full((6, 4), 5), torch.ones(6)
+    torch.testing.assert_close(
+        made.denoise(x, C, DRAWS, mask_ratio=ratio), kept.denoise(x, C, DRAWS, mask_ratio=ratio)
+    )
+    again = Imdm(noise=3, **made.sampling()).build(tiny_teacher).eval()
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(made.sample(C, DRAWS), again.sample(C, DRAWS))
 
 
 def test_noise_matters_once_it_is_learnt_and_a_saved_generator_has_it(

@@ -41,6 +41,20 @@ def generator(tmp_path_factory):
     return folder.url
 
 
+@pytest.fixture(scope="module")
+def of_several_steps(tmp_path_factory):
+    """Folders of generators with the option ``steps``, of three packages."""
+    registry, found = Registry.discover({}), []
+    teacher = registry.load("teacher", "maskgit")()
+    for name in ("few_step", "imdm", "mixture"):
+        folder = Folder(str(tmp_path_factory.mktemp("several") / name / "generator"))
+        made = registry.load("generator", name)(steps=2).build(teacher)
+        config = {"teacher": {"name": "maskgit"}, "generator": {"name": name}}
+        save_generator(folder, made, teacher, config, {"step": 0})
+        found.append(folder.url)
+    return found
+
+
 def results(folder):
     return json.loads((Path(folder) / "results.json").read_text())
 
@@ -108,6 +122,61 @@ def test_one_row_of_a_generator_its_pictures_and_a_teacher(generator):
     assert "readable" not in pictures["metrics"]
     assert "metric 'digits' is left out: it needs conditions" in " ".join(results("p")["notes"])
     assert (4, "maskgit, 2 steps") == (teacher["passes"], teacher["name"])
+
+
+def test_generators_are_judged_in_other_numbers_of_steps_than_they_were_trained_with(of_several_steps):
+    few = of_several_steps[0]
+    one = ["--samples", "24", "--metrics", "digits", "--device", "cpu"]
+    assert 0 == main(["evaluate", few, *one, "--out", "own"])
+    assert 0 == main(["evaluate", few, *one, "--out", "steps", "--steps", "1", "2", "20", "2"])
+    own, rows = results("own")["rows"][0], results("steps")["rows"]
+    expected = [("few_step, 1 step", 1, 1), ("few_step, 2 steps", 2, 2), ("few_step, 20 steps", 20, 16)]
+    assert expected == [(row["name"], row["steps"], row["passes"]) for row in rows[:-1]]
+    assert own["metrics"] == rows[1]["metrics"]
+    assert own["metrics"] != rows[0]["metrics"]
+    assert [1, 2, 20] == [row["drawn"]["steps"] for row in rows[:-1]]
+    markdown = Path("steps/results.md").read_text()
+    assert all(name in markdown for name, _, _ in expected)
+    arguments = ["--generators-only", "--generator-steps", "4", "1", "--generators", *of_several_steps]
+    assert 0 == main(["compare", *arguments, *one, "--out", "all"])
+    assert [(f"{name}, {count}", passes) for name in ("few_step", "imdm", "mixture")
+            for count, passes in (("4 steps", 4), ("1 step", 1))] == [
+        (row["name"], row["passes"]) for row in results("all")["rows"][:-1]
+    ]  # fmt: skip
+
+
+def test_steps_that_cannot_be_taken_are_refused_before_anything_is_drawn(generator, of_several_steps, capsys):
+    told = [
+        (
+            ["evaluate", generator, "--steps", "1", "2"],
+            "2 steps are asked for, and a generator of the class OneStep",
+        ),
+        (["evaluate", of_several_steps[2], "--steps", "1", "200"], "200 steps of at least one token each"),
+        (["evaluate", generator, "--steps", "0"], "invalid positive value: '0'"),
+        (["compare", "--generator-steps", "2"], "--generator-steps is for generators, and none is compared"),
+        (["sample", generator, "--steps", "3"], "it has no option 'steps'. Leave the number of steps out."),
+    ]
+    for command, text in told:
+        assert 2 == main([*command, "--out", "no"])
+        assert text in capsys.readouterr().err
+        assert not Path("no", "rows").exists()
+    assert 0 == main(["evaluate", generator, *FEW, "--steps", "1", "--out", "one"])
+    assert 1 == results("one")["rows"][0]["passes"]
+
+
+def test_a_generator_is_sampled_in_other_steps_and_says_its_passes(of_several_steps, capsys):
+    for out, more in (("two", []), ("four", ["--steps", "4"])):
+        assert 0 == main(["sample", of_several_steps[0], "-n", "3", "--out", out, "--device", "cpu", *more])
+    assert "a sample takes 4 steps, 4 forward passes" in capsys.readouterr().err
+    lines = (Path(out, "samples.jsonl").read_text().splitlines() for out in ("two", "four"))
+    two, four = ([json.loads(line) for line in each] for each in lines)
+    assert ([2] * 3, [4] * 3) == ([each["passes"] for each in two], [each["passes"] for each in four])
+    assert [each["tokens"] for each in two] != [each["tokens"] for each in four]
+
+
+def test_a_teacher_is_judged_in_several_numbers_of_steps():
+    assert 0 == main(["evaluate", str(EMBEDDED), *FEW, "--out", "t", "--steps", "2", "1"])
+    assert ["maskgit, 2 steps", "maskgit, 1 step"] == [row["name"] for row in results("t")["rows"][:-1]]
 
 
 def test_results_are_merged_with_a_warning(capsys):

@@ -397,7 +397,20 @@ def test_pretrain_help_shows_the_model(capsys):
 
 
 def test_sample_hands_over_what_was_asked_for(started, capsys):
-    arguments = ["-n", "3", "--conditions", "even", "1", "--temperature", "0.5", "--seed", "4", "--out", "o"]
+    arguments = [
+        "-n",
+        "3",
+        "--conditions",
+        "even",
+        "1",
+        "--temperature",
+        "0.5",
+        "--steps",
+        "6",
+        "--seed",
+        "4",
+    ]
+    arguments += ["--out", "o"]
     assert 0 == main(["sample", "folder", *arguments, "--device", "cpu", "--batch-size", "2"])
     ((_, args, options),) = started
     assert ("folder",) == args
@@ -405,6 +418,7 @@ def test_sample_hands_over_what_was_asked_for(started, capsys):
         "count": 3,
         "conditions": ["even", "1"],
         "temperature": 0.5,
+        "steps": 6,
         "seed": 4,
         "out": "o",
         "device": "cpu",

@@ -1,5 +1,7 @@
 """`dimo run` with objectives that read data: what they are fed with, and that a run goes on where it was."""
 
+import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from dimo_core.draws import Draws
 from dimo_core.errors import CheckpointError, ConfigError, PluginError, UsageError
 from dimo_core.jobs.distil import RunResult, distill, run
 from dimo_core.method.data_start import DimoData, Idlm
+from dimo_core.method.few_step import FewStep
 from dimo_core.method.masked_modelling import MaskedModelling
 from dimo_core.objective import (
     Batch,
@@ -149,6 +152,25 @@ def test_an_objective_without_data_takes_none(tiny_teacher: Any) -> None:
         resolve_job({"teacher": tiny_teacher, "data": {"name": "digits"}})
     with pytest.raises(ConfigError, match="--tokens is for data that are streamed"):
         resolve_job({"teacher": tiny_teacher, "tokens": "somewhere"})
+
+
+def test_log_and_report_say_steps_and_what_is_used(tiny_teacher: Any, tmp_path: Path) -> None:
+    how: Any = {"train": QUICK, "device": "cpu", "eval": {"enabled": False}}
+    distill(teacher=tiny_teacher, objective="pairs", data=Codes(), out=str(tmp_path / "pairs"), **how)
+    distill(teacher=tiny_teacher, generator=FewStep(steps=3), out=str(tmp_path / "dimo"), **how)
+    texts = {
+        name: [html.unescape((tmp_path / name / file).read_text()) for file in ("run.log", "report.html")]
+        for name in ("pairs", "dimo")
+    }
+    (name,) = re.findall(r"distilling (\S+) with pairs, \d+ steps of", texts["pairs"][0])
+    assert f"distilling {name} with dimo, jeffrey, " in texts["dimo"][0]
+    assert (
+        f"A generator of 1 step, distilled from the teacher {name} by the objective pairs: "
+        in texts["pairs"][1]
+    )
+    lead = f"A generator of 3 steps, distilled from the teacher {name} by the objective dimo with the "
+    assert f"{lead}divergence jeffrey: " in texts["dimo"][1]
+    assert f"<h1>{name}, 3 steps</h1>" in texts["dimo"][1]
 
 
 def test_an_objective_that_reads_data_needs_some(tiny_teacher: Any) -> None:

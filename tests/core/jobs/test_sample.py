@@ -50,7 +50,7 @@ def loaded(toy, monkeypatch, tmp_path_factory):
         (here / name).mkdir(parents=True)
         (here / name / "generator.yaml").write_text(card(name))
 
-    def load(path, device, *, temperature=None):
+    def load(path, device, *, temperature=None, steps=None):
         calls.append((path, str(device), temperature))
         generator = toy.Generator()
         if temperature is not None:
