@@ -278,7 +278,9 @@ class Engine:
         """Dropout is the one consumer of torch's global generator: seed it by the step, and put it back."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(stream_seed(self.seed, self.step, phase, "dropout", start))
+            # On a CPU this is torch.manual_seed, which also keeps a stack trace for devices that start later.
+            seeded = torch.default_generator.manual_seed if not devices else torch.manual_seed
+            seeded(stream_seed(self.seed, self.step, phase, "dropout", start))
             yield
 
 

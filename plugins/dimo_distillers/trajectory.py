@@ -87,7 +87,7 @@ def trajectory(
         scores: Scores a state.
         draws: Random numbers.
     """
-    x, made = x_t.flatten(), []
+    x, made = x_t.flatten().clone(), []
     decided_at = torch.where(x_t == space.mask_id, len(at) - 1, -1).flatten()
     for i, t in enumerate(at):
         before, after = mask_ratio(t, schedule), mask_ratio((t - dt).clamp_min(0), schedule)

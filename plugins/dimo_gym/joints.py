@@ -14,7 +14,7 @@ from attrs import validators as v
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Kind = Literal["table", "markov", "ising", "halves"]
+Kind = Literal["table", "markov", "ising", "halves", "aligned"]
 Joint = Float[Tensor, "C N"]
 
 CONDITIONS = ("first", "second")
@@ -44,6 +44,7 @@ SHAPES: Mapping[Kind, Shape] = {
     "markov": Shape(length=6, codes=3, strength=1.5),
     "ising": Shape(length=9, codes=2, strength=0.5),
     "halves": Shape(length=4, codes=4, strength=math.inf),
+    "aligned": Shape(length=4, codes=8, strength=math.inf),
 }
 
 
@@ -55,12 +56,14 @@ class Known:
         joint: table: the energy of every sequence is drawn at random. markov: a chain with random
             transitions, of which one from each code is forbidden. ising: two codes on a square grid, whose
             neighbours like to be equal (first condition) or different (second). halves: the second half of
-            a sequence repeats the first (first condition), or is one code further (second).
+            a sequence repeats the first (first condition), or is one code further (second). aligned: one
+            code at all sites, any of them (first condition, as in IMDM's synthetic alignment) or one of the
+            lower half (second).
         length: Sites L; null for the joint's own.
         codes: Codes V; null for the joint's own.
         strength: How strong the dependence is, 0 for none (of markov all but the forbidden transitions); null
-            for the joint's own. Of halves, codes agree with probability 1 - (1 - 1/V) exp(-strength), always
-            at .inf.
+            for the joint's own. Of halves and aligned, a code is as it should be with probability
+            1 - (1 - 1/V) exp(-strength), always at .inf.
         seed: Fixes what is drawn at random.
     """
 
@@ -96,8 +99,8 @@ class Known:
 
     def p(self) -> Joint:
         """p(x | c)."""
-        make = {"table": table, "markov": markov, "ising": ising, "halves": halves}[self.joint]
-        return make(self.shape, torch.Generator().manual_seed(self.seed))
+        make = {"table": table, "markov": markov, "ising": ising, "halves": halves, "aligned": aligned}
+        return make[self.joint](self.shape, torch.Generator().manual_seed(self.seed))
 
 
 def sequences(length: int, codes: int) -> Int[Tensor, "N L"]:
@@ -137,11 +140,24 @@ def ising(shape: Shape, generator: torch.Generator) -> Joint:
 
 def halves(shape: Shape, generator: torch.Generator) -> Joint:
     """A uniform first half; each code of the second is that of the first plus c, modulo V, or any."""
-    x, half = sequences(shape.length, shape.codes), shape.length // 2
-    away = (1 - 1 / shape.codes) * math.exp(-shape.strength)
+    x, half, away = sequences(shape.length, shape.codes), shape.length // 2, _away(shape)
     log_p = []
     for c in range(2):
         equal = (x[:, half:] == (x[:, :half] + c) % shape.codes).sum(1).double()
         other = (half - equal) * torch.tensor(away / (shape.codes - 1), dtype=torch.float64).log()
         log_p.append(equal * math.log(1 - away) + torch.where(equal == half, 0.0, other))
     return normalised(torch.stack(log_p))
+
+
+def aligned(shape: Shape, generator: torch.Generator) -> Joint:
+    """One code, repeated at all sites: uniform over all V, or over the first V / 2, rounded up."""
+    x, away = sequences(shape.length, shape.codes), _away(shape)
+    equal = (x[:, None] == torch.arange(shape.codes)[:, None]).sum(-1).double()
+    each = (1 - away) ** equal * (away / (shape.codes - 1)) ** (shape.length - equal)
+    some = each[:, : (shape.codes + 1) // 2]
+    return torch.stack([each.mean(1), some.mean(1)])
+
+
+def _away(shape: Shape) -> float:
+    """The probability that a code is not the one it should be."""
+    return (1 - 1 / shape.codes) * math.exp(-shape.strength)

@@ -156,6 +156,18 @@ def generated(
     return finished(f, length, codes)
 
 
+def product_mean(p: Float[Tensor, "n L V"]) -> Float[Tensor, " N"]:
+    """The mean of the laws that draw the sites independently with these probabilities."""
+    half = p.shape[1] // 2
+    parts = []
+    for sites in (p[:, :half], p[:, half:]):
+        rows = p.new_ones(len(p), 1)
+        for site in sites.unbind(1):
+            rows = (rows[:, :, None] * site[:, None, :]).flatten(1)
+        parts.append(rows)
+    return (parts[0].T @ parts[1]).flatten() / len(p)
+
+
 def blocks(laws: Iterator[Float[Tensor, " N"]]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Mean of independent estimates of a law, and the standard error of each probability."""
     stacked = torch.stack(list(laws))

@@ -7,6 +7,7 @@ import attrs
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from dimo_core.backbone import inference
 from dimo_core.draws import Draws
@@ -14,8 +15,8 @@ from dimo_core.generator import Generator
 from dimo_core.guidance import Constant
 from dimo_core.method.few_step import FewStepGenerator, decided_per_pass
 from dimo_core.method.one_step import OneStepGenerator
-from dimo_core.method.process import perturb
 from dimo_core.sampler import Sampler
+from dimo_core.tokens import TokenSpace
 from dimo_gym import laws
 from dimo_gym.distances import histogram_tv
 from dimo_gym.joints import CONDITIONS
@@ -23,8 +24,8 @@ from dimo_gym.networks import OneHot
 from dimo_gym.partial import places, states
 from dimo_gym.teacher import GymTeacher
 
-NOISES = 32
-"""Draws of the embedding noise, with which the law of a generator that has some is estimated."""
+TRACED, BLOCKS = 2**14, 16
+"""Samples of a condition that are followed up to their last pass, and parts from which the error is found."""
 
 SAMPLES = 2**17
 """Samples of a condition, where a law can only be estimated by counting."""
@@ -37,7 +38,7 @@ class Law:
     Attributes:
         q: ``[C, V^L]``.
         error: None for an exact law; else the largest error to expect of its total variation.
-        how: exact, noise (a mean over draws of the noise) or counted (a histogram of samples).
+        how: exact, traced (a mean over draws of all but the last pass) or counted (a histogram of samples).
     """
 
     q: Float[Tensor, "C N"]
@@ -95,49 +96,77 @@ def counted(teacher: GymTeacher, sampler: Sampler, steps: int, *, samples: int =
     return _counted(teacher, draw, samples)
 
 
-def generator_law(teacher: GymTeacher, generator: Generator, *, samples: int = SAMPLES) -> Law:
+def generator_law(teacher: GymTeacher, generator: Generator, *, samples: int = TRACED) -> Law:
     """The law of a generator: exact where all of x_init can be enumerated.
 
     It is exact for ``one_step`` and ``few_step`` without embedding noise, at temperature 1 and without
-    filters; with noise it is a mean over draws of it; of others samples are counted.
+    filters. Of others samples are followed up to their last pass, whose probabilities are added whole; with
+    another temperature or filters samples are counted.
 
     Args:
         teacher: Its teacher.
         generator: On the CPU.
-        samples: How many, where they are counted.
+        samples: How many of a condition, where any are drawn.
     """
     with inference(generator):
-        plain = type(generator) in (OneStepGenerator, FewStepGenerator)
         o = dict(generator.sampling())
-        if not plain or o["temperature"] != 1 or o["top_k"] or o["top_p"] < 1:
+        if o["temperature"] != 1 or o.get("top_k") or o.get("top_p", 1) < 1 or o.get("guidance", 1) != 1:
             return _counted(teacher, lambda draws, c: generator.sample(c, draws), samples)
-        assert isinstance(generator, OneStepGenerator)
-        return _enumerated(teacher, generator)
+        if type(generator) in (OneStepGenerator, FewStepGenerator):
+            assert isinstance(generator, OneStepGenerator)
+            if generator.options.sampled_from()[1] == 0:
+                return _enumerated(teacher, generator)
+        return _traced(teacher, generator, samples)
 
 
 def _enumerated(teacher: GymTeacher, generator: OneStepGenerator) -> Law:
-    r_init, sigma = generator.options.sampled_from()
+    r_init, _ = generator.options.sampled_from()
     space, network = teacher.tokens, generator.backbone
     assert isinstance(network, OneHot), "a generator of this teacher has a network of the gym"
     length, steps = space.length, generator.passes
     x = laws.initial(length, space.codes, round(r_init * length))
-    counts = few_counts(length, steps)
-    shares, e = [laws.exactly(n) for n in counts], network.embed(x)
+    shares, e = [laws.exactly(n) for n in few_counts(length, steps)], network.embed(x)
 
-    def law(c: int, noise: Tensor | None) -> Tensor:
-        perturbed = e if noise is None else perturb(e, sigma, noise)
-        ratio = torch.full((len(x),), r_init)
-        z = network.head(network(perturbed, torch.full((len(x),), c), mask_ratio=ratio))
+    def law(c: int) -> Tensor:
+        z = network.head(network(e, torch.full((len(x),), c), mask_ratio=torch.full((len(x),), r_init)))
         p = table_of(teacher, network, c) if steps > 1 else None
         return laws.generated(z.double().softmax(-1), p, shares)
 
-    if sigma == 0:
-        return _of_conditions(lambda c: law(c, None))
-    draws = Draws(seed=0, phase="gym", total=NOISES)
-    noises = [draws.slice(i, 1).normal("eps", *e.shape)[0] for i in range(NOISES)]
-    found = [laws.blocks(law(c, noise) for noise in noises) for c in range(len(CONDITIONS))]
-    error = max(float(se.sum()) / 2 for _, se in found)
-    return Law(q=torch.stack([q for q, _ in found]), error=error, how="noise")
+    return _of_conditions(law)
+
+
+def _traced(teacher: GymTeacher, generator: Generator, samples: int) -> Law:
+    """A mean over samples, each with all that its last pass may draw: whatever is random before is drawn."""
+    (network,) = [module for module in generator.modules() if isinstance(module, OneHot)]
+    seen = dict[str, Tensor]()
+    space, errors, rows = teacher.tokens, [], []
+    count = samples // BLOCKS
+
+    def law(c: int, start: int) -> Tensor:
+        draws = Draws(seed=c, phase="gym", total=samples, start=start, count=count)
+        x = generator.sample(torch.full((count,), c), draws)
+        p = network.head(seen["hidden"]).double().softmax(-1)
+        if generator.passes > 1:  # what was visible in the last pass had been decided
+            p = torch.where(_visible(seen["x"], space)[..., None], one_hot(x, space.codes), p)
+        return laws.product_mean(p)
+
+    hook = network.register_forward_hook(lambda _, given, hidden: seen.update(x=given[0], hidden=hidden))
+    try:
+        for c in range(len(CONDITIONS)):
+            q, se = laws.blocks(law(c, start) for start in range(0, count * BLOCKS, count))
+            rows.append(q)
+            errors.append(float(se.sum()) / 2)
+    finally:
+        hook.remove()
+    return Law(q=torch.stack(rows), error=max(errors), how="traced")
+
+
+def _visible(x: Tensor, space: TokenSpace) -> Tensor:
+    """Which sites are no masks: of tokens, or of embeddings in which masks may carry noise."""
+    if not x.is_floating_point():
+        return x != space.mask_id
+    code, others = x.max(-1)
+    return (code == 1) & (others < space.codes) & (x.abs().sum(-1) == 1)
 
 
 def _of_conditions(law: Callable[[int], Tensor]) -> Law:

@@ -1,27 +1,9 @@
-"""The methods that are compared, and one cell of the table: a generator that is trained and measured."""
+"""The methods that are compared."""
 
-import tempfile
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import attrs
-
-from dimo_core.config.distil import Job, resolve_job
-from dimo_core.data.feeds import ConditionFeed, TokenFeed
-from dimo_core.device import find_device
-from dimo_core.engine.loop import Engine, Feed
-from dimo_core.errors import NumericalError
-from dimo_core.files.folder import Folder
-from dimo_core.generator import Generator
-from dimo_core.objective import Stream
-from dimo_core.registry import Registry
-from dimo_gym.distances import compared, mean
-from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import Law, generator_law, in_turn
-from dimo_gym.teacher import GymTeacher
-
-Knows = Literal["exact", "learnt"]
 
 
 @attrs.frozen(kw_only=True)
@@ -29,185 +11,150 @@ class Method:
     """A method of distillation with its own choices.
 
     Attributes:
-        about: What it is, in a line.
+        about: What it is, as tables say.
         objective: The objective and its options.
-        auxiliary: Options of the auxiliary.
+        generator: Its generator's name; of ``few_step`` with one step ``one_step``.
         r_init: Share of masks that generation starts from. What learns from re-masked data starts from masks
-            alone, as random codes are never seen there.
-        divergences: Which may be chosen; None for any.
-        spread: Whether the objective's ``horizon`` is 1 / steps.
-        pace: Multiplies the learning rates. From masks alone the teacher's copy is nearly as good as
-            anything, and large rates lead away from it.
+            alone, as random codes are never seen there. None for generators that have no such option.
+        auxiliary: Options of the auxiliary; None where there is none.
+        divergence: Its own one; None where the objective has none.
+        others: Whether other divergences may be tried.
+        warm: An objective that half of the training goes to before.
+        drawn: Whether its data are the teacher's own samples, and not those that the teacher learnt from.
+        one_step: Whether it makes generators of one step only.
+        pace: Multiplies the learning rates, in one step, in two and in more. Where the teacher's copy is
+            nearly as good as anything, large rates lead away from it.
     """
 
     about: str
     objective: Mapping[str, Any]
-    auxiliary: Mapping[str, Any] = attrs.field(factory=dict)
-    r_init: float = 0.6
-    divergences: tuple[str, ...] | None = None
-    spread: bool = False
-    pace: float = 1.0
+    generator: str = "few_step"
+    r_init: float | None = 1.0
+    auxiliary: Mapping[str, Any] | None = attrs.field(factory=dict)
+    divergence: str | None = "rkl"
+    others: bool = False
+    warm: Mapping[str, Any] | None = None
+    drawn: bool = False
+    one_step: bool = False
+    pace: tuple[float, float, float]
 
+    @property
+    def divergences(self) -> tuple[str, ...] | None:
+        """Names of those that may be chosen; None for all."""
+        return None if self.others else (self.divergence or NONE,)
+
+
+NONE = "none"
+"""Stands for the divergence of a method that has none."""
+
+DMMD: Mapping[str, Any] = {"name": "idlm", "corruption": "posterior"}
+DI4C: Mapping[str, Any] = {"latents": 8, "delta": 0.25, "label_dropout": 0.0, "dropout": False}
 
 METHODS: Mapping[str, Method] = {
-    "dimo": Method(about="Di[M]O, r_init 0.6", objective={"name": "dimo"}),
-    "dimo-masks": Method(
-        about="Di[M]O from masks alone, r_init 1",
+    "dimo": Method(
+        about="Di[M]O, r_init 0.6",
         objective={"name": "dimo"},
-        r_init=1.0,
-        divergences=("jeffrey",),
+        r_init=0.6,
+        divergence="jeffrey",
+        others=True,
+        pace=(1.0, 1.0, 0.03),
+    ),
+    "dimo-masks": Method(
+        about="Di[M]O, r_init 1",
+        objective={"name": "dimo"},
+        divergence="jeffrey",
+        pace=(0.3, 0.1, 0.03),
     ),
     "dimo-data": Method(
-        about="Di[M]O's step on completions of re-masked data",
+        about="Di[M]O from data",
         objective={"name": "dimo-data"},
-        r_init=1.0,
-        pace=0.1,
+        divergence="jeffrey",
+        pace=(1.0, 0.1, 0.03),
     ),
     "idlm": Method(
         about="IDLM",
         objective={"name": "idlm"},
         auxiliary={"soft": 1.0},
-        r_init=1.0,
-        divergences=("rkl",),
-        pace=0.1,
+        others=True,
+        pace=(0.1, 0.03, 0.03),
     ),
     "d-mmd": Method(
         about="D-MMD",
-        objective={"name": "idlm", "corruption": "posterior"},
+        objective=DMMD,
         auxiliary={"teacher_weight": 1.0},
-        r_init=1.0,
-        divergences=("rkl",),
-        pace=0.1,
-        spread=True,
+        pace=(0.1, 0.03, 0.03),
+    ),
+    "sdtt": Method(
+        about="SDTT",
+        objective={"name": "sdtt"},
+        auxiliary=None,
+        others=True,
+        pace=(0.1, 0.03, 0.03),
+    ),
+    "pairs": Method(
+        about="Pairs (ReDi)",
+        objective={"name": "pairs", "label_smoothing": 0.0},
+        r_init=0.6,
+        auxiliary=None,
+        divergence=None,
+        drawn=True,
+        one_step=True,
+        pace=(0.1, 0.1, 0.1),
+    ),
+    "pairs-dimo": Method(
+        about="Pairs, then Di[M]O",
+        objective={"name": "dimo"},
+        r_init=0.6,
+        divergence="jeffrey",
+        warm={"name": "pairs", "label_smoothing": 0.0},
+        drawn=True,
+        one_step=True,
+        pace=(3.0, 3.0, 3.0),
+    ),
+    "imdm-dimo": Method(
+        about="Di[M]O, noise at masks (IMDM)",
+        objective={"name": "dimo"},
+        generator="imdm",
+        divergence="jeffrey",
+        pace=(1.0, 0.1, 0.03),
+    ),
+    "imdm-idlm": Method(
+        about="IDLM, noise at masks (IMDM)",
+        objective={"name": "idlm"},
+        generator="imdm",
+        auxiliary={"soft": 1.0},
+        pace=(0.3, 0.03, 0.03),
+    ),
+    "imdm-d-mmd": Method(
+        about="D-MMD, noise at masks (IMDM)",
+        objective=DMMD,
+        generator="imdm",
+        auxiliary={"teacher_weight": 1.0},
+        pace=(1.0, 0.03, 0.03),
+    ),
+    "imdm-sdtt": Method(
+        about="SDTT, noise at masks (IMDM)",
+        objective={"name": "sdtt"},
+        generator="imdm",
+        auxiliary=None,
+        pace=(0.1, 0.03, 0.03),
+    ),
+    "di4c": Method(
+        about="Di4C",
+        objective={"name": "di4c", **DI4C},
+        generator="mixture",
+        r_init=None,
+        auxiliary=None,
+        divergence=None,
+        pace=(0.3, 0.3, 0.3),
+    ),
+    "di4c-d": Method(
+        about="Di4C with data",
+        objective={"name": "di4c-d", **DI4C},
+        generator="mixture",
+        r_init=None,
+        auxiliary=None,
+        divergence=None,
+        pace=(0.3, 0.3, 0.3),
     ),
 }
-
-RATES: Mapping[Knows, tuple[float, float]] = {"exact": (0.2, 0.5), "learnt": (3e-3, 1e-2)}
-"""Learning rates of generator and auxiliary: of a table's entries, and of a perceptron's weights."""
-
-
-@attrs.frozen(kw_only=True)
-class Cell:
-    """One generator.
-
-    Attributes:
-        joint: What is to be learnt.
-        knows: What its teacher is.
-        method: One of ``METHODS``.
-        divergence: By registry name, with its default options.
-        steps: Passes of the generator.
-        seed: Of the training.
-    """
-
-    joint: Kind
-    knows: Knows
-    method: str
-    divergence: str
-    steps: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its file."""
-        return "_".join(map(str, attrs.astuple(self)))
-
-
-@cache
-def teacher_of(joint: Kind, knows: Knows) -> GymTeacher:
-    """The teacher of a joint; a learnt one is trained once a process."""
-    return GymTeacher(joint=joint, knows=knows)
-
-
-@cache
-def installed() -> Registry:
-    """The plugins of this process."""
-    return Registry.discover()
-
-
-def job_of(cell: Cell, *, training: int, batch: int) -> Job:
-    """The distillation of a cell.
-
-    Args:
-        cell: Which.
-        training: Steps of the training.
-        batch: Batch size.
-    """
-    method, teacher = METHODS[cell.method], teacher_of(cell.joint, cell.knows)
-    objective = dict(method.objective) | ({"horizon": 1 / cell.steps} if method.spread else {})
-    few: dict[str, Any] = (
-        {"name": "few_step", "steps": cell.steps} if cell.steps > 1 else {"name": "one_step"}
-    )
-    rates = zip(("generator", "auxiliary"), RATES[cell.knows], strict=True)
-    parts = {part: {"lr": lr * method.pace, "warmup": 0, "clip": None} for part, lr in rates}
-    parts["generator"]["ema"] = 0.98
-    how: dict[str, Any] = {
-        "teacher": teacher,
-        "generator": {**few, "r_init": method.r_init, "sigma_init": 0.0},
-        "auxiliary": {"name": "denoiser", **method.auxiliary},
-        "divergence": {"name": cell.divergence},
-        "objective": {**objective, **parts},
-        "train": {"steps": training, "batch_size": batch},
-        "eval": {"enabled": False},
-        "seed": cell.seed,
-        "device": "cpu",
-        "out": "gym",
-    }
-    return resolve_job(how, registry=installed())
-
-
-def trained(job: Job) -> Generator:
-    """The generator of a job, with averaged weights; nothing is kept of the run besides.
-
-    Raises:
-        NumericalError: when the training diverges.
-    """
-    device, teacher, feeds = find_device("cpu"), job.teacher, dict[Stream, Feed]()
-    objective = job.objective.build(job.ingredients())
-    if "conditions" in job.objective.needs:
-        stream = job.conditions.open(teacher.conditioning, seed=job.seed)
-        feeds["conditions"] = ConditionFeed(stream=stream, teacher=teacher, device=device)
-    if job.data is not None:
-        examples = job.data.load(job.data.splits()[0])
-        feeds["data"] = TokenFeed(teacher, job.data, examples, seed=job.seed, device=device)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(objective, feeds, job.train, folder=Folder(folder), seed=job.seed, device=device)
-        while engine.step < job.train.steps:
-            engine.take_step()
-    (product,) = [state for state in engine.states.values() if isinstance(state.module, Generator)]
-    with product.averaged():
-        averaged = {name: tensor.clone() for name, tensor in product.module.state_dict().items()}
-    product.module.load_state_dict(averaged)
-    assert isinstance(product.module, Generator)
-    return product.module.eval()
-
-
-def judged(law: Law, joint: Kind, knows: Knows) -> dict[str, Any]:
-    """Distances of a law from the data's joint and from what its teacher draws site by site, as plain data.
-
-    Means over the conditions; null stands for infinity.
-    """
-    truths = {"data": Known(joint=joint).p(), "teacher": in_turn(teacher_of(joint, knows)).q}
-    found: dict[str, Any] = {"how": law.how, "error": law.error}
-    for name, p in truths.items():
-        each = mean([compared(p[c], law.q[c]) for c in range(len(CONDITIONS))])
-        found[name] = {key: None if x == float("inf") else x for key, x in attrs.asdict(each).items()}
-    return found
-
-
-def measured(cell: Cell, *, training: int, batch: int) -> dict[str, Any]:
-    """Train and measure; a training that diverged says so under ``failed``.
-
-    Args:
-        cell: Which.
-        training: Steps of the training.
-        batch: Batch size.
-    """
-    what = attrs.asdict(cell)
-    try:
-        generator = trained(job_of(cell, training=training, batch=batch))
-    except NumericalError as error:
-        return {**what, "failed": str(error).splitlines()[0]}
-    return {
-        **what,
-        **judged(generator_law(teacher_of(cell.joint, cell.knows), generator), cell.joint, cell.knows),
-    }

@@ -13,8 +13,9 @@ from loguru import logger
 from dimo_core.errors import UnknownNameError
 from dimo_core.files.folder import Folder
 from dimo_core.files.owner import owned
+from dimo_gym.cells import Cell, installed
 from dimo_gym.measuring import SAMPLES
-from dimo_gym.methods import METHODS, Cell, installed
+from dimo_gym.methods import METHODS
 from dimo_gym.plan import Plan, file_of, finished, floors, keep, rows_of_teachers
 from dimo_gym.report import write
 
@@ -69,7 +70,13 @@ def run(*, out: str, workers: int, summary: bool, **asked: Any) -> str:
         cells = plan.cells()
         if not summary:
             waiting = [cell for cell in cells if not folder.exists(file_of(cell))]
-            logger.info("{} of {} cells are finished", len(cells) - len(waiting), len(cells))
+            logger.info(
+                "{} of {} cells are finished; the others take {:.0f} minutes of a core, {} at a time",
+                len(cells) - len(waiting),
+                len(cells),
+                plan.core_seconds(waiting) / 60,
+                workers,
+            )
             work(folder, waiting, plan, workers)
         rows = [*rows_of_teachers(folder, plan)]
         return write(folder, finished(folder, cells), rows, floors(plan), plan)

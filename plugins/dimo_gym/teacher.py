@@ -19,7 +19,7 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 from dimo_gym.joints import CONDITIONS, Joint, Known
 from dimo_gym.learning import learnt
-from dimo_gym.networks import OneHot, Perceptron, Table
+from dimo_gym.networks import GAIN, OneHot, Perceptron, Table
 from dimo_gym.partial import conditionals
 
 EVEN = 1e-6
@@ -31,7 +31,7 @@ class GymTeacher(Known, Teacher):
     """A few tokens whose joint distribution is known exactly.
 
     Attributes:
-        joint: table, markov, ising or halves, as in ``Known``.
+        joint: table, markov, ising, halves or aligned, as in ``Known``.
         length: Sites L; null for the joint's own.
         codes: Codes V; null for the joint's own.
         strength: How strong the dependence is; null for the joint's own.
@@ -40,11 +40,14 @@ class GymTeacher(Known, Teacher):
             small perceptron that is trained on the joint for a few seconds, the same way every time.
         width: Of the perceptron.
         training: Steps that it is trained for.
+        extra: Whether its networks take further tokens, as the generator ``mixture`` asks for. They have
+            weights for them that start as zeros: the teacher is the same.
     """
 
     knows: Literal["exact", "learnt"] = "exact"
     width: int = attrs.field(default=64, validator=v.gt(0))
     training: int = attrs.field(default=600, validator=v.ge(0))
+    extra: bool = False
 
     @property
     def tokens(self) -> TokenSpace:
@@ -61,7 +64,9 @@ class GymTeacher(Known, Teacher):
 
     def skeleton(self) -> OneHot:
         """A table, or a perceptron."""
-        return Table(self.tokens) if self.knows == "exact" else Perceptron(self.tokens, self.width)
+        if self.knows == "exact":
+            return Table(self.tokens, extra=self.extra)
+        return Perceptron(self.tokens, self.width, extra=self.extra)
 
     def believed(self) -> Joint:
         """The joint whose conditionals the exact teacher holds."""
@@ -72,7 +77,7 @@ class GymTeacher(Known, Teacher):
     def _weights(self) -> dict[str, nn.Parameter]:
         if self.knows == "exact":
             shape = self.shape
-            table = conditionals(self.believed(), shape.length, shape.codes).log().float()
+            table = conditionals(self.believed(), shape.length, shape.codes).log().float() / GAIN
             return {"table": nn.Parameter(table, requires_grad=False)}
         network = learnt(self.p(), self.tokens, width=self.width, steps=self.training, seed=self.seed)
         return {name: nn.Parameter(p.detach(), requires_grad=False) for name, p in network.named_parameters()}
@@ -98,7 +103,7 @@ class GymTeacher(Known, Teacher):
     def recipes(self) -> Mapping[str, Recipe]:
         """One preset: some seconds on one core."""
         data = {field.name: getattr(self, field.name) for field in attrs.fields(Known)}
-        lr = (0.1, 0.3) if self.knows == "exact" else (1e-3, 3e-3)
+        lr = (2e-3, 6e-3) if self.knows == "exact" else (1e-3, 3e-3)
         return {
             "fast": {
                 "divergence": {"name": "jeffrey", "beta": 0.2},

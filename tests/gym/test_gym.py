@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from dimo_core.cli import main
+from dimo_gym.cells import installed
 from dimo_gym.command import Gym
 from dimo_gym.floors import entropies, multi_information
 from dimo_gym.joints import Known
@@ -88,16 +89,27 @@ def test_a_whole_table_of_the_first_seed_comes_first_and_methods_keep_their_dive
     asked: dict[str, Any] = {name: field.default for name, field in attrs.fields_dict(Gym).items()}
     for name in ("out", "workers", "summary"):
         del asked[name]
-    cells = plan_of(**asked).cells()
+    plan = plan_of(**asked)
+    cells = plan.cells()
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     assert len(set(cells)) == len(cells)
-    assert {cell.divergence for cell in cells if cell.method in ("idlm", "d-mmd")} == {"rkl"}
-    dimo = {cell.divergence for cell in cells if (cell.method, cell.knows) == ("dimo", "exact")}
-    assert dimo >= {"jeffrey", "rkl", "tv", "pearson"}
-    learnt = {cell.divergence for cell in cells if (cell.method, cell.knows) == ("dimo", "learnt")}
-    assert learnt == {"jeffrey", "rkl", "fkl", "js"}
+    assert {cell.divergence for cell in cells if cell.method == "d-mmd"} == {"rkl"}
+    assert {cell.divergence for cell in cells if cell.method == "di4c"} == {"none"}
+    for name in ("dimo", "idlm", "sdtt"):
+        tried = [c for c in cells if (c.method, c.joint, c.knows, c.steps) == (name, "markov", "exact", 4)]
+        assert {cell.divergence for cell in tried} == {*installed().names("divergence")}
+    assert {cell.steps for cell in cells if cell.joint == "halves"} == {1, 2, 4}  # 8 of 4 sites are 4
+    assert {cell.steps for cell in cells if cell.joint == "markov"} == {1, 2, 4, 8}
+    assert {cell.steps for cell in cells if cell.method == "pairs"} == {1}
+    assert {cell.joint for cell in cells if cell.knows == "learnt"} == {"halves", "markov"}
     only = plan_of(**asked | {"divergences": ("tv",), "methods": ("dimo-data", "idlm")}).cells()
-    assert {(cell.method, cell.divergence) for cell in only} == {("dimo-data", "tv")}
+    assert {(cell.method, cell.divergence) for cell in only} == {("idlm", "tv")}
+
+
+def test_the_whole_table_is_planned_for_45_minutes_of_two_cores_with_a_tenth_to_spare() -> None:
+    asked: dict[str, Any] = {name: field.default for name, field in attrs.fields_dict(Gym).items()}
+    plan = plan_of(**{name: asked[name] for name in asked if name not in ("out", "workers", "summary")})
+    assert plan.core_seconds(plan.cells()) <= 0.9 * 2 * 45 * 60
 
 
 def test_what_diverged_and_what_is_outside_is_said() -> None:

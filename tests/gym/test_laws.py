@@ -99,6 +99,12 @@ def test_the_law_of_a_generator_is_a_mean_over_its_inputs() -> None:
     torch.testing.assert_close(two, expected.double(), atol=1e-7, rtol=0)
 
 
+def test_the_mean_of_products_is_that_of_its_definition() -> None:
+    p = torch.rand(5, L, V, generator=GENERATOR, dtype=torch.float64).softmax(-1)
+    each = torch.stack([torch.stack([p[:, i, x[i]] for i in range(L)]).prod(0).mean() for x in X])
+    torch.testing.assert_close(laws.product_mean(p), each)
+
+
 def test_what_is_not_finished_is_refused() -> None:
     with pytest.raises(ValueError, match="not finished"):
         laws.sampled(NETWORK, [laws.exactly(1)], L, V)
@@ -135,7 +141,7 @@ def test_floors_are_what_the_exact_teacher_loses_in_each_order(counts: list[int]
 
 
 def test_joints_are_distributions_with_the_support_that_they_promise() -> None:
-    for kind in ("table", "markov", "ising", "halves"):
+    for kind in ("table", "markov", "ising", "halves", "aligned"):
         known = Known(joint=kind)
         p = known.p()
         torch.testing.assert_close(p.sum(-1), torch.ones(2).double())
@@ -146,9 +152,26 @@ def test_joints_are_distributions_with_the_support_that_they_promise() -> None:
         if kind == "halves":
             assert torch.equal(p[1] > 0, (x[:, 2:] == (x[:, :2] + 1) % 4).all(1))
             assert p[0].max() == pytest.approx(1 / 16)
+        if kind == "aligned":
+            same = (x == x[:, :1]).all(1)
+            assert torch.equal(p[0] > 0, same)
+            assert torch.equal(p[1] > 0, same & (x[:, 0] < 4))
+            assert p[0].max() == pytest.approx(1 / 8)
+            assert p[1].max() == pytest.approx(1 / 4)
         if kind == "ising":
             assert p[0].argmax().item() in (0, 511)
             assert x[p[1].argmax()].tolist() in ([0, 1, 0, 1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0, 1, 0, 1])
+
+
+def test_aligned_codes_agree_as_often_as_its_strength_says() -> None:
+    known = Known(joint="aligned", length=3, codes=3, strength=0.7)
+    p, x = known.p(), sequences(3, 3)
+    torch.testing.assert_close(p.sum(-1), torch.ones(2).double())
+    keep = 1 - (1 - 1 / 3) * math.exp(-0.7)
+    other = (1 - keep) / 2
+    # of both 0 and 1 the same sequence 0, 0, 1 may come
+    assert p[1][x.tolist().index([0, 0, 1])] == pytest.approx((keep**2 * other + other**2 * keep) / 2)
+    assert Known(joint="aligned", strength=0.0).p()[0].std() < 1e-12
 
 
 @pytest.mark.parametrize(

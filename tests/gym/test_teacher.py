@@ -8,11 +8,12 @@ import torch
 from dimo_core.errors import UsageError
 from dimo_core.metric import Samples
 from dimo_core.testing import check_options, check_sampler, check_teacher
+from dimo_core.testing.expectations import require_extra
 from dimo_gym.data import GymData
-from dimo_gym.distances import compared
+from dimo_gym.distances import compared, histogram_tv
 from dimo_gym.joints import Kind
 from dimo_gym.learning import state_weights
-from dimo_gym.measuring import random_order
+from dimo_gym.measuring import in_turn, random_order
 from dimo_gym.metric import GymMetric
 from dimo_gym.partial import places, states
 from dimo_gym.teacher import EVEN, GymTeacher
@@ -29,7 +30,7 @@ def test_the_teacher_keeps_the_contract(knows: Any) -> None:
         check_sampler(RandomOrderSampler(), teacher, [0, 1, 1])
 
 
-@pytest.mark.parametrize("joint", ["table", "markov", "ising", "halves"])
+@pytest.mark.parametrize("joint", ["table", "markov", "ising", "halves", "aligned"])
 def test_an_exact_teacher_that_decides_one_site_after_the_other_draws_the_joint(joint: Kind) -> None:
     teacher = GymTeacher(joint=joint) if joint != "ising" else GymTeacher(joint=joint, length=4)
     p, length = teacher.p(), teacher.tokens.length
@@ -64,6 +65,28 @@ def test_one_hot_embeddings_are_looked_up_or_averaged_alike() -> None:
     torch.testing.assert_close(averaged, network(e, c, mask_ratio=ratio))
 
 
+@pytest.mark.parametrize("knows", ["exact", "learnt"])
+def test_further_tokens_change_nothing_at_the_start_and_can_be_learnt_from(knows: Any) -> None:
+    plain = GymTeacher(**SMALL, knows=knows, training=5)
+    teacher = GymTeacher(**SMALL, knows=knows, training=5, extra=True)
+    x = states(4, 3)
+    c, ratio = torch.arange(len(x)) % 2, (x == 3).float().mean(1)
+    network, expected = teacher.network(), plain.network().logits(x, c, mask_ratio=ratio)
+    extra = torch.randn(len(x), 1, 4, generator=torch.Generator().manual_seed(3))
+    for told in (None, extra):
+        z = network.head(network(x, c, mask_ratio=ratio, extra=told))
+        torch.testing.assert_close(z, expected, rtol=0, atol=0)
+    assert not plain.network().takes_extra
+    weights = [p for name, p in network.named_parameters() if name.startswith("further")]
+    assert weights
+    network(x, c, mask_ratio=ratio, extra=extra).square().sum().backward()
+    assert all(bool(p.grad.any()) for p in weights)
+    with torch.no_grad():
+        for p in weights:
+            p.normal_(generator=torch.Generator().manual_seed(4))
+    require_extra(network, x, c, network.embed(x))
+
+
 def test_a_learnt_teacher_comes_near_and_is_the_same_every_time() -> None:
     teachers = [GymTeacher(joint="ising", length=4, knows="learnt", width=32, training=n) for n in (0, 200)]
     far, near = (compared(t.p()[0], random_order(t, 50).q[0]).tv for t in teachers)
@@ -96,6 +119,19 @@ def test_data_are_draws_from_the_joint_of_the_same_options() -> None:
     assert counts.min() > 4000 / 9 * 0.8
     with pytest.raises(UsageError, match="no split 'x'"):
         data.load("x")
+
+
+def test_data_may_be_what_a_teacher_draws() -> None:
+    options: dict[str, Any] = {"joint": "halves", "count": 20_000}
+    teacher = GymTeacher(joint="halves", knows="learnt")
+    examples = GymData(**options, drawn_by="learnt").load("teacher")
+    assert examples.tokens is not None
+    for c in range(2):
+        at = places(examples.tokens[examples.labels == c], 4)
+        drawn = at.bincount(minlength=256).double() / len(at)
+        from_teacher = compared(in_turn(teacher).q[c], drawn).tv
+        assert from_teacher < 2 * histogram_tv(in_turn(teacher).q[c], len(at))
+        assert compared(teacher.p()[c], drawn).outside > 0  # which the joint never draws
 
 
 def test_the_metric_judges_samples() -> None:

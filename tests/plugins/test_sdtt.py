@@ -95,6 +95,7 @@ def test_a_trajectory_decides_what_an_ancestral_step_would() -> None:
     draws = Draws(seed=0, phase="p", total=count)
     how: Any = {"schedule": "linear", "space": SPACE, "scores": scores, "draws": draws}
     found = trajectory(x_t, rows, times(t, 0.2, 3, "consecutive"), 0.2, **how)
+    assert (x_t == 5).all()  # the student's state, which it has not been told of
     assert [0.8, 0.6, 0.4] == pytest.approx([float(ratio[0]) for _, ratio in seen])
     shares = [float((found.decided_at == i).float().mean()) for i in range(3)]
     assert shares == pytest.approx([0.25, 0.25, 0.5], abs=0.02)
