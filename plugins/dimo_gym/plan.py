@@ -11,7 +11,7 @@ from dimo_core.files.folder import Folder
 from dimo_gym.cells import Cell, Knows, installed, judged, measured, teacher_of
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import Law, ancestral, counted, few_counts, random_order
+from dimo_gym.measuring import ancestral, counted, few_counts, random_order
 from dimo_gym.methods import METHODS, NONE
 from dimo_gym.teacher import GymTeacher
 
@@ -27,8 +27,8 @@ FEW_STEPS = (1, 4)
 SECONDS: Mapping[str, float] = {"few_step": 2.3, "imdm": 5.5, "mixture": 6.2}
 """What 300 training steps of 128 with such a generator, and its law, took on one core, about."""
 
-SAMPLERS = ("random-order", "ancestral", "untrained", "maskgit")
-"""Samplers without distillation, and what the generator draws from masks alone before any training."""
+SAMPLERS = ("random-order", "ancestral", "maskgit")
+"""Samplers without distillation; before it is trained ``few_step`` draws from masks what the first one does."""
 
 
 @attrs.frozen(kw_only=True)
@@ -168,16 +168,10 @@ def rows_of_teachers(folder: Folder, plan: Plan) -> Iterator[dict[str, Any]]:
                     sampler = installed().load("sampler", name)()
                     law = counted(teacher, sampler, steps, samples=plan.samples)
                 else:
-                    exact = {"random-order": random_order, "ancestral": ancestral, "untrained": untrained}
-                    law = exact[name](teacher, steps)
+                    law = {"random-order": random_order, "ancestral": ancestral}[name](teacher, steps)
                 what = {"joint": joint, "knows": knows, "sampler": name, "steps": steps}
                 place.write_json(file, {**what, **judged(law, joint, knows)})
             yield place.read_json(file)
-
-
-def untrained(teacher: GymTeacher, steps: int) -> Law:
-    """What a generator from masks alone draws before it is trained: its passes decide what a sampler's do."""
-    return random_order(teacher, steps)
 
 
 def floors(plan: Plan) -> list[dict[str, Any]]:

@@ -13,9 +13,8 @@ from dimo_gym.plan import Plan
 Row = Mapping[str, Any]
 TITLES = {"exact": "exact teacher", "learnt": "learnt teacher"}
 SAMPLED = {
-    "random-order": "sampler random-order",
+    "random-order": "sampler random-order, or few_step from masks untrained",
     "ancestral": "sampler ancestral",
-    "untrained": "few_step from masks, untrained",
     "maskgit": "sampler maskgit",
 }
 """What tables call samplers."""
