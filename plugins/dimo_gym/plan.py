@@ -13,7 +13,6 @@ from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
 from dimo_gym.measuring import ancestral, counted, few_counts, random_order
 from dimo_gym.methods import METHODS, NONE
-from dimo_gym.teacher import GymTeacher
 
 JOINTS: Sequence[Kind] = ("halves", "markov", "aligned", "table", "ising")
 """All joints; those that are asked for unless others are, with exact teachers."""
@@ -28,7 +27,7 @@ SECONDS: Mapping[str, float] = {"few_step": 2.3, "imdm": 5.5, "mixture": 6.2}
 """What 300 training steps of 128 with such a generator, and its law, took on one core, about."""
 
 SAMPLERS = ("random-order", "ancestral", "maskgit")
-"""Samplers without distillation; before it is trained ``few_step`` draws from masks what the first one does."""
+"""Samplers without distillation; an untrained ``few_step`` draws from masks what the first one does."""
 
 
 @attrs.frozen(kw_only=True)
