@@ -90,6 +90,7 @@ class Method:
     def options(self, teacher: str, steps: int) -> dict[str, Any]:
         """Options of `dimo run`."""
         one: dict[str, Any] = {} if self.steps == (1,) else {"generator": {"steps": steps}}
+        one |= {"objective": {"horizon": 1 / steps}} if self.preset == "d-mmd" else {}
         data = {"data": {"name": "samples", "path": str(samples_of(teacher))}} if self.sampled else {}
         return {"teacher": {"name": teacher}, "preset": self.preset, **one, **data}
 
@@ -126,7 +127,8 @@ def runs(given: argparse.Namespace) -> Iterator[Run]:
         for seed in seeds:
             for method in given.methods:
                 for steps in METHODS[method].steps:
-                    yield teacher, method, steps, seed
+                    if steps in given.steps:
+                        yield teacher, method, steps, seed
 
 
 def train(run: Run, given: argparse.Namespace) -> None:
@@ -206,6 +208,7 @@ def main() -> None:
     )
     parser.add_argument("--teachers", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--steps", type=int, nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", help="those of each teacher unless given")
     parser.add_argument("--samples", type=int, help="samples a row; those of the teacher's plan unless given")
     parser.add_argument("--train-steps", type=int, help="those of the presets unless given")

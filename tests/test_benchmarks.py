@@ -27,7 +27,10 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     return {"adapters": adapters, "released": released, "shapes": shapes, "step": step}
 
 
-@pytest.mark.parametrize(("teacher", "operations"), [("maskgit", 2 * 46.9e9), ("meissonic", 17.5e12 / 12)])
+SLOWER = pytest.param("meissonic", 17.5e12 / 12, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("teacher", "operations"), [("maskgit", 2 * 46.9e9), SLOWER])
 def test_a_forward_pass_has_the_operations_that_were_counted_by_hand(
     modules: dict[str, ModuleType], teacher: str, operations: float
 ) -> None:

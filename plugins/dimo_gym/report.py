@@ -8,6 +8,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.texts import steps_of
 from dimo_gym.figures import by_divergence, by_steps
 from dimo_gym.methods import METHODS, NONE
+from dimo_gym.overview import overview
 from dimo_gym.plan import Plan
 
 Row = Mapping[str, Any]
@@ -23,7 +24,7 @@ SAMPLED = {
 def write(
     folder: Folder, cells: Sequence[Row], samplers: Sequence[Row], floors: Sequence[Row], plan: Plan
 ) -> str:
-    """Write ``table.json``, ``table.md`` and figures into the folder; returns the Markdown.
+    """Write ``table.json``, ``table.md``, ``overview.md`` and figures into the folder; returns the Markdown.
 
     Args:
         folder: Of the gym.
@@ -34,6 +35,9 @@ def write(
     """
     folder.write_json("table.json", {"cells": [*cells], "samplers": [*samplers], "floors": [*floors]})
     parts = [heading(plan, cells)]
+    compared = "\n".join(filter(None, (overview(cells, samplers, plan, knows) for knows in plan.teachers)))
+    folder.write("overview.md", compared.encode())
+    parts += ["### Mean over the joints\n", compared] if compared else []
     for joint in plan.all_joints():
         own = [[row for row in rows if row["joint"] == joint] for rows in (cells, samplers, floors)]
         parts += [f"### {joint}\n", table(own[0], own[1], own[2], plan)]
@@ -42,8 +46,8 @@ def write(
         own_joint = from_teacher(learnt[0], learnt[1], plan)
         parts += ["### From what the learnt teacher draws site by site\n", own_joint]
     for method in plan.methods:
-        if compared := by_name(cells, method):
-            parts += [f"### {METHODS[method].about}, by divergence\n", compared]
+        if named := by_name(cells, method):
+            parts += [f"### {METHODS[method].about}, by divergence\n", named]
     text = "\n".join(parts)
     folder.write("table.md", text.encode())
     for name, drawn in {

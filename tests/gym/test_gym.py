@@ -12,6 +12,8 @@ from dimo_gym.cells import installed
 from dimo_gym.command import Gym
 from dimo_gym.floors import entropies, multi_information
 from dimo_gym.joints import Known
+from dimo_gym.methods import METHODS
+from dimo_gym.overview import overview
 from dimo_gym.report import spread
 from dimo_gym.running import plan_of
 
@@ -110,6 +112,26 @@ def test_the_whole_table_is_planned_for_45_minutes_of_two_cores_with_a_tenth_to_
     asked: dict[str, Any] = {name: field.default for name, field in attrs.fields_dict(Gym).items()}
     plan = plan_of(**{name: asked[name] for name in asked if name not in ("out", "workers", "summary")})
     assert plan.core_seconds(plan.cells()) <= 0.9 * 2 * 45 * 60
+
+
+def test_the_overview_compares_methods_at_the_same_joints_and_steps_alone() -> None:
+    def row(joint: str, method: str, seed: int, tv: float) -> dict[str, Any]:
+        facts = {"joint": joint, "knows": "exact", "steps": 1, "seed": seed, "data": {"tv": tv}}
+        return {**facts, "method": method, "divergence": METHODS[method].divergence}
+
+    plan = plan_of(smoke=True)
+    plan = attrs.evolve(plan, joints=("halves", "markov"), steps=(1, 8))
+    cells = [row("halves", "dimo", 0, 0.1), row("markov", "dimo", 0, 0.3)]
+    cells += [row("halves", "dimo", 1, 0.2), row("markov", "dimo", 1, 0.4), row("halves", "idlm", 0, 0.0)]
+    sampler = {"knows": "exact", "sampler": "random-order", "steps": 1}
+    samplers = [{**sampler, "joint": joint, "data": {"tv": 0.5}} for joint in ("halves", "markov")]
+    lines = overview(cells, samplers, plan, "exact").splitlines()
+    assert lines[0] == "| exact teachers | 1 step |"  # 8 steps of 4 sites are 4
+    assert lines[2:] == [
+        "| teacher's sampler random-order | 0.500 |",
+        f"| {METHODS['dimo'].about} | **0.250** ± 0.071 |",
+    ]
+    assert overview(cells[:1], [], plan, "exact") == ""
 
 
 def test_what_diverged_and_what_is_outside_is_said() -> None:

@@ -487,7 +487,7 @@ print(json.dumps([late, bool(images.isfinite().all()), here]))
     ("first", "torchvision"),
     [
         pytest.param("text", "broken", marks=pytest.mark.slow),
-        ("images", "broken"),
+        pytest.param("images", "broken", marks=pytest.mark.slow),
         pytest.param("network", "absent", marks=pytest.mark.slow),
     ],
 )

@@ -56,7 +56,7 @@ def trained(teacher: str, preset: str, device: torch.device, paper: Any = None, 
     return made
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("parts", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("preset", ["paper", "fast"])
 @pytest.mark.parametrize("teacher", ["maskgit", pytest.param("meissonic", marks=pytest.mark.slow)])
 def test_a_step_waits_for_nothing_and_is_that_of_the_cpu(

@@ -38,6 +38,9 @@ CPU = torch.device("cpu")
 RAW: dict[str, list[Any]] = {"MaskGit": [0, 1], "Meissonic": ["a red circle", "two blue squares"]}
 TEACHERS: dict[str, Callable[..., Teacher]] = {"maskgit": MaskGit, "meissonic": Meissonic}
 each_teacher = pytest.mark.parametrize("made", TEACHERS.values(), ids=TEACHERS)
+smaller_teacher = pytest.mark.parametrize(
+    "made", [MaskGit, pytest.param(Meissonic, marks=pytest.mark.slow)], ids=TEACHERS
+)
 
 
 def objective(teacher: Teacher, dropout: float = 0.0, **options: Any) -> DimoObjective:
@@ -111,7 +114,7 @@ def assert_equal(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> None
     assert [] == [name for name in expected if not torch.equal(expected[name], actual[name])]
 
 
-@each_teacher
+@smaller_teacher
 def test_one_base_for_three_networks_trains_to_the_numbers_of_three_bases(
     made: Callable[[], Teacher], tmp_path: Path
 ) -> None:
@@ -147,7 +150,7 @@ def test_the_teacher_is_neither_trained_nor_changed(made: Callable[[], Teacher],
         assert all(part.trained.keys() == part.state()[file].keys() for file in (name, f"{name}.average"))
 
 
-@each_teacher
+@smaller_teacher
 def test_a_resumed_run_ends_bitwise_like_one_that_was_not_stopped(
     made: Callable[[], Teacher], tmp_path: Path
 ) -> None:
@@ -165,7 +168,7 @@ def test_a_resumed_run_ends_bitwise_like_one_that_was_not_stopped(
     assert_equal(state(whole), state(again))
 
 
-@each_teacher
+@smaller_teacher
 def test_a_base_in_half_precision_is_trained_on_by_adapters_in_fp32(
     made: Callable[[], Teacher], tmp_path: Path
 ) -> None:
@@ -180,7 +183,7 @@ def test_a_base_in_half_precision_is_trained_on_by_adapters_in_fp32(
     assert_equal(expected, trained(teacher, shared, tmp_path / "shared", precision="bf16"))
 
 
-@each_teacher
+@smaller_teacher
 def test_activations_that_are_computed_again_see_the_same_dropout(
     made: Callable[..., Teacher], tmp_path: Path
 ) -> None:

@@ -181,7 +181,12 @@ def reference_batch(pictures: torch.Tensor, folder: Path) -> dict[str, Any]:
     return {"data": Choice("reference-batch", {"path": str(folder / "adm.npz")}), "split": "all"}
 
 
-@pytest.mark.parametrize("reference", [reference_folder, reference_shards, reference_batch])
+SLOWER = (reference_folder, reference_shards)
+
+
+@pytest.mark.parametrize(
+    "reference", [*(pytest.param(each, marks=pytest.mark.slow) for each in SLOWER), reference_batch]
+)
 def test_samples_are_judged_against_images_wherever_they_lie(
     published: Path, tmp_path: Path, reference: Callable[[torch.Tensor, Path], dict[str, Any]]
 ) -> None:

@@ -262,11 +262,11 @@ def test_guidance_is_asked_at_the_time_of_every_pass(
 
 @pytest.mark.parametrize("sampler", STAGED, ids=str)
 def test_sampling_stops_when_nothing_is_masked_any_more(sampler: StagedSampler, tiny_teacher: Any) -> None:
-    """Two tokens and 1000 steps: the last ones find nothing to do, and take no pass."""
+    """Two tokens and 300 steps: the last ones find nothing to do, and take no pass."""
     teacher = prompted(tiny_teacher, TokenSpace(length=2, codes=6, mask_id=6))
     network = Watched(teacher.tokens)
-    sampled = drawn(sampler, teacher, 1000, network=network)
-    assert sampled.passes == len(network.seen) < 1000 * len(sampler.plan(1)[0])
+    sampled = drawn(sampler, teacher, 300, network=network)
+    assert sampled.passes == len(network.seen) < 300 * len(sampler.plan(1)[0])
     assert bool((sampled.trajectory[-2] == 6).any())
 
 

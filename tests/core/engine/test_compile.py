@@ -63,7 +63,11 @@ def report(teacher: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "few"), [("maskgit", 4), pytest.param("meissonic", 6, marks=pytest.mark.slow)]
+    ("teacher", "few"),
+    [
+        pytest.param("maskgit", 4, marks=pytest.mark.slow),
+        pytest.param("meissonic", 6, marks=pytest.mark.slow),
+    ],
 )
 def test_graphs_are_few_whole_and_an_evaluation_adds_none(teacher: str, few: int) -> None:
     """Two kinds of blocks, in the teacher's pass and in those that learn, whatever depth and network; with

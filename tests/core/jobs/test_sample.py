@@ -23,6 +23,7 @@ from dimo_core.guidance import Constant
 from dimo_core.jobs import sample
 from dimo_core.jobs.sample import sample_folder, sample_teacher
 from dimo_core.jobs.sample_files import Wanted
+from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sources import Conditions
 from dimo_core.suggestions import EvaluationPlan, Sampling
@@ -321,9 +322,10 @@ def test_a_teachers_samples_overwrite_nothing(toy, way, tmp_path):
 
 
 def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_plan_says(toy):
-    way = TeacherSampling.named(toy.Teacher(), None, toy.Registry())
+    registry = Registry.discover()
+    way = TeacherSampling.named(toy.Teacher(), None, registry)
     assert (max(toy.plan.steps), "") == (way.steps, way.name)
-    assert isinstance(way.sampler, toy.Sampler)
+    assert isinstance(way.sampler, registry.load("sampler", toy.plan.sampler.name))
     with pytest.raises(UsageError, match="names no samplings"):
         sample_teacher(toy.Teacher(), "mine", count=1, device="cpu")
 
