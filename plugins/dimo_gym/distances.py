@@ -11,7 +11,7 @@ class Distances:
     """A law q against a true one p, in nats.
 
     Attributes:
-        tv: Half the sum of |p - q|.
+        tv: Half the sum of the absolute differences.
         kl: KL(p || q); infinite where q never draws what p does.
         reverse_kl: KL(q || p); infinite where q draws what p never does.
         outside: What q gives to sequences that p never draws.
