@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import attrs
 import torch
+from loguru import logger
 
 from dimo_core.data.feeds import CachedFeed, TokenFeed
 from dimo_core.data.token_cache import EncodedExamples, TokenCache
@@ -52,6 +53,7 @@ class TrainingData:
             Interrupted: after a signal, with the encoded shards kept.
         """
         if self.cache is None:
+            logger.info("encoding {} examples and their conditions, once", len(self.examples))
             return TokenFeed(teacher, self.data, self.examples, seed=seed, device=device)
         cache, mine = self.cache, list[EncodedExamples]()
 

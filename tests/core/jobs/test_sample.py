@@ -26,7 +26,7 @@ from dimo_core.jobs.sample_files import Wanted
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sources import Conditions
-from dimo_core.suggestions import EvaluationPlan, Sampling
+from dimo_core.suggestions import ASSUMED, EvaluationPlan, Sampling
 from dimo_core.testing.expectations import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
@@ -321,11 +321,15 @@ def test_a_teachers_samples_overwrite_nothing(toy, way, tmp_path):
         sample_teacher(toy.Teacher(), way, count=1, out=str(tmp_path), device="cpu")
 
 
-def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_plan_says(toy):
+def test_a_teacher_without_samplings_is_sampled_as_its_evaluation_plan_says(toy, monkeypatch):
     registry = Registry.discover()
+    assert max(ASSUMED.steps) == TeacherSampling.named(toy.Teacher(), None, registry).steps
+    plan = attrs.evolve(ASSUMED, steps=(3, 5), sampler=Choice("random-order"), guidance=Choice("ramp"))
+    monkeypatch.setattr(toy.Teacher, "evaluation", lambda _: plan)
     way = TeacherSampling.named(toy.Teacher(), None, registry)
-    assert (max(toy.plan.steps), "") == (way.steps, way.name)
-    assert isinstance(way.sampler, registry.load("sampler", toy.plan.sampler.name))
+    assert (5, "") == (way.steps, way.name)
+    assert isinstance(way.sampler, registry.load("sampler", "random-order"))
+    assert isinstance(way.guidance, registry.load("guidance", "ramp"))
     with pytest.raises(UsageError, match="names no samplings"):
         sample_teacher(toy.Teacher(), "mine", count=1, device="cpu")
 
