@@ -109,6 +109,17 @@ class Batch:
     tokens: Tensor | None = None
     rows: Tensor | None = None
 
+    @property
+    def x_0(self) -> Tensor:
+        """The tokens, for a phase that is fed with data.
+
+        Raises:
+            ValueError: where there are conditions alone.
+        """
+        if self.tokens is None:
+            raise ValueError("this phase is fed with data, and its batch has conditions alone")
+        return self.tokens
+
 
 def add_to(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
     """Add scalars by name, such as those of a micro-batch to those of the batch."""

@@ -163,19 +163,24 @@ def generator_folder(path: str) -> Folder:
     )
 
 
-def load_weights(path: str, backbone: nn.Module, teacher: Teacher) -> None:
-    """Copy the weights of a generator into a backbone.
+def load_weights(path: str, backbone: nn.Module, teacher: Teacher, *, skeleton: bool = False) -> None:
+    """Copy the weights of a generator into a backbone; of a skeleton only look whether they are there.
 
     Args:
         path: A generator folder, a foreign weights file (``FILE::key`` for a set in it), or a foreign folder
             that the teacher can read.
         backbone: Where they go.
         teacher: Whose network it is.
+        skeleton: Whether the backbone has no weights.
 
     Raises:
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(split_key(path)[0])
+    if skeleton:
+        if not folder.exists():
+            raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
+        return
     tensors: Mapping[str, Tensor] | None = None
     if folder.is_file() or is_weights_file(path):
         tensors = read_foreign(path).state_dict()

@@ -88,19 +88,17 @@ class DenoisePhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """The gradient of the mean cross-entropy over the global batch's learnt sites."""
         o, space = self.options, self.teacher.tokens
-        if batch.tokens is None:
-            raise ValueError("the objective 'masked-modelling' is fed with data, not with conditions alone")
         remask = draw_remask(space.length, o.schedule, o.masking, draws)
         c = batch.conditions
         if o.label_dropout > 0:
             drop = draws.uniform("label_dropout") < o.label_dropout
             c = conditions.where(drop, self.teacher.null_condition(c), c)
-        x_t = process.apply_mask(batch.tokens, remask.masked, space)
+        x_t = process.apply_mask(batch.x_0, remask.masked, space)
         rows = remask.rows if o.positions == "masked" else None
         z = self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows).flatten(
             0, -2
         )
-        x = batch.tokens.flatten() if rows is None else batch.tokens.flatten()[rows]
+        x = batch.x_0.flatten() if rows is None else batch.x_0.flatten()[rows]
         count = draws.total * space.length if rows is None else remask.total
         loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
         loss.backward()

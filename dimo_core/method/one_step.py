@@ -13,10 +13,7 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
-from dimo_core.errors import CheckpointError
-from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
-from dimo_core.files.weight_files import split_key
 from dimo_core.generator import Generator, GeneratorOptions, Rollout, filtered
 from dimo_core.method import process
 from dimo_core.method.logits import chunks
@@ -98,10 +95,7 @@ class OneStep(OneStepOptions):
         if self.init:
             from dimo_core.files.generator_folder import load_weights
 
-            if not skeleton:
-                load_weights(self.init, backbone, teacher)
-            elif not Folder(split_key(self.init)[0]).exists():
-                raise CheckpointError(f"no generator at {self.init!r}: there is no such file or folder")
+            load_weights(self.init, backbone, teacher, skeleton=skeleton)
         return OneStepGenerator(self, teacher.tokens, backbone)
 
 
@@ -142,13 +136,16 @@ class OneStepGenerator(Generator):
     def _hidden(
         self, x_init: Tokens, c: Condition, draws: Draws, r_init: float, sigma_init: float
     ) -> Float[Tensor, "B L D"]:
-        e = self.backbone.embed(x_init)
-        if sigma_init > 0:
-            e = process.perturb(e, sigma_init, draws.normal("eps", *e.shape[1:]))
+        e = self._embedded(x_init, draws, sigma_init)
         # To the network x_init looks like a sample with r_init of its tokens masked.
         ratio = torch.full((len(x_init),), r_init, device=x_init.device)
         hidden: Tensor = self.backbone(e, c, mask_ratio=ratio)
         return hidden
+
+    def _embedded(self, x_init: Tokens, draws: Draws, sigma_init: float) -> Float[Tensor, "B L E"]:
+        """Embeddings of x_init with their noise."""
+        e = self.backbone.embed(x_init)
+        return process.perturb(e, sigma_init, draws.normal("eps", *e.shape[1:])) if sigma_init > 0 else e
 
     def _drawn(
         self,

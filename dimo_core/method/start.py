@@ -42,10 +42,9 @@ class FromData:
 
     def __call__(self, p_theta: Generator, batch: Batch, draws: Draws, remask: Remask) -> Rollout:
         """A rollout whose visible sites are decided."""
-        assert batch.tokens is not None, "the objective says that it needs data"
         space, host = p_theta.space, draws.host()
         ratio, masked = self.draw(space.length, host)
-        x_t = process.apply_mask(batch.tokens, transfer(masked, draws.device), space)
+        x_t = process.apply_mask(batch.x_0, transfer(masked, draws.device), space)
         seen = transfer(masked.sum(1) / space.length if self.masking == "exact" else ratio, draws.device)
         hidden = p_theta.denoise(x_t, batch.conditions, draws, mask_ratio=seen.float())
         u = draws.uniform("x_theta", space.length)

@@ -14,11 +14,9 @@ from dimo_core.backbone import Backbone, Rows, full
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
-from dimo_core.errors import CheckpointError, UsageError
-from dimo_core.files.folder import Folder
+from dimo_core.errors import UsageError
 from dimo_core.files.generator_folder import load_weights
 from dimo_core.files.urls import from_anywhere
-from dimo_core.files.weight_files import split_key
 from dimo_core.generator import Generator, GeneratorOptions, Rollout
 from dimo_core.guidance import guided
 from dimo_core.method.logits import chunks
@@ -90,10 +88,8 @@ class Mixture(GeneratorOptions):
             )
         network = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
         backbone = MixtureBackbone(network, self.latent_features, self.seed)
-        if self.init and not skeleton:
-            load_weights(self.init, backbone, teacher)
-        elif self.init and not Folder(split_key(self.init)[0]).exists():
-            raise CheckpointError(f"no generator at {self.init!r}: there is no such file or folder")
+        if self.init:
+            load_weights(self.init, backbone, teacher, skeleton=skeleton)
         return MixtureGenerator(self, teacher, backbone)
 
 

@@ -97,11 +97,10 @@ class Di4C(ObjectiveOptions):
                 f"the objective trains a mixture, and {type(i.generator).__name__} makes none. "
                 "Use --generator mixture."
             )
-        is_guided = bool((i.guidance.at(torch.linspace(0, 1, 9, device="cpu")) != 1).any())
-        if (is_guided or self.label_dropout > 0) and "guidance" not in i.teacher.capabilities:
+        i.guidance.check(i.teacher)
+        if self.label_dropout > 0 and "guidance" not in i.teacher.capabilities:
             raise UsageError(
-                f"teacher {type(i.teacher).__name__} has no null condition: use --objective.label_dropout 0 "
-                "and --guidance.scale 1."
+                f"teacher {type(i.teacher).__name__} has no null condition: use --objective.label_dropout 0."
             )
         p_phi = (i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)).requires_grad_(False)
         return Di4CObjective(self, i.teacher, p_phi.eval(), p_theta, i.guidance)
@@ -147,12 +146,11 @@ class Di4CPhase(Phase):
 
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """Adds the gradient of the mean loss over the global batch (``dimo_di4c.losses``)."""
-        assert batch.tokens is not None, "the objective says that it needs data"
         o, c = self.options, self._conditions(batch.conditions, draws)
-        state = draw_state(batch.tokens, self.teacher.tokens, draws, delta=o.delta, schedule=o.schedule)
+        state = draw_state(batch.x_0, self.teacher.tokens, draws, delta=o.delta, schedule=o.schedule)
         z_phi = self._z_phi(state, c)
         qbar, x_hat = self._targets(state, c, z_phi, draws)
-        mixing = Mixing(z_phi.log_softmax(-1), qbar, torch.cat([batch.tokens[:, None], x_hat], 1))
+        mixing = Mixing(z_phi.log_softmax(-1), qbar, torch.cat([batch.x_0[:, None], x_hat], 1))
         self.p_theta.train(o.dropout)
         latent, whole = draws.uniform("lambda", o.latents), len(self._chunks()) == 1
         for some in self._chunks():

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
-from dimo_core.method import process
 from dimo_core.method.few_step import FewStep, FewStepGenerator, State
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -102,8 +101,8 @@ class Imdm(FewStep):
         network = FewStep.build(bare, teacher, skeleton=skeleton).backbone
         width = _width(teacher)
         whole = NoisyMasks(network, self.noise, width, self.noise_seed)
-        if self.init and not skeleton:
-            load_weights(self.init, whole, teacher)
+        if self.init:
+            load_weights(self.init, whole, teacher, skeleton=skeleton)
         return ImdmGenerator(self, teacher.tokens, whole)
 
 
@@ -138,15 +137,8 @@ class ImdmGenerator(FewStepGenerator):
         hidden: Tensor = self.backbone(e, c, mask_ratio=mask_ratio)
         return hidden
 
-    def _hidden(
-        self, x_init: Tokens, c: Condition, draws: Draws, r_init: float, sigma_init: float
-    ) -> Float[Tensor, "B L D"]:
-        e = self.backbone.embed(x_init)
-        if sigma_init > 0:
-            e = process.perturb(e, sigma_init, draws.normal("eps", *e.shape[1:]))
-        ratio = torch.full((len(x_init),), r_init, device=x_init.device)
-        hidden: Tensor = self.backbone(self._with_noise(e, x_init, draws), c, mask_ratio=ratio)
-        return hidden
+    def _embedded(self, x_init: Tokens, draws: Draws, sigma_init: float) -> Float[Tensor, "B L E"]:
+        return self._with_noise(super()._embedded(x_init, draws, sigma_init), x_init, draws)
 
     def _with_noise(
         self, e: Float[Tensor, "B L E"], x: Tokens, draws: Draws, resets: int = 0

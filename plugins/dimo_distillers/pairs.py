@@ -118,10 +118,9 @@ class PairsPhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """The gradient of the mean over all sites of the global batch."""
         of, o, logs = self.of, self.of.options, dict[str, Tensor]()
-        assert batch.tokens is not None, "the objective says that it needs data"
         pair = self.draws(batch.rows, draws.device)
         hidden = of.generator(of.generator.initial_tokens(pair), batch.conditions, pair)
-        x, rows = batch.tokens.flatten(), torch.arange(batch.tokens.numel(), device=draws.device)
+        x, rows = batch.x_0.flatten(), torch.arange(batch.x_0.numel(), device=draws.device)
         theta = Logits(hidden, rows, of.generator, learns=True)
         for k in chunks(len(rows), len(rows), of.generator.space.columns):
             loss = denoising_loss(theta(k), x[k], label_smoothing=o.label_smoothing)

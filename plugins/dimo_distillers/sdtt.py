@@ -149,9 +149,8 @@ class SdttPhase(Phase):
         """Its share of the mean over the masked tokens of the global batch."""
         of, o, c, logs = self.of, self.of.options, batch.conditions, dict[str, Tensor]()
         space = of.teacher.tokens
-        assert batch.tokens is not None, "the objective says that it needs data"
         remask = draw_remask(space.length, o.schedule, o.masking, draws)
-        x_t = process.apply_mask(batch.tokens, remask.masked, space)
+        x_t = process.apply_mask(batch.x_0, remask.masked, space)
         dt, t = o.dt(draws.step), draws.host().uniform("t")
         found = trajectory(
             x_t,

@@ -46,11 +46,6 @@ class Law:
     how: str = "exact"
 
 
-def few_counts(length: int, steps: int) -> list[int]:
-    """How many sites each pass of ``few_step``, or of the sampler ``random-order``, decides."""
-    return decided_per_pass(length, steps)
-
-
 def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L V"]:
     """What a network says at every partly masked sequence."""
     space = teacher.tokens
@@ -60,7 +55,7 @@ def table_of(teacher: GymTeacher, network: OneHot, c: int) -> Float[Tensor, "M L
 def random_order(teacher: GymTeacher, steps: int) -> Law:
     """The exact law of the sampler ``random-order``, and of an untrained ``few_step`` from masks alone."""
     space, network = teacher.tokens, teacher.network(share=True)
-    shares = [laws.exactly(n) for n in few_counts(space.length, steps)]
+    shares = [laws.exactly(n) for n in decided_per_pass(space.length, steps)]
     return _of_conditions(
         lambda c: laws.sampled(table_of(teacher, network, c), shares, space.length, space.codes)
     )
@@ -125,7 +120,7 @@ def _enumerated(teacher: GymTeacher, generator: OneStepGenerator) -> Law:
     assert isinstance(network, OneHot), "a generator of this teacher has a network of the gym"
     length, steps = space.length, generator.passes
     x = laws.initial(length, space.codes, round(r_init * length))
-    shares, e = [laws.exactly(n) for n in few_counts(length, steps)], network.embed(x)
+    shares, e = [laws.exactly(n) for n in decided_per_pass(length, steps)], network.embed(x)
 
     def law(c: int) -> Tensor:
         z = network.head(network(e, torch.full((len(x),), c), mask_ratio=torch.full((len(x),), r_init)))

@@ -8,10 +8,11 @@ import attrs
 
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
+from dimo_core.method.few_step import decided_per_pass
 from dimo_gym.cells import Cell, Knows, installed, judged, measured, teacher_of
 from dimo_gym.floors import best_floor, entropies, random_floor
 from dimo_gym.joints import CONDITIONS, Kind, Known
-from dimo_gym.measuring import ancestral, counted, few_counts, random_order
+from dimo_gym.measuring import ancestral, counted, random_order
 from dimo_gym.methods import METHODS, NONE
 
 JOINTS: Sequence[Kind] = ("halves", "markov", "aligned", "table", "ising")
@@ -181,7 +182,7 @@ def floors(plan: Plan) -> list[dict[str, Any]]:
         length, codes = known.shape.length, known.shape.codes
         h = [entropies(p, length, codes) for p in known.p()]
         for steps in plan.steps_of(joint):
-            counts = few_counts(length, steps)
+            counts = decided_per_pass(length, steps)
             both = {"random": random_floor, "best": best_floor}
             means = {name: sum(f(one, counts) for one in h) / len(CONDITIONS) for name, f in both.items()}
             found.append({"joint": joint, "steps": steps, "counts": counts, **means})

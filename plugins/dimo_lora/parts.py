@@ -43,8 +43,7 @@ class Lora(Adapter, OneStepOptions):
                     f"the adapters in {self.init!r} were trained on another teacher: the SHA-256 of "
                     f"{', '.join(wrong)} is another. Continue with the teacher that its generator.yaml names."
                 )
-            if not skeleton:
-                load_weights(self.init, adapted.network, teacher)
+            load_weights(self.init, adapted.network, teacher, skeleton=skeleton)
         return LoraGenerator(self, teacher, adapted)
 
     def frame(self, teacher: Teacher) -> "LoraGenerator":

@@ -3,6 +3,7 @@
 ``paper`` makes the choices of the authors' released code. ``fast`` trains the same way with the least work:
 one rollout and one auxiliary forward pass serve both updates, and no dropout blurs the scores. ``di4c-d``
 trains a mixture for four steps instead: as published, or with few latents and a higher rate where small.
+The others, at the small scale alone, are one for each further method of few steps.
 
 At the small scale (teachers by ``dimo pretrain`` with a codebook of patches) ``fast`` and ``paper`` share
 rates, lengths and re-masking, which were tuned on the embedded digits; docs/results tells how.

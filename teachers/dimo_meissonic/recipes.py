@@ -2,6 +2,7 @@
 
 ``paper`` is what the authors' script runs: one GPU, 8 micro-batches of 2. ``fast`` trains the same way with
 the least work: one rollout and one auxiliary forward pass serve both updates, and activations are kept.
+The others, at the small scale alone, are one for each further method of few steps.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,12 +8,12 @@ import torch
 from dimo_core.backbone import inference
 from dimo_core.draws import Draws
 from dimo_core.generator import Generator
-from dimo_core.method.few_step import FewStep
+from dimo_core.method.few_step import FewStep, decided_per_pass
 from dimo_core.method.one_step import OneStep
 from dimo_di4c.generator import Mixture
 from dimo_distillers.imdm import Imdm
 from dimo_gym.distances import compared, histogram_tv
-from dimo_gym.measuring import Law, ancestral, counted, few_counts, generator_law, random_order
+from dimo_gym.measuring import Law, ancestral, counted, generator_law, random_order
 from dimo_gym.networks import GAIN
 from dimo_gym.partial import places
 from dimo_gym.teacher import GymTeacher
@@ -130,4 +130,4 @@ def test_filters_are_counted_and_not_taken_for_exact() -> None:
 
 @pytest.mark.parametrize(("length", "steps"), [(4, 1), (6, 4), (9, 8), (4, 8), (16, 16), (7, 12)])
 def test_passes_decide_what_the_sampler_decides(length: int, steps: int) -> None:
-    assert few_counts(length, steps) == ordered_counts(length, steps, "arccos", "cumulative")
+    assert decided_per_pass(length, steps) == ordered_counts(length, steps, "arccos", "cumulative")
