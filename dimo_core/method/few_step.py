@@ -1,8 +1,8 @@
 """A generator of a few steps: it completes, hides a part again, and completes that."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -10,10 +10,12 @@ from attrs import validators as v
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dimo_core.backbone import full
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.generator import Rollout, filtered
 from dimo_core.method import process
+from dimo_core.method.logits import chunks
 from dimo_core.method.one_step import OneStep, OneStepGenerator
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
@@ -28,12 +30,18 @@ class FewStep(OneStep):
             anew for each batch, from the state that the passes before it lead to.
         schedule: r(t): after i of k passes exactly round(r(1 - i / k) L) tokens are masked again; each pass
             decides one at least.
+        order: Which sites a pass decides, in training and in sampling: random ones, or those whose drawn
+            tokens have the largest probability under z_theta at temperature 1.
+        gumbel: Strength of the Gumbel noise on these log-probabilities; as in MaskGIT's sampler it falls
+            linearly, to 0 at the last pass.
     """
 
     suggested_as: ClassVar[str] = "one_step"
 
     steps: int = attrs.field(default=4, validator=v.ge(1))
     schedule: process.Schedule = "arccos"
+    order: Literal["random", "confidence"] = "random"
+    gumbel: float = attrs.field(default=2.0, validator=v.ge(0))
 
     @property
     def passes(self) -> int:
@@ -83,7 +91,7 @@ class State:
 
 
 class FewStepGenerator(OneStepGenerator):
-    """z_theta = backbone(noisy embeddings of x_init), then backbone(x_t); a random order decides sites."""
+    """z_theta = backbone(noisy embeddings of x_init), then backbone(x_t); each pass decides some sites."""
 
     options: FewStep
 
@@ -104,7 +112,7 @@ class FewStepGenerator(OneStepGenerator):
         for i in range(last):
             with torch.no_grad():
                 hidden = self._pass(i, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
-                state = self._next(i, state, self._drawn(hidden, draws, _as_trained, _stream(i)), draws)
+                state = self._next(i, state, hidden, draws, _as_trained)
         hidden = self._pass(last, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
         u_theta = draws.uniform(_stream(last), self.space.length)
         return Rollout(x_init=state.x, hidden=hidden, u=u_theta, decided=state.decided if last else None)
@@ -117,15 +125,15 @@ class FewStepGenerator(OneStepGenerator):
         state = self._start(r_init, draws)
         for i in range(self.passes):
             hidden = self._pass(i, state, c, draws, r_init, sigma_init)
-            drawn = self._drawn(
-                hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p), _stream(i)
+            state = self._next(
+                i, state, hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p)
             )
-            state = self._next(i, state, drawn, draws)
         return state.x
 
     def sampling(self) -> Mapping[str, Any]:
-        """Those of one step, the steps and their schedule."""
-        return {**super().sampling(), "steps": self.options.steps, "schedule": self.options.schedule}
+        """Those of one step, the steps, and which sites each decides."""
+        added = ("steps", "schedule", "order", "gumbel")
+        return {**super().sampling(), **{name: getattr(self.options, name) for name in added}}
 
     def masked_share(self, i: int) -> float:
         """Share of tokens that are masked after ``i`` passes; 1 before the first, which sees x_init."""
@@ -144,13 +152,38 @@ class FewStepGenerator(OneStepGenerator):
         ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
         return self.denoise(state.x, c, draws, mask_ratio=ratio)
 
-    def _next(self, i: int, state: State, drawn: Tokens, draws: Draws) -> State:
-        """After pass ``i``: what was drawn is decided, but for the sites that are masked again."""
+    def _next(
+        self,
+        i: int,
+        state: State,
+        hidden: Float[Tensor, "B L D"],
+        draws: Draws,
+        change: Callable[[Tensor], Tensor],
+    ) -> State:
+        """After pass ``i``: tokens are drawn from changed logits and decided, but for those masked again."""
+        drawn = self._drawn(hidden, draws, change, _stream(i))
         x = torch.where(state.decided, state.x, drawn)
-        sizes = torch.full((len(x),), self._left(i + 1), device=x.device)
-        # The same order of sites in every pass: what is masked again was masked before.
-        masked = draws.subset("order", self.space.length, sizes)
+        left = self._left(i + 1)
+        if self.options.order == "random":
+            # The same order of sites in every pass: what is masked again was masked before.
+            sizes = torch.full((len(x),), left, device=x.device)
+            masked = draws.subset("order", self.space.length, sizes)
+        else:
+            masked = self._least_sure(i, left, state, hidden, x, draws)
         return State(process.apply_mask(x, masked, self.space), ~masked)
+
+    def _least_sure(
+        self, i: int, left: int, state: State, hidden: Float[Tensor, "B L D"], x: Tokens, draws: Draws
+    ) -> Bool[Tensor, "B L"]:
+        """The ``left`` sites of each sample whose tokens have the smallest probability, with noise."""
+        sites, score = torch.arange(x.numel(), device=x.device), []
+        for k in chunks(len(sites), len(sites), self.space.columns):
+            log_p = full(self.head(hidden, sites[k])).log_softmax(-1)
+            score.append(log_p.gather(-1, x.flatten()[k, None]).squeeze(-1))
+        noise = self.options.gumbel * (1 - i / max(1, self.passes - 1))
+        sure = torch.cat(score).view_as(x) + noise * draws.gumbel(f"gumbel{i}", self.space.length)
+        rank = sure.masked_fill(state.decided, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+        return rank < left
 
     def _left(self, i: int) -> int:
         """How many tokens are left to decide after ``i`` passes."""

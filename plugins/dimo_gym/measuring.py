@@ -94,8 +94,8 @@ def counted(teacher: GymTeacher, sampler: Sampler, steps: int, *, samples: int =
 def generator_law(teacher: GymTeacher, generator: Generator, *, samples: int = TRACED) -> Law:
     """The law of a generator: exact where all of x_init can be enumerated.
 
-    It is exact for ``one_step`` and ``few_step`` without embedding noise, at temperature 1 and without
-    filters. Of others samples are followed up to their last pass, whose probabilities are added whole; with
+    It is exact for ``one_step`` and ``few_step`` in random order, without embedding noise, at temperature 1
+    and without filters. Of others samples are followed up to their last pass, whose probabilities are added whole; with
     another temperature or filters samples are counted.
 
     Args:
@@ -109,7 +109,7 @@ def generator_law(teacher: GymTeacher, generator: Generator, *, samples: int = T
             return _counted(teacher, lambda draws, c: generator.sample(c, draws), samples)
         if type(generator) in (OneStepGenerator, FewStepGenerator):
             assert isinstance(generator, OneStepGenerator)
-            if generator.options.sampled_from()[1] == 0:
+            if generator.options.sampled_from()[1] == 0 and o.get("order", "random") == "random":
                 return _enumerated(teacher, generator)
         return _traced(teacher, generator, samples)
 

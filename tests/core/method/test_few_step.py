@@ -1,5 +1,6 @@
 """A generator of k steps: what one of one step is with k = 1, what stays decided, and what it learns from."""
 
+import re
 from typing import Any, get_args
 
 import attrs
@@ -17,6 +18,7 @@ from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import Schedule, mask_ratio
 from dimo_core.objective import Batch, Ingredients
 from dimo_divergences import FKL
+from dimo_samplers.maskgit import MaskGitSampler
 
 B, L, V, MASK = 6, 4, 5, 5
 C = torch.tensor([0, 1, 1, 0, 1, 0])
@@ -54,9 +56,12 @@ def test_one_step_is_the_one_step_generator(tiny_teacher: Any) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
+@pytest.mark.parametrize("order", ["random", "confidence"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_a_sample_takes_its_passes_and_keeps_what_it_decided(tiny_teacher: Any, steps: int) -> None:
-    made = built(tiny_teacher, steps=steps, schedule="linear")
+def test_a_sample_takes_its_passes_and_keeps_what_it_decided(
+    tiny_teacher: Any, steps: int, order: Any
+) -> None:
+    made = built(tiny_teacher, steps=steps, schedule="linear", order=order)
     watched = Watched(made)
     x = made.sample(C, DRAWS)
     assert steps == len(watched.states) == made.passes == made.options.passes
@@ -109,8 +114,52 @@ def test_more_steps_than_sites_are_as_many_as_sites(tiny_teacher: Any) -> None:
     assert [3, 2, 1] == [int((x == MASK).sum(1).unique()) for x in watched.states[1:]]
 
 
-def test_a_sample_hangs_on_its_own_row_alone(tiny_teacher: Any) -> None:
-    made = built(tiny_teacher, steps=3)
+@attrs.frozen(kw_only=True)
+class ByPass(Draws):
+    """Draws of a sampler, by pass in its phases, and of a generator, by pass in its streams, are the same."""
+
+    def uniform(self, stream: str, *shape: int) -> Tensor:
+        return fixed(stream + self.phase, 0, *shape)
+
+    def gumbel(self, stream: str, *shape: int) -> Tensor:
+        return -(-fixed(stream + self.phase, 1, *shape).log()).log()
+
+
+def fixed(name: str, kind: int, *shape: int) -> Tensor:
+    of_pass = re.search(r"\d+$", name)
+    random = torch.Generator().manual_seed(2 * int(of_pass[0] if of_pass else 0) + kind)
+    return torch.rand(B, *shape, generator=random, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("gumbel", [0.0, 3.0])
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_from_masks_untrained_in_order_of_confidence_it_is_maskgits_sampler(
+    tiny_teacher: Any, steps: int, gumbel: float
+) -> None:
+    sampler = MaskGitSampler(gumbel=gumbel)
+    draws = ByPass(seed=0, total=B)
+    expected = sampler.sample(
+        tiny_teacher, tiny_teacher.network().eval(), C, steps=steps, guidance=Constant(), draws=draws
+    )
+    made = FewStep(steps=steps, r_init=1.0, sigma_init=0.0, order="confidence", gumbel=gumbel).build(
+        tiny_teacher
+    )
+    assert torch.equal(made.eval().sample(C, draws), expected.tokens)
+
+
+def test_confidence_is_that_of_training_at_any_temperature(tiny_teacher: Any) -> None:
+    """At a low temperature all that is drawn is sure, and no order would be left."""
+    made = built(tiny_teacher, steps=2, order="confidence", gumbel=0, temperature=1e-3)
+    watched = Watched(made)
+    made.sample(C, DRAWS)
+    kept = watched.states[1] != MASK
+    p = made.head(made.backbone(watched.states[0], C, mask_ratio=watched.ratios[0])).softmax(-1).amax(-1)
+    assert (p.masked_fill(~kept, 2).amin(1) >= p.masked_fill(kept, -1).amax(1)).all()
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_a_sample_hangs_on_its_own_row_alone(tiny_teacher: Any, order: Any) -> None:
+    made = built(tiny_teacher, steps=3, order=order)
     whole, part = made.sample(C, DRAWS), made.sample(C[2:4], DRAWS.slice(2, 2))
     assert torch.equal(whole[2:4], part)
 
@@ -172,7 +221,8 @@ def test_decided_sites_give_no_gradient_and_teach_the_auxiliary_their_token(
 
 
 def test_sampling_options_rebuild_it(tiny_teacher: Any) -> None:
-    made = FewStep(steps=3, schedule="cosine", r_init=0.5).build(tiny_teacher).eval()
+    made = FewStep(steps=3, schedule="cosine", r_init=0.5, order="confidence", gumbel=0.5)
+    made = made.build(tiny_teacher).eval()
     again = FewStep(**made.sampling()).build(tiny_teacher).eval()
     assert torch.equal(made.sample(C, DRAWS), again.sample(C, DRAWS))
 
