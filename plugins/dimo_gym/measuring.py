@@ -95,8 +95,8 @@ def generator_law(teacher: GymTeacher, generator: Generator, *, samples: int = T
     """The law of a generator: exact where all of x_init can be enumerated.
 
     It is exact for ``one_step`` and ``few_step`` in random order, without embedding noise, at temperature 1
-    and without filters. Of others samples are followed up to their last pass, whose probabilities are added whole; with
-    another temperature or filters samples are counted.
+    and without filters. Of others samples are followed up to their last pass, whose probabilities are added
+    whole; with another temperature or filters samples are counted.
 
     Args:
         teacher: Its teacher.
