@@ -41,7 +41,7 @@ class FewStep(OneStep):
     steps: int = attrs.field(default=4, validator=v.ge(1))
     schedule: process.Schedule = "arccos"
     order: Literal["random", "confidence"] = "random"
-    gumbel: float = attrs.field(default=2.0, validator=v.ge(0))
+    gumbel: float = attrs.field(default=1.0, validator=v.ge(0))
 
     @property
     def passes(self) -> int:

@@ -87,7 +87,7 @@ _SMALL_DI4C: Recipe = {
 
 _SMALL_FEW: Recipe = {
     **_SMALL,
-    "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2},
+    "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2, "order": "confidence"},
     "objective": {**_SMALL["objective"], "teacher_temperature": 0.75},
 }
 

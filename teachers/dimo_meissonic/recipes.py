@@ -87,7 +87,10 @@ _SMALL_PAPER: Recipe = {
     },
 }
 
-_SMALL_FEW: Recipe = {**_SMALL, "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2}}
+_SMALL_FEW: Recipe = {
+    **_SMALL,
+    "generator": {**_SMALL["generator"], "name": "few_step", "steps": 4, "order": "confidence"},
+}
 
 _FROM_MASKS = {"name": "few_step", "steps": 4, "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
 _CAREFUL = {**_SMALL_GENERATOR, "lr": 5e-6}
