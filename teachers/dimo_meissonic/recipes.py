@@ -89,7 +89,13 @@ _SMALL_PAPER: Recipe = {
 
 _SMALL_FEW: Recipe = {
     **_SMALL,
-    "generator": {**_SMALL["generator"], "name": "few_step", "steps": 4, "order": "confidence"},
+    "generator": {
+        **_SMALL["generator"],
+        "name": "few_step",
+        "steps": 4,
+        "order": "confidence",
+        "sampling_r_init": 0.9,
+    },
 }
 
 _FROM_MASKS = {"name": "few_step", "steps": 4, "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
