@@ -151,7 +151,7 @@ class FewStepGenerator(OneStepGenerator):
     def _start(self, r_init: float, c: Condition, draws: Draws) -> State:
         given = self.space.given(c)
         x = process.initial_tokens(self.space, r_init, draws, given)
-        if given is None:
+        if given is None or x.is_meta:  # without values, as if nothing were given
             return State(
                 x=x,
                 decided=torch.zeros_like(x, dtype=torch.bool),

@@ -75,6 +75,7 @@ class State:
         counts: Tokens that the teacher's step makes visible.
         ratio_u: Share of tokens that are masked after that.
         given: The sites that conditions give; None for none.
+        restricted: Whether some codes are forbidden.
     """
 
     u: Float[Tensor, " B"]
@@ -84,9 +85,14 @@ class State:
     counts: Int[Tensor, " B"]
     ratio_u: Float[Tensor, " B"]
     given: Bool[Tensor, "B L"] | None = None
+    restricted: bool = False
 
     def open(self, z: Float[Tensor, "B ... V"]) -> Float[Tensor, "B ... V"]:
-        """Logits without a say in what is given: there all models agree, and nothing is learnt."""
+        """Logits without a say in what is given: there all models agree, and nothing is learnt.
+
+        Those of forbidden codes are finite, as 0 times their logarithm shall be 0.
+        """
+        z = z.clamp_min(torch.finfo(z.dtype).min / 4) if self.restricted else z
         if self.given is None:
             return z
         given = self.given if z.dim() == 3 else self.given[:, None]
@@ -130,6 +136,7 @@ def draw_state(
         counts=transfer(counts, draws.device),
         ratio_u=transfer((many - counts) / sites.clamp_min(1), draws.device),
         given=None if valid is None else transfer(~of_batch(valid, draws), draws.device),
+        restricted=space.restricted,
     )
 
 

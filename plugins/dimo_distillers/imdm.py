@@ -156,7 +156,7 @@ class ImdmGenerator(FewStepGenerator):
         draws: Draws,
         resets: Sequence[Float[Tensor, " B"]] = (),
     ) -> Float[Tensor, "B L E"]:
-        """Embeddings with the noise that there is after passes with these shares of masks, each reset once."""
+        """Embeddings with the noise that there is after these shares of masks, with a reset at each."""
         length, n = self.space.length, self.options.noise
         eps = 2 * draws.uniform("imdm", length, n) - 1
         for i, (masked, then) in enumerate(pairwise(resets), 1):
