@@ -109,6 +109,7 @@ class TokenFeed:
         self, teacher: Teacher, data: Data, examples: Examples, *, seed: int, device: torch.device
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
+        examples = teacher.packed(examples)
         self.examples, self.augments = examples, data.augments and examples.images is not None
         raw, kind = examples.conditions(), teacher.conditioning
         if kind.kind == "label":  # of a file, such as what `dimo sample` writes, they are names

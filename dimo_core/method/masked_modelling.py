@@ -37,7 +37,8 @@ class MaskedModelling(ObjectiveOptions):
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         positions: Learn at the masked sites, or at all (MaskGIT-pytorch v1.0).
         label_smoothing: Share of the target spread evenly over the codes.
-        label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance.
+        label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance;
+            a teacher that has none is trained without.
         teacher: How the network is optimised.
     """
 
@@ -90,7 +91,7 @@ class DenoisePhase(Phase):
         o, space = self.options, self.teacher.tokens
         remask = draw_remask(space.length, o.schedule, o.masking, draws)
         c = batch.conditions
-        if o.label_dropout > 0:
+        if o.label_dropout > 0 and "guidance" in self.teacher.capabilities:
             drop = draws.uniform("label_dropout") < o.label_dropout
             c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.x_0, remask.masked, space)
