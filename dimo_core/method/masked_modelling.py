@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import attrs
+import torch
 from attrs import validators as v
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class MaskedModelling(ObjectiveOptions):
         schedule: Corruption schedule r(t), with t uniform.
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         positions: Learn at the masked sites, or at all (MaskGIT-pytorch v1.0).
+        weight: All sites alike (sum), or all samples: the mean of each sample's own sites
+            (per_masked_token), which with a linear schedule is MDLM's bound of -log p(x_0), in nats a token.
         label_smoothing: Share of the target spread evenly over the codes.
         label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance;
             a teacher that has none is trained without.
@@ -48,6 +51,7 @@ class MaskedModelling(ObjectiveOptions):
     schedule: process.Schedule = "arccos"
     masking: process.Masking = "bernoulli"
     positions: Literal["masked", "all"] = "masked"
+    weight: Literal["sum", "per_masked_token"] = "sum"
     label_smoothing: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
     label_dropout: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
     teacher: Optimisation = attrs.field(
@@ -101,6 +105,11 @@ class DenoisePhase(Phase):
         )
         x = batch.x_0.flatten() if rows is None else batch.x_0.flatten()[rows]
         count = draws.total * space.length if rows is None else remask.total
-        loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
+        if rows is None or o.weight == "sum":
+            loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
+        else:
+            own = transfer(remask.counts, x.device)[rows // space.length]
+            w = 1 / (draws.total * own.to(torch.promote_types(z.dtype, torch.float32)))
+            loss = denoising_loss(z, x, label_smoothing=o.label_smoothing, w=w)
         loss.backward()
         return {"loss": loss.detach(), "accuracy": (z.argmax(-1) == x).sum() / count}

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dimo_core.draws import RecordedDraws
+from dimo_core.method.masked_modelling import MaskedModelling
+from dimo_core.objective import Batch, Ingredients
 from dimo_mdlm.network import (
     MdlmNetwork,
     inverse_frequencies,
@@ -133,6 +136,21 @@ def test_loss_and_gradients_at_masked_rows(run: str, golden: Golden) -> None:
         near(stored[name], grads[name], 1e-6 * max(1.0, largest))
     norm = torch.stack([g.norm() for g in grads.values()]).norm()
     torch.testing.assert_close(norm, stored[f"{run}.grad_norm"], rtol=1e-9, atol=0)
+
+
+def test_the_published_loss_is_that_of_pretraining(golden: Golden) -> None:
+    """Per sample: the mean over its masked tokens is MDLM's sum / t, but for t L in place of their number."""
+    stored, teacher = golden("mdlm/loss"), Mdlm(checkpoint=str(DATA))
+    counts = (stored["x_t"] == MASK).sum(1)
+    some = counts > 0  # pretraining masks one token at least
+    assert int(some.sum()) > 1
+    made = MaskedModelling(schedule="linear", weight="per_masked_token").build(Ingredients(teacher=teacher))
+    made.network.double().eval()
+    values = {"t": stored["move_chance"][some], "masked": stored["mask_draw"][some].double()}
+    batch = Batch(conditions=torch.zeros(len(values["t"]), dtype=torch.long), tokens=stored["x0"][some])
+    draws = RecordedDraws(seed=0, total=len(values["t"]), values=values)
+    each = stored["sigma0.loss_per_token"].double().sum(1) * stored["t"] / counts
+    near(each[some].mean(), made.phases()[0].accumulate(batch, draws)["loss"])
 
 
 def another_gelu(one: MdlmNetwork) -> None:
