@@ -5,6 +5,7 @@ A folder of dimo's holds ``teacher.yaml``, and beside it what the published fold
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import attrs
@@ -55,7 +56,7 @@ class Parts:
     network: Callable[[], Mapping[str, Tensor]]
     tokenizer: Callable[[], Tokenizer | None]
     provenance: Callable[[], Mapping[str, str]]
-    check: Callable[[], None] = lambda: None
+    check: Callable[[], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -166,8 +167,8 @@ def _folder_parts(folder: Folder, wanted: Wanted) -> Parts:
 
 def _foreign_parts(wanted: Wanted, url: str, beside: Folder) -> Parts:
     """Those of a weights file of others, with ``config.json`` and the files of a tokenizer beside it."""
-    file = read_foreign(url)
-    state, config = state_of(file), beside.path(CONFIG)
+    file = cache(lambda: read_foreign(url))
+    state, config = cache(lambda: state_of(file())), beside.path(CONFIG)
     if is_there(config):
         architecture = with_options(
             Architecture.from_config(read_config(config), config),
@@ -176,18 +177,20 @@ def _foreign_parts(wanted: Wanted, url: str, beside: Folder) -> Parts:
             time_conditioning=wanted.timed,
         )
     else:
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in state().items()}
         how: dict[str, Any] = {"heads": wanted.heads, "length": wanted.length, "timed": bool(wanted.timed)}
         architecture = infer_architecture(shapes, url, **how)
-    parameters = checked(state, architecture, url)
+
+    def check() -> None:
+        if not is_there(split_key(url)[0]):
+            raise CheckpointError(f"no file {url}: the weights that {config} describes are missing")
+
+    classes = map(str, range(architecture.classes))
     return Parts(
         architecture=architecture,
-        card={
-            "classes": [str(i) for i in range(architecture.classes)],
-            "recipes": "text",
-            "evaluation": None,
-        },
-        network=lambda: parameters,
+        card={"classes": [*classes], "recipes": "text", "evaluation": None},
+        network=lambda: checked(state(), architecture, url),
         tokenizer=lambda: read_tokenizer(wanted.tokenizer or beside.url),
-        provenance=lambda: {"network": url, NETWORK: file.sha256},
+        provenance=lambda: {"network": url, NETWORK: file().sha256},
+        check=check,
     )

@@ -47,7 +47,6 @@ def test_the_published_size_has_the_published_number_of_parameters(tmp_path: Pat
     sizes = {"vocab_size": 50258, "model_length": 1024, "hidden_dim": 768, "cond_dim": 128, "n_blocks": 12}
     config = json.loads((DATA / "config.json").read_text()) | sizes | {"n_heads": 12}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with torch.device("meta"):
         network = Mdlm(checkpoint=str(tmp_path)).skeleton()
     assert (130, 169_627_218) == (
@@ -171,6 +170,15 @@ def test_other_networks_and_no_network_are_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json is no configuration"):
         Mdlm(checkpoint=str(tmp_path / "x.safetensors")).check()
+
+
+def test_sizes_alone_are_enough_for_a_dry_run(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.json").write_bytes((DATA / "config.json").read_bytes())
+    given = ["run", "--teacher", "mdlm", "--teacher.checkpoint", str(tmp_path), "--data", "text-files"]
+    given += ["--data.path", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert 0 == dimo([*given, "--dry-run"]), capsys.readouterr().err
+    assert 0 != dimo(given)
+    assert "model.safetensors: the weights that" in capsys.readouterr().err
 
 
 def test_a_folder_of_dimo_needs_no_heads(tmp_path: Path) -> None:
