@@ -74,9 +74,9 @@ class Teacher(ABC):
         """
 
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
-        """Weights of this teacher's network in a foreign folder, such as a published generator, by name.
+        """Weights of this teacher's network in a foreign folder or file, such as a published generator.
 
-        None when the folder is of no layout that this teacher knows.
+        By name; None when it is of no layout that this teacher knows. A file is then taken as it is.
 
         Raises:
             CheckpointError: when the weights are damaged, or of another network.

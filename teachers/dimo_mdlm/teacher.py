@@ -17,7 +17,7 @@ from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.urls import from_anywhere
-from dimo_core.files.weight_files import is_weights_file
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import assign, digest_tensors, sha256, write_tensors
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -149,11 +149,12 @@ class Mdlm(Teacher):
         return network
 
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
-        """Weights of a published student, such as those of SDTT and IDLM: a folder's model.safetensors."""
-        folder = Folder(url)
-        if is_weights_file(url) or not folder.exists(NETWORK):
+        """Weights of a student, such as those of SDTT and IDLM: a folder's model.safetensors, or a file."""
+        folder = Folder(split_key(url)[0])
+        file = url if folder.is_file() or is_weights_file(url) else folder.path(NETWORK)
+        if file != url and not folder.exists(NETWORK):
             return None
-        return checked(state_of(read_foreign(folder.path(NETWORK))), self.architecture, folder.path(NETWORK))
+        return checked(state_of(read_foreign(file)), self.architecture, file)
 
     def encode_conditions(self, raw: Sequence[Any]) -> Int[Tensor, " B"]:
         """Class indices as integers, or what a class is called, to class indices.

@@ -101,7 +101,9 @@ def test_presets_distil_it(preset: str, teacher: str, tmp_path: Path) -> None:
     out, given = str(tmp_path / "run"), ["--teacher", "mdlm", "--teacher.checkpoint", teacher]
     evaluate = ["--eval.samples", "20", "--eval.enabled", "true" if preset == "few-step" else "false"]
     assert 0 == dimo(["run", *given, "--preset", preset, "--steps", "2", "--out", out, *QUICK, *evaluate])
-    assert 0 == dimo(["sample", out, "--count", "3", "--conditions", "dogs", "--out", str(tmp_path / "drawn")])
+    assert 0 == dimo(
+        ["sample", out, "--count", "3", "--conditions", "dogs", "--out", str(tmp_path / "drawn")]
+    )
     lines = (tmp_path / "drawn" / "samples.txt").read_text().splitlines()
     assert 3 == len(lines)
     assert all(line.isprintable() for line in lines)
@@ -123,6 +125,17 @@ def test_a_published_folder_is_sampled_without_a_tokenizer(tmp_path: Path) -> No
     numbers = (tmp_path / "drawn" / "samples.txt").read_text().split()
     assert 24 == len(numbers)
     assert all(0 <= int(number) < 29 for number in numbers)
+
+
+def test_a_student_of_others_is_converted_and_sampled(lightning: Path, tmp_path: Path) -> None:
+    """Its average, which is twice the teacher's weights."""
+    given = ["--teacher", "mdlm", "--teacher.checkpoint", str(DATA), "--generator", "few_step"]
+    out = tmp_path / "student"
+    assert 0 == dimo(["convert", *given, "--generator.init", str(lightning), "--out", str(out)])
+    own = load_file(out / "generator.safetensors")
+    twice = load_file(DATA / "model.safetensors")
+    assert all(torch.equal(2 * twice[f"backbone.{name}"], own[name]) for name in own)
+    assert 0 == dimo(["sample", str(out), "--count", "2", "--out", str(tmp_path / "drawn")])
 
 
 def test_images_are_no_text(tmp_path: Path) -> None:

@@ -160,6 +160,15 @@ def test_parquet_is_read_by_the_library(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(("parquet",), {"data_files": [url], "split": "train", "streaming": True})] == asked
 
 
+def test_parquet_for_real_where_the_library_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    arrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    url = str(tmp_path / "s.parquet")
+    parquet.write_table(arrow.table({"text": ["One.", "Two."], "kind": ["x", "y"]}), url)
+    examples = TextShards(url=url, label="kind", held_out=0).load("train")
+    assert (("One.", "Two."), ("x", "y")) == (examples.lines, examples.classes)
+
+
 def test_without_the_library_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
