@@ -14,7 +14,7 @@ from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.method import process
 from dimo_core.method.losses import denoising_loss
-from dimo_core.method.process import draw_remask
+from dimo_core.method.process import draw_remask, valid_rows
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -37,7 +37,7 @@ class MaskedModelling(ObjectiveOptions):
         schedule: Corruption schedule r(t), with t uniform.
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         positions: Learn at the masked sites, or at all (MaskGIT-pytorch v1.0).
-        weight: All sites alike (sum), or all samples: the mean of each sample's own sites
+        weight: Of masked sites: all alike (sum), or all samples alike, the mean of each one's own sites
             (per_masked_token), which with a linear schedule is MDLM's bound of -log p(x_0), in nats a token.
         label_smoothing: Share of the target spread evenly over the codes.
         label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance;
@@ -93,23 +93,24 @@ class DenoisePhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """The gradient of the mean cross-entropy over the global batch's learnt sites."""
         o, space = self.options, self.teacher.tokens
-        remask = draw_remask(space.length, o.schedule, o.masking, draws)
+        remask = draw_remask(space.length, o.schedule, o.masking, draws, valid=batch.valid)
         c = batch.conditions
         if o.label_dropout > 0 and "guidance" in self.teacher.capabilities:
             drop = draws.uniform("label_dropout") < o.label_dropout
             c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.x_0, remask.masked, space)
-        rows = remask.rows if o.positions == "masked" else None
+        rows = remask.rows if o.positions == "masked" else valid_rows(batch.valid, draws)
         z = self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows).flatten(
             0, -2
         )
         x = batch.x_0.flatten() if rows is None else batch.x_0.flatten()[rows]
-        count = draws.total * space.length if rows is None else remask.total
-        if rows is None or o.weight == "sum":
-            loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
-        else:
-            own = transfer(remask.counts, x.device)[rows // space.length]
-            w = 1 / (draws.total * own.to(torch.promote_types(z.dtype, torch.float32)))
-            loss = denoising_loss(z, x, label_smoothing=o.label_smoothing, w=w)
+        every = draws.total * space.length if batch.valid is None else int(batch.valid.sum())
+        count = remask.total if o.positions == "masked" else every
+        w = None
+        if o.weight == "per_masked_token" and o.positions == "masked":
+            own = transfer(remask.counts, x.device)[remask.rows // space.length]
+            w = count / (draws.total * own.to(torch.promote_types(z.dtype, torch.float32)))
+        learnt = denoising_loss(z, x, label_smoothing=o.label_smoothing, w=w, restricted=space.restricted)
+        loss = learnt / count
         loss.backward()
         return {"loss": loss.detach(), "accuracy": (z.argmax(-1) == x).sum() / count}

@@ -16,7 +16,7 @@ from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
 from dimo_core.method.process import Schedule, mask_ratio
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_samplers.kernel import Kernel
@@ -144,10 +144,23 @@ class StagedSampler(Sampler):
         The network is told what ``told`` gives. Guidance sees the mask ratio of the process, which
         is the same for all, so that the number of passes does not hang on what was drawn.
         """
-        space = teacher.tokens
-        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
-        undecided = torch.ones_like(x, dtype=torch.bool)
-        rows = torch.arange(x.numel(), device=x.device)
+
+        def some(start: Unknown) -> Sampled:
+            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
+
+        return by_sites(teacher.tokens, c, draws, some)
+
+    def _sampled(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        start: Unknown,
+        steps: int,
+        guidance: Guidance,
+        keep_trajectory: bool,
+    ) -> Sampled:
+        space, x, undecided, draws = teacher.tokens, start.x, start.undecided, start.draws
+        rows = undecided.flatten().nonzero().squeeze(1)
         used, trajectory, plan = 0, [], self.plan(steps)
         last: Pass | None = None
         for i, stages in enumerate(plan):
@@ -159,10 +172,10 @@ class StagedSampler(Sampler):
                 if not len(rows):
                     break
                 scale = guidance.at(torch.full((draws.count,), stage.ratio), stage.progress)
-                ratio = self.told(stage, undecided.float().mean(1))
+                ratio = self.told(stage, undecided.float().sum(1) / start.sites)
                 if last is None or not self.keeps or not last.serves(told, x, ratio, scale):
                     used += passes(scale)
-                    logits = guided(teacher, told, x, c, mask_ratio=ratio, scale=scale)
+                    logits = guided(teacher, told, x, start.c, mask_ratio=ratio, scale=scale)
                     last = Pass(network=told, x=x, ratio=ratio, scale=scale, logits=logits)
                 seen.append(last.logits)
                 now = attrs.evolve(draws, phase=f"{draws.phase}/{i}/{j}")
