@@ -137,7 +137,7 @@ class TokenFeed(Feed):
             raw = [kind.label(each) if isinstance(each, str) else each for each in raw]
         self.conditions = conditions.to(teacher.encode_conditions(raw), "cpu")
         self.order = EpochOrder(seed, len(examples))
-        self._cache = None if self.augments else torch.cat([*self._encoded()])
+        self._cache = None if self.augments else torch.cat([x.int() for x in self._encoded()])
 
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
         for i in range(0, len(self.examples), chunk):
@@ -155,7 +155,7 @@ class TokenFeed(Feed):
         rows = self.order.rows(start, count)
         c = conditions.to(conditions.index(self.conditions, rows), self.device)
         if self._cache is not None:
-            tokens = transfer(self._cache[rows], self.device)
+            tokens = transfer(self._cache[rows], self.device).long()
         else:
             # Keyed by the position in the sequence: how a batch is divided changes no image.
             draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)

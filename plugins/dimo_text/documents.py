@@ -123,7 +123,7 @@ class TextData(Data):
             floor_split=SPLITS[0],
             metrics=(Choice("ngrams"), Choice("entropy")),
             best="ngram_3",
-            samples=1000,
+            samples=500,
             steps=(64, 32, 16, 8, 4, 2, 1),
             sampler=Choice("mdlm"),
             shown=("ngram_1", "ngram_2", "ngram_3", "entropy"),

@@ -28,7 +28,7 @@ def rows_of(stream: Int[Tensor, " n"], length: int, tokenizer: Tokenizer) -> Tok
     """
     inner = length - 2 if tokenizer.framed else length
     rows = stream[: len(stream) // inner * inner].view(-1, inner)
-    end = torch.full((len(rows), 1), tokenizer.end, dtype=torch.long)
+    end = torch.full((len(rows), 1), tokenizer.end, dtype=rows.dtype)
     return torch.cat([end, rows, end], 1) if tokenizer.framed else rows
 
 
@@ -39,6 +39,9 @@ def packed(examples: Examples, length: int, tokenizer: Tokenizer) -> Examples:
         examples: Documents, as lines.
         length: Tokens of a row.
         tokenizer: Makes tokens of text.
+
+    Returns:
+        Tokens in int32, as there may be many, and labels.
 
     Raises:
         UsageError: when some class has too little text for one row, or there are conditions of another kind.
@@ -63,8 +66,8 @@ def packed(examples: Examples, length: int, tokenizer: Tokenizer) -> Examples:
 
 def joined(texts: list[str], tokenizer: Tokenizer) -> Int[Tensor, " n"]:
     """The ids of all texts, ``end`` after each."""
-    end, parts = torch.tensor([tokenizer.end]), [torch.empty(0, dtype=torch.long)]
+    end, parts = torch.tensor([tokenizer.end], dtype=torch.int32), [torch.empty(0, dtype=torch.int32)]
     for i in range(0, len(texts), AT_A_TIME):
         for ids in tokenizer.encode(texts[i : i + AT_A_TIME]):
-            parts += [ids, end]
+            parts += [ids.int(), end]
     return torch.cat(parts)
