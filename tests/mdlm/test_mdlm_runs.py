@@ -111,6 +111,26 @@ def test_presets_distil_it(preset: str, teacher: str, tmp_path: Path) -> None:
     assert ("dogs", 12) == (record["condition"], len(record["tokens"]))
 
 
+def test_adapters_in_half_precision(teacher: str, tmp_path: Path) -> None:
+    given = [
+        "--teacher",
+        "mdlm",
+        "--teacher.checkpoint",
+        teacher,
+        "--generator",
+        "lora",
+        "--auxiliary",
+        "lora",
+    ]
+    half = ["--train.precision", "bf16", "--train.frozen_dtype", "bf16", "--eval.precision", "bf16"]
+    out = str(tmp_path / "run")
+    assert 0 == dimo(["run", *given, *half, "--steps", "2", "--out", out, "--eval.enabled", "false", *QUICK])
+    names = load_file(tmp_path / "run" / "generator" / "generator.safetensors")
+    assert {"attn_qkv", "attn_out", "mlp.0", "mlp.2"} == {
+        part for part in ("attn_qkv", "attn_out", "mlp.0", "mlp.2", "sigma_map") for n in names if part in n
+    }
+
+
 def test_the_teacher_is_sampled_by_name(teacher: str, tmp_path: Path) -> None:
     given = ["--teacher", "mdlm", "--teacher.checkpoint", teacher, "--sampling", "ancestral-16"]
     assert 0 == dimo(["sample", *given, "--count", "3", "--out", str(tmp_path / "drawn")])
