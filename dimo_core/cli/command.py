@@ -264,8 +264,8 @@ def pretrain(argv: Sequence[str]) -> int:
 
     command = Command(
         prog="dimo pretrain",
-        about="Train a masked diffusion teacher from images or texts, with a tokenizer fitted to them. The result is "
-        "a folder that --teacher.checkpoint of `dimo run` takes.",
+        about="Train a masked diffusion teacher from images or texts, with a tokenizer fitted to them. The "
+        "result is a folder that --teacher.checkpoint of `dimo run` takes.",
         draft=PretrainDraft,
         short={name: path for name, path in SHORT.items() if path[0] == "train"},
         resumes=True,

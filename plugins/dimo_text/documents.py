@@ -55,7 +55,7 @@ class TextData(Data):
     seed: int = 0
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]:
+    def every(self) -> Iterator[Document]:
         """All documents, in a fixed order.
 
         Raises:
@@ -74,7 +74,7 @@ class TextData(Data):
         """
         if split not in SPLITS:
             raise UsageError(f"these data have no split {split!r}. Known: {', '.join(SPLITS)}.")
-        found = [document for document in self.documents() if document.text.strip()]
+        found = [document for document in self.every() if document.text.strip()]
         classes = tuple(sorted({document.label for document in found}))
         if "" in classes and len(classes) > 1:
             bare = next(document.source for document in found if not document.label)

@@ -29,7 +29,7 @@ class TextFiles(TextData):
     Attributes:
         path: A file, a folder, or a pattern of files with braces and wildcards; a path or fsspec URL, or a
             list of these.
-        documents_are: What a document is: a file, a paragraph (what empty lines divide), or a line.
+        documents: What a document is: a file, a paragraph (what empty lines divide), or a line.
         classes: folder: in a folder, the folder in it that a file is in is its class. none: there are none.
         held_out: Share of the documents of each class in the split ``held-out``: one at least of several.
         seed: Seed of that choice.
@@ -38,10 +38,10 @@ class TextFiles(TextData):
     registered: ClassVar[str] = "text-files"
 
     path: str | tuple[str, ...] = attrs.field(converter=as_urls)
-    documents_are: Literal["file", "paragraph", "line"] = "file"
+    documents: Literal["file", "paragraph", "line"] = "file"
     classes: Literal["folder", "none"] = "folder"
 
-    def documents(self) -> Iterator[Document]:
+    def every(self) -> Iterator[Document]:
         """The documents of all files, in the order of their paths.
 
         Raises:
@@ -49,7 +49,7 @@ class TextFiles(TextData):
         """
         for url in expanded(self.path):
             for file, label in _listed(url):
-                for text in _divided(_text(file), self.documents_are):
+                for text in _divided(_text(file), self.documents):
                     yield Document(text, label if self.classes == "folder" else "", file)
 
 

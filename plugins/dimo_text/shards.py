@@ -40,7 +40,7 @@ class TextShards(TextData):
     field: str | None = attrs.field(default=None, validator=v.optional(v.min_len(1)))
     label: str | None = attrs.field(default=None, validator=v.optional(v.min_len(1)))
 
-    def documents(self) -> Iterator[Document]:
+    def every(self) -> Iterator[Document]:
         """The documents of all shards, in their order.
 
         Raises:

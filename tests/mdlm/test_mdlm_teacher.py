@@ -229,7 +229,7 @@ class Numbers(Tokenizer):
         return "".join(map(str, ids))
 
 
-def test_documents_are_joined_and_cut_within_their_class() -> None:
+def test_documents_joined_and_cut_within_their_class() -> None:
     lines, labels = ("123", "55", "4", "666"), torch.tensor([0, 1, 0, 1])
     examples = Examples(lines=lines, labels=labels, classes=("a", "b"))
     found = packed(examples, 4, Numbers(False))

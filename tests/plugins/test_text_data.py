@@ -51,9 +51,9 @@ def test_a_file_is_a_document_and_its_folder_its_class(tmp_path: Path) -> None:
 
 def test_paragraphs_and_lines(tmp_path: Path) -> None:
     written(tmp_path, a="One\ntwo.\n \n\n\nThree.\n")
-    paragraphs = TextFiles(path=str(tmp_path / "a.txt"), documents_are="paragraph", held_out=0).load("train")
+    paragraphs = TextFiles(path=str(tmp_path / "a.txt"), documents="paragraph", held_out=0).load("train")
     assert (("One\ntwo.", "Three."), ("text",)) == (paragraphs.lines, paragraphs.classes)
-    lines = TextFiles(path=str(tmp_path / "*.txt"), documents_are="line", held_out=0).load("train")
+    lines = TextFiles(path=str(tmp_path / "*.txt"), documents="line", held_out=0).load("train")
     assert ("One", "two.", "Three.") == lines.lines
 
 
@@ -180,7 +180,7 @@ def test_without_the_library_the_error_says_what_to_install(
 
 
 def test_the_plan_names_the_same_data(tmp_path: Path) -> None:
-    data = TextFiles(path=(str(tmp_path / "a"), "memory://b"), documents_are="line", seed=3)
+    data = TextFiles(path=(str(tmp_path / "a"), "memory://b"), documents="line", seed=3)
     plan = EvaluationPlan.of_card(data.evaluation().as_dict(), "here")
     assert plan == data.evaluation()
     assert plan is not None
