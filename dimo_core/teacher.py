@@ -74,9 +74,9 @@ class Teacher(ABC):
         """
 
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
-        """Weights of this teacher's network in a foreign folder, such as a published generator, by name.
+        """Weights of this teacher's network in a foreign folder or file, such as a published generator.
 
-        None when the folder is of no layout that this teacher knows.
+        By name; None when it is of no layout that this teacher knows. A file is then taken as it is.
 
         Raises:
             CheckpointError: when the weights are damaged, or of another network.
@@ -136,10 +136,24 @@ class Teacher(ABC):
         """
         raise self._cannot("encode", "choose a teacher with a tokenizer")
 
+    def packed(self, examples: Examples) -> Examples:
+        """What is learnt from examples: each of them, unless this is overridden.
+
+        A teacher of long texts makes rows of tokens with their labels here: documents are joined and cut, so
+        that there are more rows or fewer than ``examples.lines``.
+
+        Args:
+            examples: Examples of one kind.
+
+        Raises:
+            UsageError: when it can make nothing of them.
+        """
+        return examples
+
     def tokenize(self, examples: Examples, c: Condition) -> Tokens:
         """Tokens of examples: what is tokens already as it is, images by ``encode``.
 
-        A teacher of texts overrides this, for ``examples.lines``.
+        A teacher of texts overrides this, for ``examples.lines``, or ``packed``.
 
         Args:
             examples: Examples of one kind.

@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sample": ("sample:main", "draw samples from a trained generator, or from a teacher"),
     "evaluate": ("compare:evaluate", "judge a generator, a teacher, or pictures"),
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
-    "pretrain": ("command:pretrain", "train a masked diffusion teacher from images"),
+    "pretrain": ("command:pretrain", "train a masked diffusion teacher from images or texts"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
     "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),

@@ -259,13 +259,13 @@ def run(argv: Sequence[str]) -> int:
 
 
 def pretrain(argv: Sequence[str]) -> int:
-    """``dimo pretrain``: train a masked diffusion teacher from images."""
+    """``dimo pretrain``: train a masked diffusion teacher from images or texts."""
     from dimo_core.config.pretrain import PretrainDraft
 
     command = Command(
         prog="dimo pretrain",
-        about="Train a masked diffusion teacher from images, with a tokenizer fitted to them. The result is "
-        "a folder that --teacher.checkpoint of `dimo run` takes.",
+        about="Train a masked diffusion teacher from images or texts, with a tokenizer fitted to them. The "
+        "result is a folder that --teacher.checkpoint of `dimo run` takes.",
         draft=PretrainDraft,
         short={name: path for name, path in SHORT.items() if path[0] == "train"},
         resumes=True,

@@ -130,13 +130,14 @@ class TokenFeed(Feed):
         self, teacher: Teacher, data: Data, examples: Examples, *, seed: int, device: torch.device
     ) -> None:
         self.teacher, self.data, self.seed, self.device = teacher, data, seed, device
+        examples = teacher.packed(examples)
         self.examples, self.augments = examples, data.augments and examples.images is not None
         raw, kind = examples.conditions(), teacher.conditioning
         if kind.kind == "label":  # of a file, such as what `dimo sample` writes, they are names
             raw = [kind.label(each) if isinstance(each, str) else each for each in raw]
         self.conditions = conditions.to(teacher.encode_conditions(raw), "cpu")
         self.order = EpochOrder(seed, len(examples))
-        self._cache = None if self.augments else torch.cat([*self._encoded()])
+        self._cache = None if self.augments else torch.cat([x.int() for x in self._encoded()])
 
     def _encoded(self, chunk: int = 256) -> Iterator[Tokens]:
         for i in range(0, len(self.examples), chunk):
@@ -154,7 +155,7 @@ class TokenFeed(Feed):
         rows = self.order.rows(start, count)
         c = conditions.to(conditions.index(self.conditions, rows), self.device)
         if self._cache is not None:
-            tokens = transfer(self._cache[rows], self.device)
+            tokens = transfer(self._cache[rows], self.device).long()
         else:
             # Keyed by the position in the sequence: how a batch is divided changes no image.
             draws = Draws(seed=self.seed, phase="augment", total=start + count, start=start)

@@ -234,7 +234,8 @@ class Judge:
     def _real(self, split: str, kept: Callable[[Samples], Samples]) -> Samples | None:
         if self.data is None or not split:
             return None
-        return joined_samples([kept(batch) for batch in real_batches(self.data, split, self.batch_size)])
+        batches = real_batches(self.data, split, self.batch_size, self.teacher)
+        return joined_samples([kept(batch) for batch in batches])
 
     def _with_features(self, samples: Samples) -> Samples:
         """The samples with features and logits, where there are images and an extractor."""

@@ -17,21 +17,23 @@ from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_pictur
 from dimo_core.files.state import SEAL, checksum
 from dimo_core.metric import Samples
 from dimo_core.sources import Conditions, Data
+from dimo_core.teacher import Teacher
 
 
-def real_batches(data: Data, split: str, size: int) -> Iterator[Samples]:
+def real_batches(data: Data, split: str, size: int, teacher: Teacher) -> Iterator[Samples]:
     """A part of the data in batches; where data are streamed, one batch at a time is in memory.
 
     Args:
         data: The data.
         split: Which part.
         size: Images in a batch.
+        teacher: Makes rows of its length of texts.
 
     Raises:
         UsageError: for an unknown part, or when too many of its images cannot be read.
     """
     if not data.streams:
-        examples = data.load(split)
+        examples = teacher.packed(data.load(split))
         conditions = examples.conditions()
         for i in range(0, len(examples), size):
             one = examples.part(slice(i, i + size))

@@ -18,9 +18,9 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from struct import unpack_from
 from typing import Any
@@ -35,7 +35,7 @@ from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.inert import KNOWN, Machine, Storage, built
 from dimo_core.files.weight_files import refuse_a_shard, shards, split_key
-from dimo_core.files.weight_sets import RESAVE, description, found_weights, key_name, kind, listed
+from dimo_core.files.weight_sets import RESAVE, description, entries, found_weights, key_name, kind, listed
 from dimo_core.files.weights import PREFIXES, read_tensors, sha256
 
 ZIP = b"PK\x03\x04"
@@ -104,13 +104,39 @@ class ForeignFile:
         Raises:
             CheckpointError: there is none, something in it is no tensor, or the file is damaged.
         """
-        used = {tensor.untyped_storage().data_ptr() for tensor in self._named.values()}
+        self._check(self._named.values())
+        return dict(self._named)
+
+    def sequence(self, *keys: str) -> list[Tensor] | None:
+        """The tensors of a list without names, such as ``ema``, ``shadow_params`` of torch_ema.
+
+        Args:
+            keys: A key at the top, one within, and so on.
+
+        Returns:
+            None where there is no list.
+
+        Raises:
+            CheckpointError: it holds what is no tensor, or is damaged.
+        """
+        node = reduce(lambda inner, key: entries(inner).get(key), keys, self.tree)
+        if not isinstance(node, list):
+            return None
+        with _explained(self.path):
+            found = [built(item) for item in node]
+        if strange := [kind(item) for item in found if not isinstance(item, Tensor)]:
+            raise CheckpointError(f"{self.source}: in {'.'.join(keys)} is what is no tensor: {strange[0]}")
+        self._check(found)
+        return found
+
+    def _check(self, tensors: Iterable[Tensor]) -> None:
+        """Compare the checksums of what tensors look at."""
+        used = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         for key, storage in self.storages.items():
             if storage.crc and storage.flat.data_ptr() in used:
                 if storage.crc != zlib.crc32(storage.flat.numpy().data):
                     raise CheckpointError(f"{self.path} is damaged: the checksum of storage {key!r} differs.")
                 storage.crc = 0  # what is written to it from now on is no damage
-        return dict(self._named)
 
     @cached_property
     def _named(self) -> dict[str, Tensor]:

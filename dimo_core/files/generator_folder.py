@@ -182,10 +182,11 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher, *, skeleton: 
             raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
         return
     tensors: Mapping[str, Tensor] | None = None
-    if folder.is_file() or is_weights_file(path):
-        tensors = read_foreign(path).state_dict()
-    elif not folder.exists(CARD):
+    file = folder.is_file() or is_weights_file(path)
+    if file or not folder.exists(CARD):
         tensors = teacher.read_network(path)
+    if tensors is None and file:
+        tensors = read_foreign(path).state_dict()
     if tensors is None:
         path, digest = folder.path(WEIGHTS), read_card(folder)["sha256"][WEIGHTS]
         tensors = read_tensors(folder, WEIGHTS, digest)

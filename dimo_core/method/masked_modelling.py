@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import attrs
+import torch
 from attrs import validators as v
 from torch import Tensor
 
@@ -36,8 +37,11 @@ class MaskedModelling(ObjectiveOptions):
         schedule: Corruption schedule r(t), with t uniform.
         masking: Hide exactly round(r(t) L) tokens, or each one with probability r(t).
         positions: Learn at the masked sites, or at all (MaskGIT-pytorch v1.0).
+        weight: Of masked sites: all alike (sum), or all samples alike, the mean of each one's own sites
+            (per_masked_token), which with a linear schedule is MDLM's bound of -log p(x_0), in nats a token.
         label_smoothing: Share of the target spread evenly over the codes.
-        label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance.
+        label_dropout: Probability that a sample's condition is replaced by the null condition, for guidance;
+            a teacher that has none is trained without.
         teacher: How the network is optimised.
     """
 
@@ -47,6 +51,7 @@ class MaskedModelling(ObjectiveOptions):
     schedule: process.Schedule = "arccos"
     masking: process.Masking = "bernoulli"
     positions: Literal["masked", "all"] = "masked"
+    weight: Literal["sum", "per_masked_token"] = "sum"
     label_smoothing: float = attrs.field(default=0.0, validator=[v.ge(0), v.lt(1)])
     label_dropout: float = attrs.field(default=0.1, validator=[v.ge(0), v.le(1)])
     teacher: Optimisation = attrs.field(
@@ -90,7 +95,7 @@ class DenoisePhase(Phase):
         o, space = self.options, self.teacher.tokens
         remask = draw_remask(space.length, o.schedule, o.masking, draws, valid=batch.valid)
         c = batch.conditions
-        if o.label_dropout > 0:
+        if o.label_dropout > 0 and "guidance" in self.teacher.capabilities:
             drop = draws.uniform("label_dropout") < o.label_dropout
             c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.x_0, remask.masked, space)
@@ -101,6 +106,11 @@ class DenoisePhase(Phase):
         x = batch.x_0.flatten() if rows is None else batch.x_0.flatten()[rows]
         every = draws.total * space.length if batch.valid is None else int(batch.valid.sum())
         count = remask.total if o.positions == "masked" else every
-        loss = denoising_loss(z, x, label_smoothing=o.label_smoothing, restricted=space.restricted) / count
+        w = None
+        if o.weight == "per_masked_token" and o.positions == "masked":
+            own = transfer(remask.counts, x.device)[remask.rows // space.length]
+            w = count / (draws.total * own.to(torch.promote_types(z.dtype, torch.float32)))
+        learnt = denoising_loss(z, x, label_smoothing=o.label_smoothing, w=w, restricted=space.restricted)
+        loss = learnt / count
         loss.backward()
         return {"loss": loss.detach(), "accuracy": (z.argmax(-1) == x).sum() / count}

@@ -5,7 +5,7 @@ from dimo_core.hookspecs import Register, hookimpl
 
 @hookimpl
 def dimo_register(register: Register) -> None:
-    """MaskGIT's sampler, two in a fixed or random order, and three that follow the reverse process."""
+    """MaskGIT's sampler, two in a fixed or random order, and four that follow the reverse process."""
     register(
         "sampler",
         "maskgit",
@@ -29,6 +29,12 @@ def dimo_register(register: Register) -> None:
         "ancestral",
         "dimo_samplers.ancestral:AncestralSampler",
         summary="the exact posterior of the masked process in each step (Tweedie, MDLM)",
+    )
+    register(
+        "sampler",
+        "mdlm",
+        "dimo_samplers.mdlm:MdlmSampler",
+        summary="ancestral as MDLM's code: unchanged tokens cost no pass, a last pass decides what is left",
     )
     register(
         "sampler",

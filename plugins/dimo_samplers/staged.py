@@ -43,6 +43,30 @@ class Stage:
     law: Law
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Pass:
+    """One pass of the network, and what it was made of.
+
+    Attributes:
+        network: As the teacher gave it for the step.
+        x: Tokens.
+        ratio: Mask ratio that the network was told.
+        scale: Scale of the guidance.
+        logits: What the pass gives.
+    """
+
+    network: Backbone
+    x: Tokens
+    ratio: Float[Tensor, " B"]
+    scale: Float[Tensor, " B"]
+    logits: Evaluation
+
+    def serves(self, network: Backbone, x: Tokens, ratio: Tensor, scale: Tensor) -> bool:
+        """Whether a pass of these would give the same; waits for the device."""
+        same = network is self.network and torch.equal(scale, self.scale)
+        return same and torch.equal(ratio, self.ratio) and torch.equal(x, self.x)
+
+
 def ratios(steps: int, schedule: Schedule, delta: float = 0.0, power: float = 1.0) -> list[float]:
     """The mask ratios between which the steps go, from 1 to 0.
 
@@ -72,6 +96,11 @@ class StagedSampler(Sampler):
     schedule: Schedule = attrs.field(default="linear", validator=v.in_(get_args(Schedule)))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a pass is used again where nothing that it was made of has changed in the batch."""
+        return False
+
     @abstractmethod
     def plan(self, steps: int) -> list[tuple[Stage, ...]]:
         """The stages of each step; after the last one no site is masked.
@@ -89,6 +118,15 @@ class StagedSampler(Sampler):
         """
         return stage.law([z / self.temperature for z in logits])
 
+    def told(self, stage: Stage, share: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The mask ratio that the network is told: the share of masks in each sample, unless overridden.
+
+        Args:
+            stage: Which stage.
+            share: This share.
+        """
+        return share
+
     @torch.no_grad()
     def sample(
         self,
@@ -103,7 +141,7 @@ class StagedSampler(Sampler):
     ) -> Sampled:
         """Start from masks only, and go through the stages.
 
-        The network sees each sample's own share of masks. Guidance sees the mask ratio of the process, which
+        The network is told what ``told`` gives. Guidance sees the mask ratio of the process, which
         is the same for all, so that the number of passes does not hang on what was drawn.
         """
 
@@ -124,6 +162,7 @@ class StagedSampler(Sampler):
         space, x, undecided, draws = teacher.tokens, start.x, start.undecided, start.draws
         rows = undecided.flatten().nonzero().squeeze(1)
         used, trajectory, plan = 0, [], self.plan(steps)
+        last: Pass | None = None
         for i, stages in enumerate(plan):
             if not len(rows):
                 break
@@ -133,9 +172,12 @@ class StagedSampler(Sampler):
                 if not len(rows):
                     break
                 scale = guidance.at(torch.full((draws.count,), stage.ratio), stage.progress)
-                used += passes(scale)
-                share = undecided.float().sum(1) / start.sites
-                seen.append(guided(teacher, told, x, start.c, mask_ratio=share, scale=scale))
+                ratio = self.told(stage, undecided.float().sum(1) / start.sites)
+                if last is None or not self.keeps or not last.serves(told, x, ratio, scale):
+                    used += passes(scale)
+                    logits = guided(teacher, told, x, start.c, mask_ratio=ratio, scale=scale)
+                    last = Pass(network=told, x=x, ratio=ratio, scale=scale, logits=logits)
+                seen.append(last.logits)
                 now = attrs.evolve(draws, phase=f"{draws.phase}/{i}/{j}")
                 x, undecided = self._advanced(stage, seen, x, undecided, rows, space.columns, now)
                 rows = undecided.flatten().nonzero().squeeze(1)

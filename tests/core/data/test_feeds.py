@@ -12,6 +12,7 @@ from torch import Tensor
 from dimo_core.data.feeds import TokenFeed
 from dimo_core.draws import Draws
 from dimo_core.engine.loop import Engine
+from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.method.masked_modelling import MaskedModelling
 from dimo_core.objective import Ingredients
@@ -140,3 +141,33 @@ def test_images_and_conditions_are_encoded_on_the_device_of_the_run(
     assert {("meta", "meta")} == set(seen)
     assert data.augments or "meta" == batch.tokens.device.type
     assert "meta" == batch.conditions.device.type
+
+
+@attrs.frozen(kw_only=True)
+class Lines(Data):
+    """Texts, one of two numbers and one of four."""
+
+    def splits(self) -> tuple[str, ...]:
+        return ("all",)
+
+    def load(self, split: str) -> Examples:
+        return Examples(lines=("01", "2340"), labels=torch.tensor([0, 1]), classes=("a", "b"))
+
+
+def test_a_teacher_of_texts_makes_rows_of_them(tiny_teacher: Any) -> None:
+    """Here a row for each number: more rows than texts, each with the condition of its text."""
+
+    class Reader(type(tiny_teacher)):  # type: ignore[misc]
+        def packed(self, examples: Examples) -> Examples:
+            lines = examples.lines or ()
+            numbers = [[int(n)] * 4 for line in lines for n in line]
+            labels = [int(label) for label, line in zip(examples.labels, lines, strict=True) for _ in line]
+            return Examples(tokens=torch.tensor(numbers), labels=torch.tensor(labels))
+
+    feed = TokenFeed(Reader(), Lines(), Lines().load("all"), seed=0, device=CPU)
+    batch = feed.read(0, 6)
+    found = sorted(zip(batch.x_0[:, 0].tolist(), batch.conditions.tolist(), strict=True))
+    assert [(0, 0), (0, 1), (1, 0), (2, 1), (3, 1), (4, 1)] == found
+    assert torch.long == batch.x_0.dtype
+    with pytest.raises(UsageError, match="makes no tokens of texts"):
+        TokenFeed(tiny_teacher, Lines(), Lines().load("all"), seed=0, device=CPU)

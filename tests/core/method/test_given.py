@@ -212,7 +212,7 @@ def test_passes_are_those_of_the_sites_that_are_not_given(name: str) -> None:
     draws = Draws(seed=0, total=3)
     found = sampler.sample(TEACHER, network, c, steps=L, guidance=Constant(), draws=draws)
     twice = 2 if name in ("theta-trapezoidal", "trapezoidal") else 1
-    staged = {"ancestral", "tau-leaping", "theta-trapezoidal", "trapezoidal"}
+    staged = {"ancestral", "mdlm", "tau-leaping", "theta-trapezoidal", "trapezoidal"}
     assert found.passes <= (twice * L if name in staged else 2)
     whole(found.tokens, c)
 

@@ -31,12 +31,12 @@ def grads(made: MaskedModellingObjective) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("positions", ["masked", "all"])
 @pytest.mark.parametrize("masking", ["exact", "bernoulli"])
+@pytest.mark.parametrize("weight", ["sum", "per_masked_token"])
 def test_the_loss_is_the_mean_cross_entropy_of_the_true_tokens(
-    tiny_teacher: Any, positions: str, masking: str
+    tiny_teacher: Any, positions: str, masking: str, weight: str
 ) -> None:
-    made = objective(
-        tiny_teacher, positions=positions, masking=masking, label_smoothing=0.2, schedule="square"
-    )
+    how = {"positions": positions, "masking": masking, "weight": weight}
+    made = objective(tiny_teacher, **how, label_smoothing=0.2, schedule="square")
     remask = draw_remask(L, "square", masking, DRAWS)
     dropped = DRAWS.uniform("label_dropout") < 0.5
     assert dropped.any()
@@ -47,15 +47,22 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_true_tokens(
     entropy = -(target * z.log_softmax(-1)).sum(-1)
     chosen = remask.masked if positions == "masked" else torch.ones(B, L, dtype=torch.bool)
     logs = made.phases()[0].accumulate(BATCH, DRAWS)
-    torch.testing.assert_close(logs["loss"], entropy[chosen].mean().detach(), atol=1e-12, rtol=0)
+    expected = entropy[chosen].mean()
+    if weight == "per_masked_token":
+        expected = torch.stack([e[here].mean() for e, here in zip(entropy, chosen, strict=True)]).mean()
+    torch.testing.assert_close(logs["loss"], expected.detach(), atol=1e-12, rtol=0)
     right = (z.argmax(-1) == BATCH.tokens)[chosen].double().mean().item()
     assert right == pytest.approx(logs["accuracy"].item())
 
 
 @pytest.mark.parametrize("positions", ["masked", "all"])
 @pytest.mark.parametrize("masking", ["exact", "bernoulli"])
-def test_micro_batches_add_up_to_the_whole_batch(tiny_teacher: Any, positions: str, masking: str) -> None:
-    whole, parts = (objective(tiny_teacher, positions=positions, masking=masking) for _ in range(2))
+@pytest.mark.parametrize("weight", ["sum", "per_masked_token"])
+def test_micro_batches_add_up_to_the_whole_batch(
+    tiny_teacher: Any, positions: str, masking: str, weight: str
+) -> None:
+    how = {"positions": positions, "masking": masking, "weight": weight}
+    whole, parts = (objective(tiny_teacher, **how) for _ in range(2))
     expected = whole.phases()[0].accumulate(BATCH, DRAWS)
     total = dict.fromkeys(expected, 0.0)
     for start, count in ((0, 1), (1, 2), (3, 3)):
@@ -73,6 +80,14 @@ def test_labels_are_dropped_as_often_as_asked(tiny_teacher: Any, label_dropout: 
     made.network.register_forward_pre_hook(lambda _module, args: seen.append(args[1]))
     made.phases()[0].accumulate(BATCH, DRAWS)
     assert null == (seen[0] == 2).sum()
+
+
+def test_a_teacher_without_a_null_condition_is_trained_without_dropped_labels(tiny_teacher: Any) -> None:
+    cannot = type("Unguided", (type(tiny_teacher),), {"capabilities": frozenset()})()
+    made, seen = objective(cannot, label_dropout=1.0), []
+    made.network.register_forward_pre_hook(lambda _module, args: seen.append(args[1]))
+    made.phases()[0].accumulate(BATCH, DRAWS)
+    assert torch.equal(BATCH.conditions, seen[0])
 
 
 def test_all_parameters_are_trained_in_training_mode(tiny_teacher: Any) -> None:

@@ -1,0 +1,1 @@
+"""Text as data, and what is measured of samples of text."""

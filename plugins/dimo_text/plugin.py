@@ -1,0 +1,17 @@
+"""Registers data of text and metrics of samples of text."""
+
+from dimo_core.hookspecs import Register, hookimpl
+
+OFFERS = (
+    ("data", "text-files", "files:TextFiles", "text files; a file, a paragraph or a line is a document"),
+    ("data", "text-shards", "shards:TextShards", "text in tar files (webdataset), JSON lines or Parquet"),
+    ("metric", "entropy", "metric:Entropy", "entropy of the tokens of a sample, in nats"),
+    ("metric", "ngrams", "metric:Ngrams", "divergence of n-grams of tokens from those of held-out text"),
+)
+
+
+@hookimpl
+def dimo_register(register: Register) -> None:
+    """Two kinds of data, and two metrics."""
+    for kind, name, target, summary in OFFERS:
+        register(kind, name, f"dimo_text.{target}", summary=summary)

@@ -1,0 +1,93 @@
+"""The presets of an MDLM teacher, at both scales.
+
+``idlm`` and ``sdtt`` at the published scale (``text``) make the choices of these methods' papers and code for
+OpenWebText; none was run here at that size. At the small scale, of teachers by `dimo pretrain`, rates and
+lengths are those of the package's other small teachers, and ``few-step`` is Di[M]O in several steps, which
+needs no data.
+"""
+
+from collections.abc import Mapping
+
+from dimo_core.suggestions import Recipe
+
+_UNGUIDED = {"name": "constant", "scale": 1.0}
+_FROM_MASKS = {"name": "few_step", "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
+
+_IDLM_RATES = {"lr": 1e-6, "warmup": 2500, "clip": None, "ema": 0.9999}
+_IDLM: Recipe = {
+    "train": {"steps": 50000, "batch_size": 512},
+    "generator": {**_FROM_MASKS, "steps": 16},
+    "auxiliary": {"name": "denoiser", "soft": 1.0, "label_smoothing": 0.0, "train_embeddings": True},
+    "divergence": {"name": "rkl"},
+    "guidance": _UNGUIDED,
+    "objective": {"name": "idlm", "generator": _IDLM_RATES, "auxiliary": _IDLM_RATES},
+}
+
+_SDTT: Recipe = {
+    "train": {"steps": 70000, "batch_size": 128},
+    "generator": {**_FROM_MASKS, "steps": 16},
+    "divergence": {"name": "rkl"},
+    "guidance": _UNGUIDED,
+    "objective": {
+        "name": "sdtt",
+        "first_steps": 1024,
+        "round_steps": 10000,
+        "dropout": True,
+        "generator": {"lr": 6e-5, "warmup": 500, "ema": 0.9999},
+    },
+}
+
+_SMALL_GENERATOR = {
+    "lr": 5e-4,
+    "warmup": 50,
+    "decay": "linear",
+    "lr_end": 0.2,
+    "beta1": 0.0,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "ema": 0.999,
+}
+_SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
+
+_SMALL_FEW: Recipe = {
+    "train": {"steps": 3000, "batch_size": 64},
+    "generator": {"name": "few_step", "steps": 4, "r_init": 0.9, "sigma_init": 0.1, "train_embeddings": True},
+    "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
+    "guidance": _UNGUIDED,
+    "objective": {
+        "name": "dimo",
+        "rollout": "shared",
+        "schedule": "linear",
+        "generator": _SMALL_GENERATOR,
+        "auxiliary": _SMALL_AUXILIARY,
+    },
+}
+
+_SMALL_IDLM: Recipe = {
+    **_IDLM,
+    "train": {"steps": 1000, "batch_size": 64},
+    "generator": {**_FROM_MASKS, "steps": 4},
+    "objective": {
+        "name": "idlm",
+        "generator": {**_SMALL_GENERATOR, "lr": 5e-6},
+        "auxiliary": {**_SMALL_AUXILIARY, "lr": 3e-4},
+    },
+}
+
+_SMALL_SDTT: Recipe = {
+    **_SDTT,
+    "train": {"steps": 1200, "batch_size": 64},
+    "generator": {**_FROM_MASKS, "steps": 4},
+    "objective": {
+        "name": "sdtt",
+        "first_steps": 32,
+        "round_steps": 400,
+        "generator": {**_SMALL_GENERATOR, "ema": 0.99},
+    },
+}
+
+RECIPES: Mapping[str, Mapping[str, Recipe]] = {
+    "text": {"idlm": _IDLM, "sdtt": _SDTT},
+    "small": {"few-step": _SMALL_FEW, "idlm": _SMALL_IDLM, "sdtt": _SMALL_SDTT},
+}
+"""By scale, as ``recipes`` in ``teacher.yaml`` names it."""
