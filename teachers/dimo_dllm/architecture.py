@@ -95,7 +95,7 @@ class Architecture:
         """
         other: Family = "dream" if family == "llada" else "llada"
         if KNOWN[family] not in config and KNOWN[other] in config:
-            raise CheckpointError(f"{source} describes a network like Dream's or LLaDA's: use --teacher {other}")
+            raise CheckpointError(f"{source} describes no {family!r}, but a {other!r}: use --teacher {other}")
         for name, allowed in MUST[family].items():
             if (given := config.get(name)) not in allowed:
                 able = " or ".join(repr(value) for value in allowed)

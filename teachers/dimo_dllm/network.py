@@ -1,8 +1,8 @@
-"""``DllmNetwork``: LLaDA and Dream from the blocks of transformers' Llama and Qwen2, without the causal mask.
+"""``DllmNetwork``: LLaDA and Dream from the blocks of transformers' Llama and Qwen2, never causal.
 
-Parameters have the names that they have in ``LlamaForCausalLM`` and ``Qwen2ForCausalLM``. The blocks are called
-one by one, and their attention is a function registered here, which is never causal: no version of
-transformers can put its causal mask in between, whatever it makes of configurations and masks.
+Parameters have the names that they have in ``LlamaForCausalLM`` and ``Qwen2ForCausalLM``. The blocks are
+called one by one, and their attention is a function registered here: no version of transformers can put its
+causal mask in between, whatever it makes of configurations and masks.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def bidirectional(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """transformers' own ``sdpa``, never causal; queries and keys that were rotated in fp32 are rounded once."""
+    """transformers' own ``sdpa``, never causal; what was rotated in fp32 is rounded once."""
     kwargs["is_causal"] = False
     q, k = query.to(value.dtype), key.to(value.dtype)
     attended: tuple[Tensor, None] = _sdpa.sdpa_attention_forward(
@@ -177,7 +177,7 @@ class DllmNetwork(Backbone):
 
 
 def _angles(theta: float, width: int) -> tuple[float, ...]:
-    """Angles between neighbouring positions, ``theta^(-2j / d)`` in fp32; no buffer, which casts would round."""
+    """Angles between neighbouring positions, ``theta^(-2j / d)`` in fp32; a buffer would follow casts."""
     exponents = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width
     found: list[float] = (1.0 / (theta**exponents)).tolist()
     return tuple(found)
