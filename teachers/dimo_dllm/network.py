@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from dimo_core.backbone import Backbone, Rows, at_rows
 from dimo_core.device import transfer
 from dimo_core.errors import MissingLibraryError
-from dimo_core.tokens import Tokens
+from dimo_core.tokens import Tokens, TokenSpace
 from dimo_dllm.architecture import Architecture
 from dimo_dllm.libraries import library
 
@@ -64,15 +64,18 @@ class DllmNetwork(Backbone):
 
     Args:
         a: Its sizes.
+        space: The teacher's tokens, of which some are forbidden; None scores all ids.
         gradient_checkpointing: Compute the blocks again in the backward pass instead of keeping their
             activations. No value changes.
     """
 
     gathers = True
 
-    def __init__(self, a: Architecture, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, a: Architecture, space: TokenSpace | None = None, *, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        self.architecture, self.gradient_checkpointing = a, gradient_checkpointing
+        self.architecture, self.space, self.gradient_checkpointing = a, space, gradient_checkpointing
         self.angles = _angles(a.theta, a.head_width)
         self.model = nn.ModuleDict(
             {
@@ -141,6 +144,7 @@ class DllmNetwork(Backbone):
             attend: Sites that are seen, by all sites; None for all.
             positions: Rotary positions.
         """
+        e = e.to(self.model["embed_tokens"].weight.dtype)  # noise on embeddings is drawn in fp32
         mask = None if attend is None else attend[:, None, None, :]
         rotary = self._rotary(positions, e.dtype)
         again = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -158,9 +162,10 @@ class DllmNetwork(Backbone):
         return normed
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
-        """A linear map."""
+        """A linear map, and -inf for what is forbidden."""
         owner = self.model["embed_tokens"] if self.lm_head is None else self.lm_head
-        return F.linear(at_rows(hidden, rows), owner.weight)
+        z = F.linear(at_rows(hidden, rows), owner.weight)
+        return z if self.space is None else self.space.restrict(z, rows)
 
     def adapter_targets(self) -> tuple[str, ...]:
         """The seven linear maps of a block."""

@@ -23,6 +23,8 @@ from dimo_core.testing import check_sampler
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.ancestral import AncestralSampler
+from dimo_samplers.blockwise import BlockwiseSampler
+from dimo_samplers.dream import DreamSampler
 from dimo_samplers.halton import HaltonSampler
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step
 from dimo_samplers.ordered import OrderedSampler
@@ -33,7 +35,15 @@ from dimo_samplers.trapezoidal import ThetaTrapezoidalSampler
 
 STAGED = (AncestralSampler(), TauLeapingSampler(), TauLeapingSampler(delta=0.01), ThetaTrapezoidalSampler())
 ORDERED = (RandomOrderSampler(), HaltonSampler(), HaltonSampler(roll=True, counts="share", schedule="cosine"))
-SAMPLERS: tuple[Sampler, ...] = (*ORDERED, *STAGED)
+TEXT = (
+    BlockwiseSampler(block=256, temperature=2.0),
+    BlockwiseSampler(block=None, order="random", temperature=4.0, never=(2,), last=(1,)),
+    DreamSampler(temperature=2.0),
+    DreamSampler(alg="origin", temperature=1.0, top_p=0.9),
+    DreamSampler(alg="maskgit_plus", temperature=0.5, top_k=3, alg_temp=0.2),
+    DreamSampler(alg="topk_margin", temperature=1.0),
+)
+SAMPLERS: tuple[Sampler, ...] = (*ORDERED, *STAGED, *TEXT)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 
 
