@@ -174,11 +174,10 @@ class DllmNetwork(Backbone):
     def _rotary(self, positions: Int[Tensor, "#B L"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines ``[B, L, d]`` of angles in fp32; LLaDA rotates in fp32 too."""
         angles = transfer(torch.tensor(self.angles, device="cpu"), positions.device)
-        with torch.autocast(positions.device.type, enabled=False):
-            half = positions[..., None].float() * angles
-            whole = torch.cat([half, half], -1)
-            kept = torch.float32 if self.architecture.family == "llada" else dtype
-            return whole.cos().to(kept), whole.sin().to(kept)
+        half = positions[..., None].float() * angles
+        whole = torch.cat([half, half], -1)
+        kept = torch.float32 if self.architecture.family == "llada" else dtype
+        return whole.cos().to(kept), whole.sin().to(kept)
 
 
 def _angles(theta: float, width: int) -> tuple[float, ...]:
