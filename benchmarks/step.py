@@ -67,6 +67,9 @@ class Fixed:
         """They are on the device already."""
         return self.batch(count)
 
+    def valid(self, start: int, count: int) -> None:
+        """All sites."""
+
 
 class Shapes(TorchDispatchMode):
     """Within, counts the matrix products of layers, by rows, inner width and columns."""

@@ -115,11 +115,58 @@ class Draws:
         tiny = torch.finfo(torch.float32).tiny
         return -(-self.uniform(stream, *shape).clamp_min(tiny).log()).clamp_min(tiny).log()
 
-    def subset(self, stream: str, length: int, sizes: Int[Tensor, " b"]) -> Bool[Tensor, "b {length}"]:
-        """A uniformly random subset of 0 .. length - 1 for each row, of exactly the given sizes."""
+    def subset(
+        self,
+        stream: str,
+        length: int,
+        sizes: Int[Tensor, " b"],
+        among: Bool[Tensor, "b {length}"] | None = None,
+    ) -> Bool[Tensor, "b {length}"]:
+        """A uniformly random subset of 0 .. length - 1 for each row, of exactly the given sizes.
+
+        Args:
+            stream: Which numbers.
+            length: Of a row.
+            sizes: Of the subsets; at most what there is among.
+            among: What it is chosen from; None for all.
+        """
+        u = self.uniform(stream, length)
+        u = u if among is None else u.masked_fill(~transfer(among, u.device), torch.inf)
         # Stable: how ties are ordered must not depend on how many rows are sorted together.
-        rank = self.uniform(stream, length).argsort(dim=1, stable=True).argsort(dim=1)
+        rank = u.argsort(dim=1, stable=True).argsort(dim=1)
         return rank < transfer(sizes, rank.device)[:, None]
+
+
+@attrs.frozen(kw_only=True)
+class PickedDraws(Draws):
+    """The random numbers of some rows of a batch, wherever they lie in it.
+
+    Attributes:
+        of: The draws of the batch.
+        rows: Which of its rows.
+    """
+
+    of: Draws
+    rows: tuple[int, ...]
+
+    @classmethod
+    def pick(cls, draws: Draws, rows: tuple[int, ...]) -> "PickedDraws":
+        """Those of some rows of ``draws``."""
+        return cls(
+            seed=draws.seed,
+            step=draws.step,
+            phase=draws.phase,
+            total=len(rows),
+            device=draws.device,
+            of=draws,
+            rows=rows,
+        )
+
+    def _drawn(
+        self, stream: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[..., Tensor]
+    ) -> Shaped[Tensor, "b ..."]:
+        whole = attrs.evolve(self.of, step=self.step, phase=self.phase)
+        return whole._drawn(stream, shape, dtype, fill)[list(self.rows)]
 
 
 @attrs.frozen(kw_only=True)

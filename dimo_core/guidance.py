@@ -125,14 +125,18 @@ def guided(
         return lambda rows: full(network.head(every, rows))
     both = conditions.cat([c, teacher.null_condition(c)])
     hidden = network(torch.cat([x, x]), both, mask_ratio=torch.cat([mask_ratio, mask_ratio]))
-    s = transfer(scale, x.device)
+    s, restricted = transfer(scale, x.device), teacher.tokens.restricted
+
+    def apart(z_c: Tensor, z_u: Tensor, s: Tensor) -> Tensor:
+        z = z_u + s.to(z_c) * (z_c - z_u)
+        return torch.where(z_c == z_u, z_c, z) if restricted else z  # both are -inf where a code is forbidden
 
     def logits(rows: Rows | None) -> Float[Tensor, "... V"]:
         if rows is None:
             z_c, z_u = full(network.head(hidden)).chunk(2)
-            return z_u + s[:, None, None].to(z_c) * (z_c - z_u)
+            return apart(z_c, z_u, s[:, None, None])
         z_c, z_u = (full(network.head(hidden, some)) for some in (rows, rows + x.numel()))
-        return z_u + s[rows // x.shape[1], None].to(z_c) * (z_c - z_u)
+        return apart(z_c, z_u, s[rows // x.shape[1], None])
 
     return logits
 

@@ -103,11 +103,14 @@ class Batch:
         conditions: Encoded conditions, leading axis B.
         tokens: Clean tokens x_0, ``[B, L]``, that have these conditions, where a phase is fed with data.
         rows: Numbers of these examples in the data, likewise.
+        valid: Of the *global* batch, the sites that conditions do not give, ``[N, L]`` on the CPU: only these
+            are masked, drawn and counted; what a phase divides by hangs on all of them. None for all sites.
     """
 
     conditions: Condition
     tokens: Tensor | None = None
     rows: Tensor | None = None
+    valid: Tensor | None = None
 
     @property
     def x_0(self) -> Tensor:

@@ -1,21 +1,25 @@
 """``Sampler``: multi-step sampling from a teacher."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import torch
 from attrs import validators as v
+from jaxtyping import Bool
+from torch import Tensor
 
+from dimo_core import conditions
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, PickedDraws
 from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.guidance import Guidance
 from dimo_core.registry import Registry, built
 from dimo_core.suggestions import ASSUMED, Sampling, listing
 from dimo_core.teacher import Teacher
-from dimo_core.tokens import Tokens
+from dimo_core.tokens import Tokens, TokenSpace
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -24,7 +28,7 @@ class Sampled:
 
     Attributes:
         tokens: ``[B, L]``, no mask left.
-        passes: Forward passes a sample took, the guidance's second pass counted.
+        passes: Forward passes a sample took at most, the guidance's second pass counted.
         trajectory: The tokens after each step, when asked for; else empty.
     """
 
@@ -60,6 +64,64 @@ class Sampler(ABC):
             draws: Random numbers; its ``count`` is B.
             keep_trajectory: True returns the tokens after each step too.
         """
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Unknown:
+    """Samples before their first step, with equally many sites to decide.
+
+    Attributes:
+        x: Masks, and what is given.
+        undecided: The masked sites.
+        sites: How many there are in each sample.
+        c: The conditions.
+        draws: Their random numbers.
+    """
+
+    x: Tokens
+    undecided: Bool[Tensor, "B L"]
+    sites: int
+    c: Condition
+    draws: Draws
+
+
+def by_sites(space: TokenSpace, c: Condition, draws: Draws, sample: Callable[[Unknown], Sampled]) -> Sampled:
+    """What a sampler makes of samples with equally many sites to decide, put together.
+
+    A schedule counts the sites that are not given. Where their number differs between the samples of a batch,
+    those of one number are sampled together, so that none hangs on its neighbours. ``passes`` is the largest.
+
+    Args:
+        space: Says what is given.
+        c: Conditions.
+        draws: Random numbers; ``count`` is B.
+        sample: Samples from masks.
+    """
+    x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
+    given = space.given(c)
+    if given is None:
+        everywhere = torch.ones_like(x, dtype=torch.bool)
+        return sample(Unknown(x=x, undecided=everywhere, sites=space.length, c=c, draws=draws))
+    x, sites = given.put(x), given.valid.sum(1).tolist()
+    parts = list[tuple[Tensor, Sampled]]()
+    for n in sorted(set(sites)):
+        rows = torch.tensor([row for row, own in enumerate(sites) if own == n], device=x.device)
+        unknown = Unknown(
+            x=x[rows],
+            undecided=given.valid[rows],
+            sites=n,
+            c=conditions.index(c, rows),
+            draws=PickedDraws.pick(draws, tuple(rows.tolist())) if len(rows) < len(x) else draws,
+        )
+        parts.append((rows, sample(unknown) if n else Sampled(tokens=unknown.x, passes=0)))
+    steps = max(len(part.trajectory) for _, part in parts)
+    trajectory = [x.clone() for _ in range(steps)]
+    for rows, part in parts:
+        x[rows] = part.tokens
+        for i, state in enumerate(trajectory):
+            state[rows] = part.trajectory[i] if i < len(part.trajectory) else part.tokens
+    passes = max(part.passes for _, part in parts)
+    return Sampled(tokens=x, passes=passes, trajectory=tuple(trajectory))
 
 
 @attrs.frozen(kw_only=True)

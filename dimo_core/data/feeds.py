@@ -1,10 +1,11 @@
 """Batches by global position: encoded conditions, or tokens of examples."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import attrs
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dimo_core import conditions
@@ -17,8 +18,28 @@ from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
 
+class Feed(ABC):
+    """Batches by position.
+
+    Attributes:
+        teacher: Whose conditions they have.
+    """
+
+    teacher: Teacher
+
+    @abstractmethod
+    def read(self, start: int, count: int) -> Batch:
+        """What lies at positions start .. start + count - 1."""
+
+    def valid(self, start: int, count: int) -> Bool[Tensor, "N L"] | None:
+        """The sites that the conditions at these positions do not give, on the CPU; None for all sites."""
+        space = self.teacher.tokens
+        given = space.given(self.read(start, count).conditions) if space.gives else None
+        return None if given is None else given.valid.cpu()
+
+
 @attrs.frozen(kw_only=True, eq=False)
-class ConditionFeed:
+class ConditionFeed(Feed):
     """Conditions of a stream, encoded by the teacher.
 
     Attributes:
@@ -62,7 +83,7 @@ class EpochOrder:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class CachedFeed:
+class CachedFeed(Feed):
     """Examples that were encoded before, in the orders of ``EpochOrder``.
 
     Attributes:
@@ -89,7 +110,7 @@ class CachedFeed:
         return Batch(conditions=conditions.to(c, self.device), tokens=tokens, rows=rows)
 
 
-class TokenFeed:
+class TokenFeed(Feed):
     """Examples as tokens, in a fresh order each epoch that depends on (seed, epoch) alone.
 
     They are made tokens of on the device, once, or, where the data augments images, anew for every batch.

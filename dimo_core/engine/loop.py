@@ -48,6 +48,9 @@ class Feed(Protocol):
     def read(self, start: int, count: int) -> Batch:
         """The samples at positions start .. start + count - 1, on the training device."""
 
+    def valid(self, start: int, count: int) -> Tensor | None:
+        """Their sites that conditions do not give, on the CPU; None for all sites."""
+
 
 @attrs.frozen(kw_only=True)
 class Action:
@@ -233,8 +236,9 @@ class Engine:
         draws = Draws(
             seed=self.seed, step=self.step, phase=phase.name, total=t.batch_size, device=self.device
         )
+        valid = feed.valid(position, t.batch_size)
         for start in range(share.start, t.batch_size, size):
-            batch = feed.read(position + start, len(share))
+            batch = attrs.evolve(feed.read(position + start, len(share)), valid=valid)
             with self._dropout_seed(phase.name, start), arithmetic(t.precision, self.device):
                 logs = phase.accumulate(batch, draws.slice(start, len(share)), watch=watch)
             add_to(scalars, logs)

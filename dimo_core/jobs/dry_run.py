@@ -162,7 +162,9 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module], ranks: 
     if job.data is not None:
         tokens = torch.zeros(own, job.teacher.tokens.length, dtype=torch.long, device=META)
     c, rows = conditions.to(job.teacher.condition_skeleton(raw), META), torch.arange(own, device="cpu")
-    batch = Batch(conditions=c, tokens=tokens, rows=rows)
+    space = job.teacher.tokens
+    valid = torch.ones(t.batch_size, space.length, dtype=torch.bool) if space.gives else None  # at most
+    batch = Batch(conditions=c, tokens=tokens, rows=rows, valid=valid)
     live = LiveTensors()
     for module in modules:
         live.ignore(module)

@@ -12,6 +12,7 @@ from dimo_core.draws import Draws
 from dimo_core.errors import PluginError
 from dimo_core.generator import Generator
 from dimo_core.teacher import Teacher
+from dimo_core.tokens import TokenSpace
 
 
 def look(
@@ -40,11 +41,12 @@ def look(
     if (size := conditions.batch_size(c)) != len(raw):
         raise PluginError(f"{name}: encode_conditions gave {size} rows for {len(raw)} conditions")
     assert isinstance(network, Backbone)
-    x = torch.full((len(raw), space.length), space.mask_id, device=device)
+    x, given = torch.full((len(raw), space.length), space.mask_id, device=device), space.given(c)
+    x = given.put(x) if given else x
     generators = [module for module in trained.values() if isinstance(module, Generator)]
     with inference(network, *generators):
         z = network.logits(x, c, mask_ratio=torch.ones(len(raw), device=device))
-        _check_logits(name, z, (len(raw), space.length, space.columns))
+        _check_logits(name, z, len(raw), space)
         for generator in generators:
             tokens = generator.sample(c, Draws(seed=0, phase="look", total=len(raw), device=device))
             if tokens.shape != x.shape or not 0 <= int(tokens.min()) <= int(tokens.max()) < space.columns:
@@ -55,13 +57,20 @@ def look(
                 )
 
 
-def _check_logits(name: str, z: Tensor, shape: tuple[int, ...]) -> None:
+def _check_logits(name: str, z: Tensor, count: int, space: TokenSpace) -> None:
+    shape = (count, space.length, space.columns)
     if z.shape != shape:
         raise PluginError(
             f"{name}: its network gave logits {list(z.shape)}; expected {list(shape)}: samples, sites, and"
             " codes of `tokens` (one more only with scores_mask)"
         )
-    if not bool(z.isfinite().all()):
+    forbidden = space.restrict(torch.zeros_like(z)) < 0
+    if not bool((z[forbidden] == -torch.inf).all()):
+        raise PluginError(
+            f"{name}: its network gave logits to codes that `tokens` forbids; end its head with "
+            "tokens.restrict(z, rows)"
+        )
+    if not bool(z[~forbidden].isfinite().all()):
         raise PluginError(f"{name}: its logits of all masks are not finite. Are its weights whole?")
 
 

@@ -46,15 +46,15 @@ class Denoiser(DenoiserOptions):
     def build(self, teacher: Teacher, *, skeleton: bool = False) -> "DenoisingAuxiliary":
         """An auxiliary with the teacher's weights."""
         backbone = trainable_copy(teacher, skeleton=skeleton, train_embeddings=self.train_embeddings)
-        return DenoisingAuxiliary(self, backbone)
+        return DenoisingAuxiliary(self, backbone, restricted=teacher.tokens.restricted)
 
 
 class DenoisingAuxiliary(Auxiliary):
     """z_psi, trained by cross-entropy on re-masked generated tokens."""
 
-    def __init__(self, options: DenoiserOptions, backbone: Backbone) -> None:
+    def __init__(self, options: DenoiserOptions, backbone: Backbone, *, restricted: bool = False) -> None:
         super().__init__()
-        self.options, self.backbone = options, backbone
+        self.options, self.backbone, self.restricted = options, backbone, restricted
         self.reads_teacher = options.teacher_weight > 0
 
     def forward(
@@ -75,7 +75,13 @@ class DenoisingAuxiliary(Auxiliary):
 
     def loss(self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"]) -> Float[Tensor, ""]:
         """Cross-entropy summed over the rows, in fp32."""
-        return denoising_loss(z_psi, x_theta, label_smoothing=self.options.label_smoothing)
+        return self._hard(z_psi, x_theta, None)
+
+    def _hard(
+        self, z_psi: Float[Tensor, "K V"], x_theta: Int[Tensor, " K"], w: Float[Tensor, " K"] | None
+    ) -> Float[Tensor, ""]:
+        smoothing = self.options.label_smoothing
+        return denoising_loss(z_psi, x_theta, label_smoothing=smoothing, w=w, restricted=self.restricted)
 
     def learn(self, z_psi: Float[Tensor, "K V"], targets: Targets) -> Float[Tensor, ""]:
         """(1 - a) times the loss of tokens, a T^2 times that of what they were drawn from; the teacher's."""
@@ -83,8 +89,7 @@ class DenoisingAuxiliary(Auxiliary):
         a, heat = o.soft, o.soft_temperature
         found = z_psi.new_zeros(()).to(full(z_psi))
         if a < 1:
-            hard = denoising_loss(z_psi, targets.x_theta, label_smoothing=o.label_smoothing, w=w)
-            found = found + (1 - a) * hard
+            found = found + (1 - a) * self._hard(z_psi, targets.x_theta, w)
         if a > 0:
             assert targets.z_theta is not None, "soft targets are the generator's logits"
             found = found + a * heat**2 * soft_loss(z_psi / heat, targets.z_theta / heat, w=w)

@@ -163,7 +163,7 @@ class DimoPhase(Phase):
         """The masked sites depend on no token: drawn first, on the CPU, they make every shape known."""
         o, s, c, logs = self.options, self.step, batch.conditions, dict[str, Tensor]()
         length, weighted = s.teacher.tokens.length, o.auxiliary_weight == "elbo"
-        remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds)
+        remask = draw_remask(length, o.schedule, o.masking, draws, bounds=o.ratio_bounds, valid=batch.valid)
         s.p_psi.train(o.score_dropout if self.generator else o.dropout)
         with torch.set_grad_enabled(self.generator):
             rollout = s.start(s.p_theta, batch, draws, remask)  # p_theta(. | x_init, c)

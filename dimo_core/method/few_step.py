@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal
 import attrs
 import torch
 from attrs import validators as v
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import full
 from dimo_core.conditions import Condition
+from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.generator import Rollout, filtered
 from dimo_core.method import process
@@ -70,6 +71,8 @@ def decided_per_pass(length: int, steps: int, schedule: process.Schedule = "arcc
         steps: Steps asked for.
         schedule: r(t).
     """
+    if length == 0:
+        return []
     k, done = min(steps, length), [0]
     left = 1 - torch.arange(1, k + 1, dtype=torch.float64, device="cpu") / k
     for i, masked in enumerate((process.mask_ratio(left, schedule) * length).round().tolist(), 1):
@@ -77,17 +80,21 @@ def decided_per_pass(length: int, steps: int, schedule: process.Schedule = "arcc
     return [after - before for before, after in pairwise(done)]
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(kw_only=True, eq=False)
 class State:
     """Where a sample is before a pass.
 
     Attributes:
         x: Its tokens: x_init, or what is decided among masks.
         decided: Sites that stay as they are.
+        sites: How many of its sites are not given.
+        valid: Which; None for all.
     """
 
     x: Tokens
     decided: Bool[Tensor, "B L"]
+    sites: tuple[int, ...]
+    valid: Bool[Tensor, "B L"] | None = None
 
 
 class FewStepGenerator(OneStepGenerator):
@@ -108,21 +115,22 @@ class FewStepGenerator(OneStepGenerator):
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
         """One pass with its graph, after a number of passes without that is drawn for the whole batch."""
         u = float(draws.host().whole().slice(0, 1).uniform("step"))
-        last, state = int(u * self.passes), self._start(self.options.r_init, draws)
+        last, state = int(u * self.passes), self._start(self.options.r_init, c, draws)
         for i in range(last):
             with torch.no_grad():
                 hidden = self._pass(i, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
                 state = self._next(i, state, hidden, draws, _as_trained)
         hidden = self._pass(last, state, c, draws, self.options.r_init, self.options.sigma(draws.step))
         u_theta = draws.uniform(_stream(last), self.space.length)
-        return Rollout(x_init=state.x, hidden=hidden, u=u_theta, decided=state.decided if last else None)
+        decided = None if last == 0 and state.valid is None else state.decided
+        return Rollout(x_init=state.x, hidden=hidden, u=u_theta, decided=decided)
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
         """``passes`` forward passes, each followed by a draw with the sampling temperature and filters."""
         o = self.options
         r_init, sigma_init = o.sampled_from()
-        state = self._start(r_init, draws)
+        state = self._start(r_init, c, draws)
         for i in range(self.passes):
             hidden = self._pass(i, state, c, draws, r_init, sigma_init)
             state = self._next(
@@ -135,13 +143,22 @@ class FewStepGenerator(OneStepGenerator):
         added = ("steps", "schedule", "order", "gumbel")
         return {**super().sampling(), **{name: getattr(self.options, name) for name in added}}
 
-    def masked_share(self, i: int) -> float:
+    def masked_share(self, i: int, state: State) -> Float[Tensor, " B"]:
         """Share of tokens that are masked after ``i`` passes; 1 before the first, which sees x_init."""
-        return self._left(i) / self.space.length
+        sites = torch.tensor(state.sites, dtype=torch.get_default_dtype()).clamp_min(1)
+        return transfer(self._left(i, state) / sites, state.x.device)
 
-    def _start(self, r_init: float, draws: Draws) -> State:
-        x = process.initial_tokens(self.space, r_init, draws)
-        return State(x, torch.zeros_like(x, dtype=torch.bool))
+    def _start(self, r_init: float, c: Condition, draws: Draws) -> State:
+        given = self.space.given(c)
+        x = process.initial_tokens(self.space, r_init, draws, given)
+        if given is None or x.is_meta:  # without values, as if nothing were given
+            return State(
+                x=x,
+                decided=torch.zeros_like(x, dtype=torch.bool),
+                sites=(self.space.length,) * draws.count,
+            )
+        sites = tuple(given.valid.sum(1).tolist())
+        return State(x=x, decided=~given.valid, sites=sites, valid=given.valid)
 
     def _pass(
         self, i: int, state: State, c: Condition, draws: Draws, r_init: float, sigma_init: float
@@ -149,8 +166,7 @@ class FewStepGenerator(OneStepGenerator):
         """Hidden states of pass ``i``."""
         if i == 0:
             return self._hidden(state.x, c, draws, r_init, sigma_init)
-        ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
-        return self.denoise(state.x, c, draws, mask_ratio=ratio)
+        return self.denoise(state.x, c, draws, mask_ratio=self.masked_share(i, state))
 
     def _next(
         self,
@@ -163,17 +179,22 @@ class FewStepGenerator(OneStepGenerator):
         """After pass ``i``: tokens are drawn from changed logits and decided, but for those masked again."""
         drawn = self._drawn(hidden, draws, change, _stream(i))
         x = torch.where(state.decided, state.x, drawn)
-        left = self._left(i + 1)
+        left = self._left(i + 1, state)
         if self.options.order == "random":
             # The same order of sites in every pass: what is masked again was masked before.
-            sizes = torch.full((len(x),), left, device=x.device)
-            masked = draws.subset("order", self.space.length, sizes)
+            masked = draws.subset("order", self.space.length, left, state.valid)
         else:
             masked = self._least_sure(i, left, state, hidden, x, draws)
-        return State(process.apply_mask(x, masked, self.space), ~masked)
+        return attrs.evolve(state, x=process.apply_mask(x, masked, self.space), decided=~masked)
 
     def _least_sure(
-        self, i: int, left: int, state: State, hidden: Float[Tensor, "B L D"], x: Tokens, draws: Draws
+        self,
+        i: int,
+        left: Int[Tensor, " B"],
+        state: State,
+        hidden: Float[Tensor, "B L D"],
+        x: Tokens,
+        draws: Draws,
     ) -> Bool[Tensor, "B L"]:
         """The ``left`` sites of each sample whose tokens have the smallest probability, with noise."""
         sites, score = torch.arange(x.numel(), device=x.device), []
@@ -183,11 +204,13 @@ class FewStepGenerator(OneStepGenerator):
         noise = self.options.gumbel * (1 - i / max(1, self.passes - 1))
         sure = torch.cat(score).view_as(x) + noise * draws.gumbel(f"gumbel{i}", self.space.length)
         rank = sure.masked_fill(state.decided, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
-        return rank < left
+        return rank < transfer(left, rank.device)[:, None]
 
-    def _left(self, i: int) -> int:
-        """How many tokens are left to decide after ``i`` passes."""
-        return sum(decided_per_pass(self.space.length, self.options.steps, self.options.schedule)[i:])
+    def _left(self, i: int, state: State) -> Int[Tensor, " B"]:
+        """How many tokens of each sample are left to decide after ``i`` passes."""
+        o = self.options
+        left = {n: sum(decided_per_pass(n, o.steps, o.schedule)[i:]) for n in set(state.sites)}
+        return torch.tensor([left[n] for n in state.sites])
 
 
 def _stream(i: int) -> str:

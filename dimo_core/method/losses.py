@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import full
-from dimo_core.divergence import Divergence
+from dimo_core.divergence import Divergence, times
 
 Jacobian = Literal["auxiliary", "student"]
 
@@ -79,19 +79,26 @@ def denoising_loss(
     *,
     label_smoothing: float = 0.0,
     w: Float[Tensor, " K"] | None = None,
+    restricted: bool = False,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of tokens at masked rows, summed over the rows, in fp32 at least.
 
     Args:
         z: Logits.
         x: The tokens that were masked: x_theta for the auxiliary, data for a teacher.
-        label_smoothing: Share of the target spread evenly over the codes.
+        label_smoothing: Share of the target spread evenly over the codes that are not forbidden (-inf).
         w: Weight of each row; None for 1.
+        restricted: Whether some codes are forbidden.
     """
-    if w is None:
-        return F.cross_entropy(full(z), x, reduction="sum", label_smoothing=label_smoothing)
-    each = F.cross_entropy(full(z), x, reduction="none", label_smoothing=label_smoothing)
-    return (each * w.to(each)).sum()
+    z = full(z)
+    if w is None and not restricted:
+        return F.cross_entropy(z, x, reduction="sum", label_smoothing=label_smoothing)
+    each = F.cross_entropy(z, x, reduction="none", label_smoothing=0.0 if restricted else label_smoothing)
+    if restricted and label_smoothing:
+        there = z > -torch.inf
+        evenly = -torch.where(there, z.log_softmax(-1), 0.0).sum(-1) / there.sum(-1)
+        each = (1 - label_smoothing) * each + label_smoothing * evenly
+    return each.sum() if w is None else (each * w.to(each)).sum()
 
 
 def soft_loss(
@@ -106,7 +113,8 @@ def soft_loss(
         target: Logits of the distributions; they get no gradient.
         w: Weight of each row; None for 1.
     """
-    each = F.cross_entropy(full(z), full(target).detach().softmax(-1), reduction="none")
+    z = full(z).clamp_min(torch.finfo(full(z).dtype).min)  # 0 times -inf is none, of what is forbidden
+    each = F.cross_entropy(z, full(target).detach().softmax(-1), reduction="none")
     return each.sum() if w is None else (each * w.to(each)).sum()
 
 
@@ -138,9 +146,13 @@ def distance(z_theta: Float[Tensor, "K V"], z_phi: Float[Tensor, "K V"]) -> Floa
 
 def entropy(log_p: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
     """The entropy of each row, in nats."""
-    return -(log_p.exp() * log_p).sum(-1)
+    return -times(log_p.exp(), log_p).sum(-1)
 
 
 def logit_scale(z: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
     """Root mean square of each row's logits about their mean: what drifts when logits grow without bound."""
-    return (z - z.mean(-1, keepdim=True)).square().mean(-1).sqrt()
+    there = z > -torch.inf  # what is forbidden has no logit
+    count = there.sum(-1, keepdim=True)
+    about = torch.where(there, z, 0.0)
+    about = torch.where(there, z - about.sum(-1, keepdim=True) / count, 0.0)
+    return (about.square().sum(-1) / count.squeeze(-1)).sqrt()

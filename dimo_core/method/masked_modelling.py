@@ -13,7 +13,7 @@ from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.method import process
 from dimo_core.method.losses import denoising_loss
-from dimo_core.method.process import draw_remask
+from dimo_core.method.process import draw_remask, valid_rows
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -88,18 +88,19 @@ class DenoisePhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """The gradient of the mean cross-entropy over the global batch's learnt sites."""
         o, space = self.options, self.teacher.tokens
-        remask = draw_remask(space.length, o.schedule, o.masking, draws)
+        remask = draw_remask(space.length, o.schedule, o.masking, draws, valid=batch.valid)
         c = batch.conditions
         if o.label_dropout > 0:
             drop = draws.uniform("label_dropout") < o.label_dropout
             c = conditions.where(drop, self.teacher.null_condition(c), c)
         x_t = process.apply_mask(batch.x_0, remask.masked, space)
-        rows = remask.rows if o.positions == "masked" else None
+        rows = remask.rows if o.positions == "masked" else valid_rows(batch.valid, draws)
         z = self.network.logits(x_t, c, mask_ratio=transfer(remask.ratio, x_t.device), rows=rows).flatten(
             0, -2
         )
         x = batch.x_0.flatten() if rows is None else batch.x_0.flatten()[rows]
-        count = draws.total * space.length if rows is None else remask.total
-        loss = denoising_loss(z, x, label_smoothing=o.label_smoothing) / count
+        every = draws.total * space.length if batch.valid is None else int(batch.valid.sum())
+        count = remask.total if o.positions == "masked" else every
+        loss = denoising_loss(z, x, label_smoothing=o.label_smoothing, restricted=space.restricted) / count
         loss.backward()
         return {"loss": loss.detach(), "accuracy": (z.argmax(-1) == x).sum() / count}

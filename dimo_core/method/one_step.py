@@ -111,7 +111,7 @@ class OneStepGenerator(Generator):
         self.options, self.space, self.backbone = options, space, backbone
 
     def initial_tokens(self, draws: Draws) -> Tokens:
-        """Exactly round(r_init L) masks among random codes."""
+        """Exactly round(r_init L) masks among random codes, where nothing is given."""
         return process.initial_tokens(self.space, self.options.r_init, draws)
 
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
@@ -119,19 +119,22 @@ class OneStepGenerator(Generator):
         return self._hidden(x_init, c, draws, self.options.r_init, self.options.sigma(draws.step))
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
-        """One pass; x_theta ~ softmax(z_theta) at temperature 1, at every site."""
-        x_init = self.initial_tokens(draws)
+        """One pass; x_theta ~ softmax(z_theta) at temperature 1, at every site that is not given."""
+        given = self.space.given(c)
+        x_init = process.initial_tokens(self.space, self.options.r_init, draws, given)
         hidden = self(x_init, c, draws)
-        return Rollout(x_init=x_init, hidden=hidden, u=draws.uniform("x_theta", self.space.length))
+        u_theta = draws.uniform("x_theta", self.space.length)
+        return Rollout(x_init=x_init, hidden=hidden, u=u_theta, decided=~given.valid if given else None)
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
         """One forward pass, then a draw with the sampling temperature and filters."""
         o = self.options
-        r_init, sigma_init = o.sampled_from()
-        x_init = process.initial_tokens(self.space, r_init, draws)
+        (r_init, sigma_init), given = o.sampled_from(), self.space.given(c)
+        x_init = process.initial_tokens(self.space, r_init, draws, given)
         hidden = self._hidden(x_init, c, draws, r_init, sigma_init)
-        return self._drawn(hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p))
+        x = self._drawn(hidden, draws, lambda z: filtered(z, o.temperature, o.top_k, o.top_p))
+        return given.put(x) if given else x
 
     def _hidden(
         self, x_init: Tokens, c: Condition, draws: Draws, r_init: float, sigma_init: float

@@ -14,7 +14,7 @@ from torch import Tensor
 from dimo_core.backbone import Rows
 from dimo_core.device import transfer
 from dimo_core.draws import Draws, block_rows
-from dimo_core.tokens import Tokens, TokenSpace
+from dimo_core.tokens import Given, Tokens, TokenSpace
 
 Schedule = Literal["linear", "square", "cosine", "arccos"]
 Masking = Literal["exact", "bernoulli"]
@@ -36,24 +36,37 @@ def mask_ratio(t: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *
             return (1 - t).acos() * (2 / math.pi)
 
 
-def masked_count(ratio: Float[Tensor, " B"], length: int) -> Int[Tensor, " B"]:
-    """max(1, round(r L)), half to even: how many tokens exact-count masking hides."""
-    return (ratio * length).round().long().clamp_min(1)
+def masked_count(ratio: Float[Tensor, " B"], length: int | Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """max(1, round(r L)), half to even: how many tokens exact-count masking hides; none where L is 0."""
+    return (ratio * length).round().long().clamp_min(1).minimum(torch.as_tensor(length))
 
 
 def draw_mask(
-    ratio: Float[Tensor, " B"], length: int, draws: Draws, masking: Masking = "exact"
+    ratio: Float[Tensor, " B"],
+    length: int,
+    draws: Draws,
+    masking: Masking = "exact",
+    valid: Bool[Tensor, "B {length}"] | None = None,
 ) -> Bool[Tensor, "B {length}"]:
     """Which sites q_{t|0} hides: ``masked_count`` of them, or each on its own with probability r(t).
 
     It does not depend on the tokens, so it is drawn before any network runs. A Bernoulli draw that hides
     nothing hides one site instead: a sample without a masked site would teach nothing.
+
+    Args:
+        ratio: r(t).
+        length: L.
+        draws: Random numbers.
+        masking: How many.
+        valid: The sites that may be hidden; None for all.
     """
     if masking == "exact":
-        return draws.subset("masked", length, masked_count(ratio, length))
+        sizes = masked_count(ratio, length if valid is None else valid.sum(1))
+        return draws.subset("masked", length, sizes, valid)
     u = draws.uniform("masked", length)
+    u = u if valid is None else u.masked_fill(~valid, torch.inf)
     masked = u < ratio[:, None]
-    lowest = torch.zeros_like(masked).scatter(1, u.argmin(1, keepdim=True), True)
+    lowest = torch.zeros_like(masked).scatter(1, u.argmin(1, keepdim=True), True) & u.isfinite()
     return torch.where(masked.any(1, keepdim=True), masked, lowest)
 
 
@@ -62,11 +75,24 @@ def apply_mask(x: Tokens, masked: Bool[Tensor, "B L"], space: TokenSpace) -> Tok
     return x.masked_fill(masked, space.mask_id)
 
 
-def initial_tokens(space: TokenSpace, r_init: float, draws: Draws) -> Tokens:
-    """x_init: exactly round(r_init L) masks at random sites, random codes elsewhere (paper, section 3.3)."""
-    codes = draws.integers("x_init.codes", space.codes, space.length)
+def initial_tokens(space: TokenSpace, r_init: float, draws: Draws, given: Given | None = None) -> Tokens:
+    """x_init: exactly round(r_init L) masks at random sites, random codes elsewhere (paper, section 3.3).
+
+    Args:
+        space: The token space; random codes are such as it allows.
+        r_init: Share of masks.
+        draws: Random numbers.
+        given: What is given; L then counts the other sites.
+    """
+    if space.restricted:
+        codes = space.codes_of(draws.uniform("x_init.codes", space.length))
+    else:
+        codes = draws.integers("x_init.codes", space.codes, space.length)
     sizes = torch.full((draws.count,), round(r_init * space.length), device=draws.device)
-    return apply_mask(codes, draws.subset("x_init.masked", space.length, sizes), space)
+    if given is not None:
+        codes, sizes = given.put(codes), (r_init * given.valid.sum(1).double()).round().long()
+    masked = draws.subset("x_init.masked", space.length, sizes, given.valid if given else None)
+    return apply_mask(codes, masked, space)
 
 
 def perturb(e: Float[Tensor, "B L E"], sigma: float, eps: Float[Tensor, "B L E"]) -> Float[Tensor, "B L E"]:
@@ -107,18 +133,29 @@ def draw_remask(
     draws: Draws,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
+    valid: Bool[Tensor, "N {length}"] | None = None,
 ) -> Remask:
-    """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide."""
+    """t ~ U[0, 1], r(t) clamped to ``bounds``, and the sites that q_{t|0} will hide.
+
+    Args:
+        length: L.
+        schedule: r(t).
+        masking: How many sites are hidden.
+        draws: Random numbers.
+        bounds: Least and largest r(t).
+        valid: The sites of the global batch that may be hidden, on the CPU; None for all.
+    """
     host = draws.host()
     ratio = draw_ratio(schedule, host, bounds)
     if masking == "exact":  # the ratios alone tell how many are masked in the global batch
-        masked = draw_mask(ratio, length, host)
-        total = int(masked_count(draw_ratio(schedule, host.whole(), bounds), length).sum())
+        masked = draw_mask(ratio, length, host, valid=None if valid is None else of_batch(valid, draws))
+        each = length if valid is None else valid.sum(1)
+        total = int(masked_count(draw_ratio(schedule, host.whole(), bounds), each).sum())
     else:
         every = draws.once(
-            ("masked", length, schedule, bounds), lambda: _every_mask(schedule, host, length, bounds)
+            ("masked", length, schedule, bounds), lambda: _every_mask(schedule, host, length, bounds, valid)
         )
-        masked, total = every[draws.start :][: draws.count], int(every.sum())
+        masked, total = of_batch(every, draws), int(every.sum())
     rows, kept = (sites.flatten().nonzero().squeeze(1) for sites in (masked, ~masked))
     return Remask(
         ratio=ratio,
@@ -130,10 +167,36 @@ def draw_remask(
     )
 
 
+def of_batch(every: Bool[Tensor, "N L"], draws: Draws) -> Bool[Tensor, "B L"]:
+    """The rows of a micro-batch, of the global batch's."""
+    return every[draws.start :][: draws.count]
+
+
+def valid_rows(valid: Bool[Tensor, "N L"] | None, draws: Draws) -> Rows | None:
+    """Flat rows of a micro-batch's valid sites; None for all."""
+    if valid is None:
+        return None
+    return transfer(of_batch(valid, draws).flatten().nonzero().squeeze(1), draws.device)
+
+
 def _every_mask(
-    schedule: Schedule, draws: Draws, length: int, bounds: tuple[float, float]
+    schedule: Schedule,
+    draws: Draws,
+    length: int,
+    bounds: tuple[float, float],
+    valid: Bool[Tensor, "N {length}"] | None,
 ) -> Bool[Tensor, "N {length}"]:
     """The Bernoulli masks of the global batch, drawn one block of rows at a time."""
     whole, size = draws.whole(), block_rows(length)
     parts = [whole.slice(start, min(size, whole.total - start)) for start in range(0, whole.total, size)]
-    return torch.cat([draw_mask(draw_ratio(schedule, p, bounds), length, p, "bernoulli") for p in parts])
+    masks = [
+        draw_mask(
+            draw_ratio(schedule, p, bounds),
+            length,
+            p,
+            "bernoulli",
+            None if valid is None else of_batch(valid, p),
+        )
+        for p in parts
+    ]
+    return torch.cat(masks)

@@ -43,19 +43,23 @@ class FromData:
     def __call__(self, p_theta: Generator, batch: Batch, draws: Draws, remask: Remask) -> Rollout:
         """A rollout whose visible sites are decided."""
         space, host = p_theta.space, draws.host()
-        ratio, masked = self.draw(space.length, host)
+        valid = None if batch.valid is None else process.of_batch(batch.valid, draws)
+        ratio, masked = self.draw(space.length, host, valid)
         x_t = process.apply_mask(batch.x_0, transfer(masked, draws.device), space)
-        seen = transfer(masked.sum(1) / space.length if self.masking == "exact" else ratio, draws.device)
+        sites = space.length if valid is None else valid.sum(1).clamp_min(1)
+        seen = transfer(masked.sum(1) / sites if self.masking == "exact" else ratio, draws.device)
         hidden = p_theta.denoise(x_t, batch.conditions, draws, mask_ratio=seen.float())
         u = draws.uniform("x_theta", space.length)
         return Rollout(x_init=x_t, hidden=hidden, u=u, decided=x_t != space.mask_id)
 
-    def draw(self, length: int, host: Draws) -> tuple[Float[Tensor, " B"], Bool[Tensor, "B L"]]:
-        """r(t) and the masked sites of x_t."""
+    def draw(
+        self, length: int, host: Draws, valid: Bool[Tensor, "B L"] | None = None
+    ) -> tuple[Float[Tensor, " B"], Bool[Tensor, "B L"]]:
+        """r(t) and the masked sites of x_t, among those that are valid."""
         if self.horizon is None:
             own = attrs.evolve(host, phase=f"{host.phase}.start")
             ratio = mask_ratio(own.uniform("t"), self.schedule).clamp(*self.bounds)
-            return ratio, draw_mask(ratio, length, own, self.masking)
+            return ratio, draw_mask(ratio, length, own, self.masking, valid)
         later = host.uniform("t") + self.horizon * host.uniform("later")
         ratio = mask_ratio(later.clamp(max=1.0), self.schedule).clamp(*self.bounds)
-        return ratio, draw_mask(ratio, length, host, self.masking)
+        return ratio, draw_mask(ratio, length, host, self.masking, valid)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
+from dimo_core.draws import Draws
 from dimo_core.errors import DimoError, UsageError
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
@@ -40,19 +41,48 @@ def require_close(actual: Condition, expected: Condition, what: str, tolerance: 
         what: The promise.
         tolerance: By how much values may differ, relative to the largest entry.
     """
-    atol = tolerance * max(1.0, expected.detach().abs().max().item()) if tolerance else 0.0
+    atol = 0.0
+    if tolerance:
+        sizes = expected.detach().abs()  # those of what is forbidden are infinite
+        atol = tolerance * max(1.0, sizes.masked_fill(sizes == torch.inf, 0.0).max().item())
     try:
         torch.testing.assert_close(actual, expected, rtol=0, atol=atol, check_dtype=not tolerance)
     except (AssertionError, TypeError) as error:  # the latter: of a tensor and something else
         raise AssertionError(f"expected: {what} ({error})") from error
 
 
-def require_tokens(x: Int[Tensor, "..."], count: int, space: TokenSpace, what: str) -> None:
-    """``count`` complete samples of the space."""
+def partly_masked(space: TokenSpace, c: Condition, draws: Draws) -> Tokens:
+    """Random codes with every second site masked, and what is given."""
+    x = space.codes_of(draws.uniform("x", space.length))
+    x[:, ::2] = space.mask_id
+    given = space.given(c)
+    return given.put(x) if given else x
+
+
+def require_logits(z: Float[Tensor, "B L V"], space: TokenSpace) -> None:
+    """Finite, but for -inf at what is forbidden."""
+    forbidden = space.restrict(torch.zeros_like(z)) < 0
+    require(bool(z[~forbidden].isfinite().all()), "logits are finite")
+    what = "codes that tokens forbids have logits of -inf: end the head with tokens.restrict(z, rows)"
+    require(bool((z[forbidden] == -torch.inf).all()), what)
+
+
+def require_tokens(
+    x: Int[Tensor, "..."], count: int, space: TokenSpace, what: str, c: Condition = None
+) -> None:
+    """``count`` complete samples of the space; with their conditions, what these give is in them."""
     require_shape(x, (count, space.length), what)
     require(x.dtype == torch.long, f"{what} are of dtype int64, not {x.dtype}")
     wrong = x[(x < 0) | (x >= space.columns)]
     require(len(wrong) == 0, f"{what} are codes 0 .. {space.columns - 1}; {wrong[:1].tolist()} is none")
+    given = None if c is None else space.given(c)
+    if given is not None:
+        require(torch.equal(given.put(x), x), f"{what} hold the tokens that their conditions give")
+    if not space.scores_mask:
+        try:
+            space.checked(x, c)
+        except UsageError as error:
+            raise AssertionError(f"expected: {what} are codes that may be drawn ({error})") from error
 
 
 def require_refusal(call: Callable[[], object], what: str) -> None:

@@ -21,6 +21,7 @@ from dimo_core.generator import Generator, GeneratorOptions, Rollout
 from dimo_core.guidance import guided
 from dimo_core.method.logits import chunks
 from dimo_core.method.one_step import trainable_copy
+from dimo_core.sampler import Sampled, Unknown, by_sites
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_di4c.half_step import Schedule, most_certain, tokens_per_step
@@ -118,7 +119,7 @@ class MixtureGenerator(Generator):
         return self.options.steps
 
     def initial_tokens(self, draws: Draws) -> Tokens:
-        """Masks only."""
+        """Masks only, where nothing is given."""
         return torch.full((draws.count, self.space.length), self.space.mask_id, device=draws.device)
 
     def forward(self, x_init: Tokens, c: Condition, draws: Draws) -> Float[Tensor, "B L D"]:
@@ -140,27 +141,31 @@ class MixtureGenerator(Generator):
 
     def rollout(self, c: Condition, draws: Draws) -> Rollout:
         """One pass from masks only."""
-        x_init = self.initial_tokens(draws)
+        x_init, given = self.initial_tokens(draws), self.space.given(c)
+        x_init = given.put(x_init) if given else x_init
         hidden = self(x_init, c, draws)
-        return Rollout(x_init=x_init, hidden=hidden, u=draws.uniform("x_theta", self.space.length))
+        u_theta = draws.uniform("x_theta", self.space.length)
+        return Rollout(x_init=x_init, hidden=hidden, u=u_theta, decided=~given.valid if given else None)
 
     @torch.no_grad()
     def sample(self, c: Condition, draws: Draws) -> Tokens:
         """Masks only, then in each step a draw at every site, of which the most certain few are kept."""
-        o, length = self.options, self.space.length
-        counts, left = tokens_per_step(length, o.steps, o.schedule), length
-        x = self.initial_tokens(draws)
-        undecided = torch.ones_like(x, dtype=torch.bool)
+        return by_sites(self.space, c, draws, self._sampled).tokens
+
+    def _sampled(self, start: Unknown) -> Sampled:
+        o, length, left, c = self.options, self.space.length, start.sites, start.c
+        x, undecided, draws = start.x, start.undecided, start.draws
+        counts = tokens_per_step(left, o.steps, o.schedule)
         for i, (count, scale) in enumerate(zip(counts, o.scales(), strict=True)):
             now = attrs.evolve(draws, phase=f"{draws.phase}/{i}")
-            z = self._guided(x, c, now.uniform("lambda"), left / length, scale)
+            z = self._guided(x, c, now.uniform("lambda"), left / start.sites, scale)
             drawn, score = self._drawn(z, x.shape, now)
             if (noise := o.gumbel * (1 - i / max(1, o.steps - 1))) > 0:
                 score = score + noise * now.gumbel("gumbel", length)
             decide = most_certain(score, undecided, torch.full((len(x),), count, device=x.device))
             x = torch.where(decide, drawn, x)
             undecided, left = undecided & ~decide, left - count
-        return x
+        return Sampled(tokens=x, passes=o.passes)
 
     def _guided(
         self, x: Tokens, c: Condition, latent: Float[Tensor, " B"], share: float, scale: float

@@ -14,6 +14,7 @@ from torch import Tensor
 from dimo_core.device import transfer
 from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
+from dimo_core.method.process import of_batch
 from dimo_core.tokens import Tokens, TokenSpace
 
 Schedule = Literal["arccos", "cosine", "linear", "square", "root"]
@@ -38,7 +39,12 @@ def mask_share(u: Float[Tensor, " *B"], schedule: Schedule) -> Float[Tensor, " *
 
 
 def unmask_counts(
-    u: Float[Tensor, " B"], masked: Int[Tensor, " B"], *, delta: float, length: int, schedule: Schedule
+    u: Float[Tensor, " B"],
+    masked: Int[Tensor, " B"],
+    *,
+    delta: float,
+    length: int | Int[Tensor, " B"],
+    schedule: Schedule,
 ) -> Int[Tensor, " B"]:
     """How many tokens become visible on the way from u to u + delta.
 
@@ -49,7 +55,7 @@ def unmask_counts(
         u: Share of the way to clean data.
         masked: Masked tokens of x_t.
         delta: How far the step goes; u' = min(u + delta, 1).
-        length: L.
+        length: L, or that of each sample.
         schedule: r.
     """
     left = mask_share((u + delta).clamp(max=1.0), schedule)
@@ -68,6 +74,8 @@ class State:
         ratio: r(u), as networks are told.
         counts: Tokens that the teacher's step makes visible.
         ratio_u: Share of tokens that are masked after that.
+        given: The sites that conditions give; None for none.
+        restricted: Whether some codes are forbidden.
     """
 
     u: Float[Tensor, " B"]
@@ -76,9 +84,30 @@ class State:
     ratio: Float[Tensor, " B"]
     counts: Int[Tensor, " B"]
     ratio_u: Float[Tensor, " B"]
+    given: Bool[Tensor, "B L"] | None = None
+    restricted: bool = False
+
+    def open(self, z: Float[Tensor, "B ... V"]) -> Float[Tensor, "B ... V"]:
+        """Logits without a say in what is given: there all models agree, and nothing is learnt.
+
+        Those of forbidden codes are finite, as 0 times their logarithm shall be 0.
+        """
+        z = z.clamp_min(torch.finfo(z.dtype).min / 4) if self.restricted else z
+        if self.given is None:
+            return z
+        given = self.given if z.dim() == 3 else self.given[:, None]
+        return z.masked_fill(given[..., None], 0.0)
 
 
-def draw_state(x_0: Tokens, space: TokenSpace, draws: Draws, *, delta: float, schedule: Schedule) -> State:
+def draw_state(
+    x_0: Tokens,
+    space: TokenSpace,
+    draws: Draws,
+    *,
+    delta: float,
+    schedule: Schedule,
+    valid: Bool[Tensor, "N L"] | None = None,
+) -> State:
     """x_t at u ~ U[0, 1], each site masked by itself, so that there may be no mask; drawn on the CPU.
 
     Args:
@@ -87,13 +116,17 @@ def draw_state(x_0: Tokens, space: TokenSpace, draws: Draws, *, delta: float, sc
         draws: Random numbers.
         delta: The teacher's step.
         schedule: r.
+        valid: The sites of the global batch that may be masked; None for all.
     """
     host = draws.host()
     u = host.uniform("u").double()
     ratio = mask_share(u, schedule)
     masked = host.uniform("masked", space.length) < ratio[:, None]
+    sites = torch.full((draws.count,), space.length, device=u.device)
+    if valid is not None:
+        masked, sites = masked & of_batch(valid, draws), of_batch(valid, draws).sum(1)
     many = masked.sum(1)
-    counts = unmask_counts(u, many, delta=delta, length=space.length, schedule=schedule)
+    counts = unmask_counts(u, many, delta=delta, length=sites, schedule=schedule)
     here = transfer(masked, draws.device)
     return State(
         u=u,
@@ -101,7 +134,9 @@ def draw_state(x_0: Tokens, space: TokenSpace, draws: Draws, *, delta: float, sc
         masked=here,
         ratio=transfer(ratio.float(), draws.device),
         counts=transfer(counts, draws.device),
-        ratio_u=transfer((many - counts) / space.length, draws.device),
+        ratio_u=transfer((many - counts) / sites.clamp_min(1), draws.device),
+        given=None if valid is None else transfer(~of_batch(valid, draws), draws.device),
+        restricted=space.restricted,
     )
 
 

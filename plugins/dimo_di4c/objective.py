@@ -147,7 +147,14 @@ class Di4CPhase(Phase):
     def accumulate(self, batch: Batch, draws: Draws, *, watch: bool = False) -> Mapping[str, Tensor]:
         """Adds the gradient of the mean loss over the global batch (``dimo_di4c.losses``)."""
         o, c = self.options, self._conditions(batch.conditions, draws)
-        state = draw_state(batch.x_0, self.teacher.tokens, draws, delta=o.delta, schedule=o.schedule)
+        state = draw_state(
+            batch.x_0,
+            self.teacher.tokens,
+            draws,
+            delta=o.delta,
+            schedule=o.schedule,
+            valid=batch.valid,
+        )
         z_phi = self._z_phi(state, c)
         qbar, x_hat = self._targets(state, c, z_phi, draws)
         mixing = Mixing(z_phi.log_softmax(-1), qbar, torch.cat([batch.x_0[:, None], x_hat], 1))
@@ -184,7 +191,7 @@ class Di4CPhase(Phase):
         """The teacher at x_t, guided as the run says (the released code: not at all)."""
         scale = self.guidance.at(mask_share(state.u, self.options.schedule).float())
         z = guided(self.teacher, self.p_phi, state.x_t, c, mask_ratio=state.ratio, scale=scale)
-        return z(None)
+        return state.open(z(None))
 
     @torch.no_grad()
     def _targets(
@@ -198,7 +205,7 @@ class Di4CPhase(Phase):
         qbar, x_hat = torch.zeros_like(z_phi), list[Tensor]()
         for some in self._chunks():
             x_u = self._x_u(state, z_phi / o.teacher_temperature, u_drawn[:, some], some, draws)
-            z = self._logits(x_u, c, latent[:, some], state.ratio_u)
+            z = state.open(self._logits(x_u, c, latent[:, some], state.ratio_u))
             qbar += z.softmax(-1).sum(1) / o.latents
             x_hat.append(categorical(z, u_hat[:, some]))
         return qbar, torch.cat(x_hat, 1)
@@ -227,11 +234,11 @@ class Di4CPhase(Phase):
         some_latents = latent[:, some]
         x = state.x_t[:, None].expand(-1, some_latents.shape[1], -1)
         if not self.options.dropout:
-            return self._logits(x, c, some_latents, state.ratio)
+            return state.open(self._logits(x, c, some_latents, state.ratio))
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             key = (draws.seed, draws.step, draws.phase, "dropout", draws.start, some.start)
             torch.manual_seed(stream_seed(*key))
-            return self._logits(x, c, some_latents, state.ratio)
+            return state.open(self._logits(x, c, some_latents, state.ratio))
 
     def _logits(
         self, x: Int[Tensor, "B n L"], c: Condition, latent: Float[Tensor, "B n"], ratio: Float[Tensor, " B"]

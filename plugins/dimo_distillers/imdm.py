@@ -1,7 +1,8 @@
 """``imdm``: a generator whose masks carry noise: one state has many completions (arXiv 2605.10518)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 import torch
@@ -68,6 +69,9 @@ class NoisyMasks(Backbone):
         return self.network.head(hidden, rows)
 
 
+Share = TypeVar("Share", float, Tensor)
+
+
 @attrs.frozen(kw_only=True)
 class Imdm(FewStep):
     """Generator of k steps whose masked sites carry noise through a small network that is trained with it.
@@ -116,7 +120,7 @@ class ImdmGenerator(FewStepGenerator):
         self, x_t: Tokens, c: Condition, draws: Draws, *, mask_ratio: Float[Tensor, " B"]
     ) -> Float[Tensor, "B L D"]:
         """Hidden states from a state with noise at its masks."""
-        return self._denoised(x_t, c, draws, mask_ratio, 0)
+        return self._denoised(x_t, c, draws, mask_ratio, ())
 
     def sampling(self) -> Mapping[str, Any]:
         """Those of few steps, and whether noise is reset."""
@@ -127,11 +131,16 @@ class ImdmGenerator(FewStepGenerator):
     ) -> Float[Tensor, "B L D"]:
         if i == 0:
             return super()._pass(i, state, c, draws, r_init, sigma_init)
-        ratio = torch.full((len(state.x),), self.masked_share(i), device=state.x.device)
-        return self._denoised(state.x, c, draws, ratio, i if self.options.resets else 0)
+        resets = [self.masked_share(j, state) for j in range(i + 1)] if self.options.resets else []
+        return self._denoised(state.x, c, draws, self.masked_share(i, state), resets)
 
     def _denoised(
-        self, x: Tokens, c: Condition, draws: Draws, mask_ratio: Float[Tensor, " B"], resets: int
+        self,
+        x: Tokens,
+        c: Condition,
+        draws: Draws,
+        mask_ratio: Float[Tensor, " B"],
+        resets: Sequence[Float[Tensor, " B"]],
     ) -> Float[Tensor, "B L D"]:
         e = self._with_noise(self.backbone.embed(x), x, draws, resets)
         hidden: Tensor = self.backbone(e, c, mask_ratio=mask_ratio)
@@ -141,19 +150,23 @@ class ImdmGenerator(FewStepGenerator):
         return self._with_noise(super()._embedded(x_init, draws, sigma_init), x_init, draws)
 
     def _with_noise(
-        self, e: Float[Tensor, "B L E"], x: Tokens, draws: Draws, resets: int = 0
+        self,
+        e: Float[Tensor, "B L E"],
+        x: Tokens,
+        draws: Draws,
+        resets: Sequence[Float[Tensor, " B"]] = (),
     ) -> Float[Tensor, "B L E"]:
-        """Embeddings with the noise that there is after so many passes, each followed by a reset."""
+        """Embeddings with the noise that there is after these shares of masks, with a reset at each."""
         length, n = self.space.length, self.options.noise
         eps = 2 * draws.uniform("imdm", length, n) - 1
-        for i in range(1, resets + 1):
-            before, after = (1 - self.masked_share(j) for j in (i - 1, i))
-            fresh = draws.uniform(f"imdm_reset{i}", length) < reset_probability(before, after)
+        for i, (masked, then) in enumerate(pairwise(resets), 1):
+            likely = reset_probability(1 - masked, 1 - then)
+            fresh = draws.uniform(f"imdm_reset{i}", length) < likely[:, None]
             eps = torch.where(fresh[..., None], 2 * draws.uniform(f"imdm{i}", length, n) - 1, eps)
         return self.backbone.noisy(e, x, eps, self.space.mask_id)
 
 
-def reset_probability(before: float, after: float) -> float:
+def reset_probability(before: Share, after: Share) -> Share:
     """1 - alpha_t / alpha_s: how likely a site that stays masked from t to s is to have fresh noise.
 
     The posterior of a masked site gives (1 - alpha_t / alpha_s)(1 - alpha_s) / (1 - alpha_t) to a mask with

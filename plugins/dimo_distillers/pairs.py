@@ -14,6 +14,7 @@ from dimo_core.errors import UsageError
 from dimo_core.generator import Generator
 from dimo_core.method.logits import Logits, chunks
 from dimo_core.method.losses import denoising_loss
+from dimo_core.method.process import valid_rows
 from dimo_core.objective import (
     Batch,
     Ingredients,
@@ -119,12 +120,16 @@ class PairsPhase(Phase):
         """The gradient of the mean over all sites of the global batch."""
         of, o, logs = self.of, self.of.options, dict[str, Tensor]()
         pair = self.draws(batch.rows, draws.device)
-        hidden = of.generator(of.generator.initial_tokens(pair), batch.conditions, pair)
-        x, rows = batch.x_0.flatten(), torch.arange(batch.x_0.numel(), device=draws.device)
-        theta = Logits(hidden, rows, of.generator, learns=True)
-        for k in chunks(len(rows), len(rows), of.generator.space.columns):
-            loss = denoising_loss(theta(k), x[k], label_smoothing=o.label_smoothing)
-            share = loss / (draws.total * of.generator.space.length)
+        rollout = of.generator.rollout(batch.conditions, pair)
+        rows = valid_rows(batch.valid, draws)
+        rows = torch.arange(batch.x_0.numel(), device=draws.device) if rows is None else rows
+        total = draws.total * batch.x_0.shape[1] if batch.valid is None else int(batch.valid.sum())
+        x = batch.x_0.flatten()[rows]
+        theta = Logits(rollout.hidden, rows, of.generator, learns=True)
+        for k in chunks(len(rows), batch.x_0.numel(), of.generator.space.columns):
+            smoothing, space = o.label_smoothing, of.generator.space
+            loss = denoising_loss(theta(k), x[k], label_smoothing=smoothing, restricted=space.restricted)
+            share = loss / total
             share.backward()
             add_to(logs, {"loss": share.detach()})
         theta.backward()

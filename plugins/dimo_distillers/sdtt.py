@@ -149,7 +149,7 @@ class SdttPhase(Phase):
         """Its share of the mean over the masked tokens of the global batch."""
         of, o, c, logs = self.of, self.of.options, batch.conditions, dict[str, Tensor]()
         space = of.teacher.tokens
-        remask = draw_remask(space.length, o.schedule, o.masking, draws)
+        remask = draw_remask(space.length, o.schedule, o.masking, draws, valid=batch.valid)
         x_t = process.apply_mask(batch.x_0, remask.masked, space)
         dt, t = o.dt(draws.step), draws.host().uniform("t")
         found = trajectory(

@@ -16,7 +16,7 @@ from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
 from dimo_core.teacher import Teacher
 
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
@@ -108,22 +108,34 @@ class MaskGitSampler(Sampler):
         keep_trajectory: bool = False,
     ) -> Sampled:
         """Start from masks only; each step draws every undecided token and decides the best few."""
-        space = teacher.tokens
-        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
-        undecided = torch.ones_like(x, dtype=torch.bool)
-        counts, used, trajectory = tokens_per_step(space.length, steps, self.schedule, self.counts), 0, []
-        left = space.length
+
+        def some(start: Unknown) -> Sampled:
+            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
+
+        return by_sites(teacher.tokens, c, draws, some)
+
+    def _sampled(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        start: Unknown,
+        steps: int,
+        guidance: Guidance,
+        keep_trajectory: bool,
+    ) -> Sampled:
+        x, undecided, draws, left = start.x, start.undecided, start.draws, start.sites
+        counts, used, trajectory = tokens_per_step(start.sites, steps, self.schedule, self.counts), 0, []
         asked = steps if self.counts == "amused" else len(counts)
         for i, count in enumerate(counts):
             step = i if i < len(counts) - 1 else asked - 1  # steps are left out before the last one only
             progress = step / (asked - 1) if asked > 1 else 1.0
             now = attrs.evolve(draws, phase=f"{draws.phase}/{i}")
-            ratio = torch.full((draws.count,), left / space.length)
+            ratio = torch.full((draws.count,), left / start.sites)
             scale = guidance.at(ratio, progress)
             used += passes(scale)
             told = teacher.at_step(network, step, asked)
-            logits = guided(teacher, told, x, c, mask_ratio=transfer(ratio, x.device), scale=scale)
-            drawn, log_p = self._drawn(logits, undecided, left, space.columns, now)
+            logits = guided(teacher, told, x, start.c, mask_ratio=transfer(ratio, x.device), scale=scale)
+            drawn, log_p = self._drawn(logits, undecided, left, teacher.tokens.columns, now)
             decide = self._best(log_p, undecided, count, 1 - progress, now)
             x = torch.where(decide, drawn, x)
             undecided, left = undecided & ~decide, left - count

@@ -15,7 +15,7 @@ from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 from dimo_samplers.maskgit import Schedule, share, tokens_per_step
@@ -79,14 +79,30 @@ class OrderedSampler(Sampler):
         keep_trajectory: bool = False,
     ) -> Sampled:
         """Start from masks only; each step draws the tokens of its sites, and only they reach the head."""
-        space = teacher.tokens
-        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
+
+        def some(start: Unknown) -> Sampled:
+            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
+
+        return by_sites(teacher.tokens, c, draws, some)
+
+    def _sampled(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        start: Unknown,
+        steps: int,
+        guidance: Guidance,
+        keep_trajectory: bool,
+    ) -> Sampled:
+        space, x, draws, c = teacher.tokens, start.x, start.draws, start.c
         first = torch.arange(draws.count, device=draws.device)[:, None] * space.length
-        rows = self.order(space, draws) + first
-        counts = ordered_counts(space.length, steps, self.schedule, self.counts)
+        order = self.order(space, draws)
+        given = ~start.undecided.gather(1, order)  # behind all others, whose order stays
+        rows = order.gather(1, given.int().argsort(dim=1, stable=True)) + first
+        counts = ordered_counts(start.sites, steps, self.schedule, self.counts)
         used, done, trajectory = 0, 0, []
         for i, count in enumerate(counts):
-            ratio = torch.full((draws.count,), 1 - done / space.length)
+            ratio = torch.full((draws.count,), 1 - done / start.sites)
             scale = guidance.at(ratio, i / (len(counts) - 1) if len(counts) > 1 else 1.0)
             used += passes(scale)
             told = teacher.at_step(network, i, len(counts))

@@ -16,7 +16,7 @@ from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
 from dimo_core.method.process import Schedule, mask_ratio
-from dimo_core.sampler import Sampled, Sampler
+from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_samplers.kernel import Kernel
@@ -106,10 +106,23 @@ class StagedSampler(Sampler):
         The network sees each sample's own share of masks. Guidance sees the mask ratio of the process, which
         is the same for all, so that the number of passes does not hang on what was drawn.
         """
-        space = teacher.tokens
-        x = torch.full((draws.count, space.length), space.mask_id, device=draws.device)
-        undecided = torch.ones_like(x, dtype=torch.bool)
-        rows = torch.arange(x.numel(), device=x.device)
+
+        def some(start: Unknown) -> Sampled:
+            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
+
+        return by_sites(teacher.tokens, c, draws, some)
+
+    def _sampled(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        start: Unknown,
+        steps: int,
+        guidance: Guidance,
+        keep_trajectory: bool,
+    ) -> Sampled:
+        space, x, undecided, draws = teacher.tokens, start.x, start.undecided, start.draws
+        rows = undecided.flatten().nonzero().squeeze(1)
         used, trajectory, plan = 0, [], self.plan(steps)
         for i, stages in enumerate(plan):
             if not len(rows):
@@ -121,8 +134,8 @@ class StagedSampler(Sampler):
                     break
                 scale = guidance.at(torch.full((draws.count,), stage.ratio), stage.progress)
                 used += passes(scale)
-                share = undecided.float().mean(1)
-                seen.append(guided(teacher, told, x, c, mask_ratio=share, scale=scale))
+                share = undecided.float().sum(1) / start.sites
+                seen.append(guided(teacher, told, x, start.c, mask_ratio=share, scale=scale))
                 now = attrs.evolve(draws, phase=f"{draws.phase}/{i}/{j}")
                 x, undecided = self._advanced(stage, seen, x, undecided, rows, space.columns, now)
                 rows = undecided.flatten().nonzero().squeeze(1)

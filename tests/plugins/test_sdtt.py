@@ -116,6 +116,9 @@ class Rows:
         rows = torch.arange(start, start + count) % 6
         return Batch(conditions=C[rows], tokens=X_0[rows])
 
+    def valid(self, start: int, count: int) -> None:
+        return None
+
 
 def objective(teacher: Any, scale: float = 1.0, **options: Any) -> SdttObjective:
     return Sdtt(**options).build(

@@ -142,7 +142,7 @@ def test_micro_batches_draw_the_masks_of_the_global_batch_once_and_block_by_bloc
 ) -> None:
     drawn = []
     monkeypatch.setattr(
-        process, "draw_mask", lambda ratio, *given: drawn.append(len(ratio)) or draw_mask(ratio, *given)
+        process, "draw_mask", lambda r, *given, **named: drawn.append(len(r)) or draw_mask(r, *given, **named)
     )
     draws = Draws(seed=0, total=1024)
     for start in (7, 9):
