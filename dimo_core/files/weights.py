@@ -138,7 +138,8 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
     for prefix in PREFIXES:
         if own and all(name.startswith(prefix) for name in own) and own.keys().isdisjoint(tensors):
             tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-    check_shapes(*({name: t.shape for name, t in named.items()} for named in (own, tensors)), source)
+    has, given = ({name: t.shape for name, t in named.items()} for named in (own, tensors))
+    check_shapes(has, given, source)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(divided(tensors[name], tensor))

@@ -1,7 +1,7 @@
 """LLaDA's sampler: the answer block by block, in each the most confident tokens first (arXiv 2502.09992)."""
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 import torch
@@ -53,6 +53,9 @@ def plan(sites: int, block: int | None, steps: int) -> list[tuple[int, int]]:
     return [(b, k) for b, (tokens, own) in enumerate(each) for k in spread(tokens, own) if k > 0]
 
 
+_COUNT: Any = v.optional(v.ge(1))
+
+
 @attrs.frozen(kw_only=True)
 class BlockwiseSampler(Sampler):
     """Each step draws all undecided tokens of its block and decides the most confident; one pass a step.
@@ -70,7 +73,7 @@ class BlockwiseSampler(Sampler):
             text where the temperature is not 0).
     """
 
-    block: int | None = attrs.field(default=32, validator=v.optional(v.ge(1)))
+    block: int | None = attrs.field(default=32, validator=_COUNT)
     order: Order = attrs.field(default="confidence", validator=v.in_(get_args(Order)))
     temperature: float = attrs.field(default=0.0, validator=v.ge(0))
     never: tuple[int, ...] = attrs.field(default=(), converter=optional(tuple))

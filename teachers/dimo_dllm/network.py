@@ -59,6 +59,16 @@ class Norm(_llama.LlamaRMSNorm):  # type: ignore[misc]
         return out
 
 
+class _Inner(nn.Module):
+    """What transformers keeps under ``model``."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(a.columns, a.width, padding_idx=a.pad_id)
+        self.layers = nn.ModuleList(_blocks(a))
+        self.norm = Norm(a.width, eps=a.eps)
+
+
 class DllmNetwork(Backbone):
     """The network of LLaDA and of Dream.
 
@@ -77,18 +87,12 @@ class DllmNetwork(Backbone):
         super().__init__()
         self.architecture, self.space, self.gradient_checkpointing = a, space, gradient_checkpointing
         self.angles = _angles(a.theta, a.head_width)
-        self.model = nn.ModuleDict(
-            {
-                "embed_tokens": nn.Embedding(a.columns, a.width, padding_idx=a.pad_id),
-                "layers": nn.ModuleList(_blocks(a)),
-                "norm": Norm(a.width, eps=a.eps),
-            }
-        )
+        self.model = _Inner(a)
         self.lm_head = None if a.tied else nn.Linear(a.width, a.columns, bias=False)
 
     def embed(self, x: Tokens | Float[Tensor, "B L V"]) -> Float[Tensor, "B L D"]:
         """Rows of the embedding, or their mean under probabilities."""
-        table = self.model["embed_tokens"]
+        table = self.model.embed_tokens
         if x.is_floating_point():
             rows = table.weight[: x.shape[-1]]
             mixed: Tensor = x.to(rows.dtype) @ rows
@@ -144,11 +148,11 @@ class DllmNetwork(Backbone):
             attend: Sites that are seen, by all sites; None for all.
             positions: Rotary positions.
         """
-        e = e.to(self.model["embed_tokens"].weight.dtype)  # noise on embeddings is drawn in fp32
+        e = e.to(self.model.embed_tokens.weight.dtype)  # noise on embeddings is drawn in fp32
         mask = None if attend is None else attend[:, None, None, :]
         rotary = self._rotary(positions, e.dtype)
         again = self.gradient_checkpointing and torch.is_grad_enabled()
-        for block in self.model["layers"]:
+        for block in self.model.layers:
             if again:  # random is nothing in a block but the dropout of adapters, in training mode
                 e = checkpoint(
                     _called,
@@ -158,12 +162,12 @@ class DllmNetwork(Backbone):
                 )
             else:
                 e = _called(block, e, mask, positions, rotary)
-        normed: Tensor = self.model["norm"](e)
+        normed: Tensor = self.model.norm(e)
         return normed
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """A linear map, and -inf for what is forbidden."""
-        owner = self.model["embed_tokens"] if self.lm_head is None else self.lm_head
+        owner = self.model.embed_tokens if self.lm_head is None else self.lm_head
         z = F.linear(at_rows(hidden, rows), owner.weight)
         return z if self.space is None else self.space.restrict(z, rows)
 

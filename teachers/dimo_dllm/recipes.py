@@ -32,13 +32,13 @@ def recipes(family: Family) -> Mapping[str, Recipe]:
         "generator": {**adapters, "r_init": 1.0, "sigma_init": 0.0},
         "auxiliary": {**adapters, "label_smoothing": 0.0},
         "guidance": {"name": "constant", "scale": 1.0},
+        "conditions": {"name": "prompts"},
     }
     both = {"generator": _OPTIMISATION, "auxiliary": _OPTIMISATION}
     return {
         "dimo": {
             **common,
             "divergence": {"name": "jeffrey", "beta": 0.0},
-            "conditions": {"name": "prompts"},
             "objective": {
                 "name": "dimo",
                 "rollout": "shared",
@@ -52,6 +52,7 @@ def recipes(family: Family) -> Mapping[str, Recipe]:
             "auxiliary": {**common["auxiliary"], "soft": 1.0},
             "divergence": {"name": "rkl"},
             "objective": {"name": "idlm", **both},
+            "data": {"name": "samples"},
         },
     }
 

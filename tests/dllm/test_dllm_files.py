@@ -197,4 +197,4 @@ def test_one_file_will_do_and_a_dtype_is_kept(folder: Path) -> None:
         found.fill(made)
         assert {p.dtype for p in made.parameters()} == {dtype}
         first = whole["model.transformer.wte.weight"].bfloat16()
-        assert torch.equal(made.model["embed_tokens"].weight, first.to(dtype))
+        assert torch.equal(made.model.embed_tokens.weight, first.to(dtype))

@@ -84,7 +84,7 @@ def test_dream_predicts_each_token_from_the_site_before(network: Networks) -> No
 @torch.no_grad()
 def test_hidden_states(family: Family, network: Networks) -> None:
     io, made, seen = tensors(family, "network_io"), network(family), list[Tensor]()
-    made.model["layers"][0].register_forward_hook(lambda *args: seen.append(args[-1]))
+    made.model.layers[0].register_forward_hook(lambda *args: seen.append(args[-1]))
     close(made.embed(io["tokens"]), io["hidden_0"])
     close(states(made, io["tokens"]), io["hidden_2"])
     close(seen[0], io["hidden_1"])
@@ -305,7 +305,7 @@ def test_the_row_of_padding_learns_in_llada_alone(network: Networks) -> None:
         made = network(family)
         eos = made.architecture.eos_id
         made.embed(torch.tensor([[eos, 1]])).sum().backward()
-        assert bool(made.model["embed_tokens"].weight.grad[eos].any()) == (family == "llada")
+        assert bool(made.model.embed_tokens.weight.grad[eos].any()) == (family == "llada")
 
 
 def test_biases_grouped_heads_and_a_tied_head_are_built() -> None:
