@@ -84,7 +84,7 @@ def test_a_teachers_answers_are_data_for_idlm(
         objective={name: {"lr": 1e-2, "warmup": 0} for name in ("generator", "auxiliary")},
         generator={"name": "lora", "rank": 2},
         auxiliary={"name": "lora", "rank": 2},
-        train={**FP32, "steps": 2, "batch_size": 2, "accumulate": 1},
+        train={**FP32, "steps": 4, "batch_size": 4, "accumulate": 1},
         eval={"precision": "fp32"},
         out=str(tmp_path / "run"),
         device="cpu",
