@@ -1,7 +1,7 @@
 """The presets of LLaDA and Dream: adapters as generator and auxiliary on one frozen base.
 
-None of them was run at full size. Ranks, learning rate and clipping are those of dParallel, which learns the
-teacher's answers by cross-entropy and is another method.
+None of them was run at full size. ``certainty`` is dParallel's; the others have its ranks, learning rate and
+clipping, with which nobody tried them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,6 +52,16 @@ def recipes(family: Family) -> Mapping[str, Recipe]:
             "auxiliary": {**common["auxiliary"], "soft": 1.0},
             "divergence": {"name": "rkl"},
             "objective": {"name": "idlm", **both},
+            "data": {"name": "samples"},
+        },
+        "certainty": {
+            **{name: value for name, value in common.items() if name not in ("auxiliary", "guidance")},
+            "objective": {
+                "name": "certainty",
+                "block": 32 if family == "llada" else None,
+                "beta": 2.0 if family == "llada" else 1.0,
+                "generator": {**_OPTIMISATION, "weight_decay": 0.01},
+            },
             "data": {"name": "samples"},
         },
     }

@@ -188,7 +188,7 @@ class DllmTeacher(Teacher):
         return advice(config)
 
     def recipes(self) -> Mapping[str, Recipe]:
-        """``dimo`` and ``idlm``, with adapters."""
+        """``dimo``, ``idlm`` and ``certainty``, with adapters."""
         return recipes(self.family)
 
     def samplings(self) -> Mapping[str, Sampling]:
