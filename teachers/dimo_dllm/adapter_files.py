@@ -13,7 +13,7 @@ from dimo_core.files.generator_folder import generator_folder, of_card, read_car
 from dimo_core.files.owner import owned
 from dimo_core.files.weights import check_finite, read_tensors, write_tensors
 from dimo_core.registry import Registry
-from dimo_dllm.adapters import CONFIG, README, WEIGHTS, Names, card
+from dimo_dllm.adapter_card import CONFIG, README, WEIGHTS, Names, card
 from dimo_dllm.architecture import Architecture
 from dimo_dllm.teacher import DllmTeacher
 
