@@ -67,6 +67,7 @@ def plain(own: DllmTeacher) -> Any:
         num_key_value_heads=a.kv_heads,
         rms_norm_eps=a.eps,
         rope_parameters={"rope_type": "default", "rope_theta": a.theta},
+        rope_theta=a.theta,  # as transformers 4 knows it
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config)
