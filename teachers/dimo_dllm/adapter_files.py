@@ -45,6 +45,11 @@ def write_adapter(path: str, out: str, names: Names = "transformers") -> Folder:
             f"the teacher that {source.url!r} names is another one by now: the SHA-256 of {', '.join(wrong)} "
             "is another."
         )
+    if teacher.adapter is not None:
+        raise UsageError(
+            f"{source.url!r} was trained on top of the adapter {teacher.adapter!r}, and peft would add it to "
+            "the base alone. Train on the base, with --teacher.adapter null."
+        )
     tensors = read_tensors(source, OWN, facts["sha256"][OWN])
     check_finite(source.url, tensors)
     a, base = teacher.architecture, str(teacher.path).removeprefix("hf://")

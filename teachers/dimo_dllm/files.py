@@ -22,6 +22,7 @@ from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.weight_files import INDEX, shards
 from dimo_core.files.weights import check_shapes
+from dimo_dllm.adapter_card import WEIGHTS as ADAPTER
 from dimo_dllm.architecture import Architecture, Family
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -169,6 +170,11 @@ class Published:
     def tokenizer_identity(self) -> dict[str, str]:
         """The SHA-256 of each of the tokenizer's files."""
         return {name: remembered_sha256(path) for name, path in self.tokenizer_files().items()}
+
+
+def adapter_digest(url: str) -> str:
+    """The SHA-256 of the tensors of an adapter."""
+    return remembered_sha256(local_copy(Folder(url).path(ADAPTER)))
 
 
 @contextmanager

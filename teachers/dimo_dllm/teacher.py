@@ -17,9 +17,10 @@ from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
 from dimo_core.teacher import Capability, Preview, Teacher
 from dimo_core.tokens import Tokens
+from dimo_dllm.adapter_card import WEIGHTS
 from dimo_dllm.architecture import Architecture, Family
 from dimo_dllm.conditions import AnswerSpace
-from dimo_dllm.files import CONFIG, Published, needed
+from dimo_dllm.files import CONFIG, Published, adapter_digest, needed
 from dimo_dllm.recipes import advice, recipes
 from dimo_dllm.samplings import samplings
 from dimo_dllm.tokenizer import ChatTokenizer
@@ -41,6 +42,8 @@ class DllmTeacher(Teacher):
         chat: Whether prompts are put into the template of a conversation; false takes them as they are, for
             base models.
         dtype: Format of the weights: bf16, as published, or fp32.
+        adapter: Folder of a plain LoRA of peft whose changes are added to the weights: what ``dimo adapter``
+            wrote, or a published student of this teacher; null for none.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
@@ -49,6 +52,7 @@ class DllmTeacher(Teacher):
     answer: int = attrs.field(default=256, validator=v.ge(1))
     chat: bool = True
     dtype: Literal["bf16", "fp32"] = attrs.field(default="bf16", validator=v.in_(DTYPES))
+    adapter: str | None = attrs.field(default=None, converter=from_anywhere)
     gradient_checkpointing: bool = False
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"guidance"})
@@ -120,6 +124,10 @@ class DllmTeacher(Teacher):
         if not share:
             network = self.skeleton().eval()
             self._published.fill(network)
+            if self.adapter is not None:
+                from dimo_dllm.adapted import add_adapter
+
+                add_adapter(network, self.architecture, Folder(self.adapter))
             return network
         own = dict(self._shared.named_parameters())
         with torch.device("meta"):
@@ -201,7 +209,10 @@ class DllmTeacher(Teacher):
 
     def provenance(self) -> Mapping[str, str]:
         """The folder, and the SHA-256 of each file."""
-        return self._published.provenance()
+        found = self._published.provenance()
+        if self.adapter is not None:
+            found |= {"adapter": self.adapter, WEIGHTS: adapter_digest(self.adapter)}
+        return found
 
     def tokenizer_identity(self) -> Mapping[str, str]:
         """The SHA-256 of the tokenizer's files, and what else the tokens of an example hang on."""
@@ -220,6 +231,8 @@ class Llada(DllmTeacher):
         chat: Whether prompts are put into the template of a conversation; false takes them as they are, for
             base models.
         dtype: Format of the weights: bf16, as published, or fp32.
+        adapter: Folder of a plain LoRA of peft whose changes are added to the weights: what ``dimo adapter``
+            wrote, or a published student of this teacher; null for none.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
@@ -237,6 +250,8 @@ class Dream(DllmTeacher):
         chat: Whether prompts are put into the template of a conversation; false takes them as they are, for
             base models.
         dtype: Format of the weights: bf16, as published, or fp32.
+        adapter: Folder of a plain LoRA of peft whose changes are added to the weights: what ``dimo adapter``
+            wrote, or a published student of this teacher; null for none.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 

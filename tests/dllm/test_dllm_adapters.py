@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from dimo_core.cli import main as dimo
-from dimo_core.errors import UsageError
+from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator, save_generator
 from dimo_core.registry import Registry
+from dimo_core.testing import check_teacher
 from dimo_dllm.adapter_files import write_adapter
 from dimo_dllm.architecture import Family
 from dimo_dllm.teacher import DllmTeacher
@@ -26,27 +27,32 @@ Teachers = Callable[..., DllmTeacher]
 each = pytest.mark.parametrize("family", FAMILIES)
 
 
+def options(own: DllmTeacher) -> dict[str, Any]:
+    return {name: getattr(own, name) for name in ("path", "prompt", "answer", "chat", "dtype")}
+
+
+def save_lora(folder: Path, own: DllmTeacher, further: dict[str, Any]) -> None:
+    """The folder of a generator whose adapters have learnt something."""
+    lora, sizes = Registry.discover().load("generator", "lora"), {"rank": 3, "alpha": 6.0}
+    generator = lora(**sizes).build(own)
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in generator.backbone.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=random) / 4
+    config = {
+        "teacher": {"name": own.family, **options(own), **further},
+        "generator": {"name": "lora", **sizes},
+    }
+    save_generator(Folder(str(folder)), generator, own, config, {"step": 7})
+
+
 @pytest.fixture
 def generators(tmp_path: Path, teacher: Teachers) -> Callable[[Family], Path]:
-    """The folder of a generator whose adapters have learnt something."""
+    """A generator of a family."""
 
     def made(family: Family) -> Path:
-        own = teacher(family)
-        lora = Registry.discover().load("generator", "lora")
-        options = {"rank": 3, "alpha": 6.0}
-        generator = lora(**options).build(own)
-        random = torch.Generator().manual_seed(0)
-        for name, parameter in generator.backbone.named_parameters():
-            if "lora_B" in name:
-                parameter.data = torch.randn(parameter.shape, generator=random) / 4
-        names = ("path", "prompt", "answer", "chat", "dtype")
-        config = {
-            "teacher": {"name": family, **{name: getattr(own, name) for name in names}},
-            "generator": {"name": "lora", **options},
-        }
-        folder = tmp_path / family
-        save_generator(Folder(str(folder)), generator, own, config, {"step": 7})
-        return folder
+        save_lora(tmp_path / family, teacher(family), {})
+        return tmp_path / family
 
     return made
 
@@ -119,13 +125,66 @@ def test_names_of_the_published_code(tmp_path: Path, generators: Any) -> None:
     assert not re.fullmatch(targets, "model.transformer.ff_out"), "the head keeps out"
 
 
-def test_what_is_no_adapter_is_refused(tmp_path: Path, generators: Any) -> None:
+def test_what_is_no_adapter_is_refused(tmp_path: Path, generators: Any, teacher: Teachers) -> None:
     folder = generators("llada")
     write_adapter(str(folder), str(tmp_path / "a"))
     with pytest.raises(UsageError, match="is not empty"):
         write_adapter(str(folder), str(tmp_path / "a"))
+    own = type(teacher("llada"))(**{**options(teacher("llada")), "adapter": str(tmp_path / "a")})
+    save_lora(tmp_path / "above", own, {"adapter": own.adapter})
+    with pytest.raises(UsageError, match="on top of the adapter"):
+        write_adapter(str(tmp_path / "above"), str(tmp_path / "b"))
     card = (folder / "generator.yaml").read_text()
     body = card.partition("\n")[2]  # without the checksum
     (folder / "generator.yaml").write_text(body.replace("name: lora", "name: one_step"))
     with pytest.raises(UsageError, match="Only adapters"):
         write_adapter(str(folder), str(tmp_path / "b"))
+
+
+@each
+@pytest.mark.parametrize("names", ["transformers", "published"])
+def test_a_teacher_with_an_adapter_is_the_generator_that_learnt_it(
+    family: Family, names: Any, tmp_path: Path, generators: Any, teacher: Teachers
+) -> None:
+    folder, out = generators(family), tmp_path / "adapter"
+    write_adapter(str(folder), str(out), names)
+    own, generator = load_generator(str(folder))
+    c = own.encode_conditions(["the cat", "no"])
+    x = torch.where(c["valid"], 7, c["tokens"])
+    changed = teacher(family, adapter=str(out))
+    with torch.no_grad():
+        expected = generator.backbone.logits(x, c, mask_ratio=torch.ones(2))
+        z = changed.network(share=True).logits(x, c, mask_ratio=torch.ones(2))
+    finite = expected.isfinite()
+    torch.testing.assert_close(z[finite], expected[finite], atol=1e-4, rtol=0)
+    assert set(changed.provenance()) - set(own.provenance()) == {"adapter", "adapter_model.safetensors"}
+    check_teacher(changed, ["the cat", "a dog"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"use_dora": True}, r"no plain LoRA \(use_dora\)"),
+        ({"peft_type": "IA3"}, "no plain LoRA"),
+        ({"r": "many"}, "describes no adapter"),
+    ],
+)
+def test_other_adapters_are_refused(
+    change: Any, error: str, tmp_path: Path, generators: Any, teacher: Teachers
+) -> None:
+    write_adapter(str(generators("dream")), str(tmp_path / "a"))
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match=error):
+        teacher("dream", adapter=str(tmp_path / "a")).network()
+
+
+def test_an_adapter_of_another_network_is_refused(tmp_path: Path, generators: Any, teacher: Teachers) -> None:
+    write_adapter(str(generators("llada")), str(tmp_path / "a"))
+    with pytest.raises(CheckpointError, match="k_proj has"):  # Dream's heads are grouped
+        teacher("dream", adapter=str(tmp_path / "a")).network()
+    write_adapter(str(generators("llada")), str(tmp_path / "b"), "published")
+    with pytest.raises(CheckpointError, match="changes nothing that the network has"):
+        teacher("dream", adapter=str(tmp_path / "b")).network()
+    with pytest.raises(CheckpointError, match="no adapter in"):
+        teacher("dream", adapter=str(tmp_path / "none")).network()
