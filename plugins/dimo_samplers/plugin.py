@@ -5,7 +5,7 @@ from dimo_core.hookspecs import Register, hookimpl
 
 @hookimpl
 def dimo_register(register: Register) -> None:
-    """MaskGIT's, two of text, two in a fixed or random order, and three that follow the reverse process."""
+    """MaskGIT's, three of text, two in a fixed or random order, and three that follow the reverse process."""
     register(
         "sampler",
         "maskgit",
@@ -35,6 +35,12 @@ def dimo_register(register: Register) -> None:
         "dream",
         "dimo_samplers.dream:DreamSampler",
         summary="Dream: by a schedule of times, in random order or the surest tokens first",
+    )
+    register(
+        "sampler",
+        "threshold",
+        "dimo_samplers.threshold:ThresholdSampler",
+        summary="Fast-dLLM, dParallel: in each pass all tokens of a block that are sure enough",
     )
     register(
         "sampler",

@@ -16,27 +16,25 @@ def _sampling(steps: int, sampler: Choice, source: str) -> Sampling:
 
 def samplings(family: Family, answer: int) -> Mapping[str, Sampling]:
     """By name, for answers of a number of tokens."""
-    block = min(BLOCK, answer)
+    block, half = min(BLOCK, answer), max(answer // 2, -(-answer // BLOCK))
+    students = {"by": "entropy", "threshold": 0.5, "block": block}
+    sure = _sampling(answer, Choice("threshold", students), f"dParallel, for its students: {family}")
     if family == "llada":
-        blocks, whole = (Choice("blockwise", {"block": size}) for size in (block, None))
+        code, blocks, whole = "LLaDA, generate.py", {"block": block}, {"block": None}
         return {
             "blocks": _sampling(
-                answer,
-                blocks,
-                "LLaDA, generate.py, blocks of 32 as its students are evaluated: a token a step",
+                answer, Choice("blockwise", blocks), f"{code}, blocks of 32, as students are judged"
             ),
-            "whole": _sampling(answer, whole, "LLaDA, generate.py, defaults: one block, a token a step"),
-            "half": _sampling(
-                max(answer // 2, -(-answer // block)), blocks, "The same in blocks, two tokens a step"
-            ),
+            "whole": _sampling(answer, Choice("blockwise", whole), f"{code}, defaults: one block"),
+            "half": _sampling(half, Choice("blockwise", blocks), f"{code}, blocks: two tokens a step"),
+            "students": sure,
         }
-    readme = {"alg": "entropy", "temperature": 0.2, "top_p": 0.95}
+    readme, code = {"alg": "entropy", "temperature": 0.2, "top_p": 0.95}, "Dream"
     return {
-        "readme": _sampling(answer, Choice("dream", readme), "Dream, README: a token a step"),
+        "readme": _sampling(answer, Choice("dream", readme), f"{code}, README: a token a step"),
         "origin": _sampling(
-            answer, Choice("dream", {"alg": "origin"}), "Dream, defaults of diffusion_generate"
+            answer, Choice("dream", {"alg": "origin"}), f"{code}, diffusion_generate, defaults"
         ),
-        "half": _sampling(
-            max(answer // 2, 1), Choice("dream", readme), "As in the README, two tokens a step"
-        ),
+        "half": _sampling(half, Choice("dream", readme), f"{code}, README: two tokens a step"),
+        "students": sure,
     }

@@ -20,6 +20,7 @@ from dimo_dllm.architecture import Family
 from dimo_dllm.teacher import DllmTeacher
 from dimo_samplers.blockwise import BlockwiseSampler, plan, spread
 from dimo_samplers.dream import DreamSampler, shares, whole_share
+from dimo_samplers.threshold import ThresholdSampler
 
 from .conftest import FAMILIES, GOLDEN, table, tensors
 
@@ -139,6 +140,23 @@ def test_dream_is_diffusion_generate(name: str, teacher: Teachers) -> None:
             drawn["order"] = 1e9 * run.values["chosen_positions"][call].double()
         steps.append(drawn)
     run.compare(sampler, steps)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "by"),
+    [
+        ("llada", "threshold", "confidence"),
+        ("llada", "entropy_threshold", "entropy"),
+        ("dream", "entropy_threshold", "entropy"),
+    ],
+)
+def test_threshold_is_that_of_fast_dllm_and_dparallel(
+    family: Family, name: str, by: Any, teacher: Teachers
+) -> None:
+    run = Golden(family, name, teacher)
+    run.settings["steps"] = 50
+    s = run.settings
+    run.compare(ThresholdSampler(by=by, threshold=s["threshold"], block=s["block_length"]), [])
 
 
 @pytest.mark.parametrize("name", [name for name in DREAM if "origin" not in name])

@@ -31,6 +31,7 @@ from dimo_samplers.ordered import OrderedSampler
 from dimo_samplers.random_order import RandomOrderSampler
 from dimo_samplers.staged import StagedSampler, ratios
 from dimo_samplers.tau_leaping import TauLeapingSampler
+from dimo_samplers.threshold import ThresholdSampler
 from dimo_samplers.trapezoidal import ThetaTrapezoidalSampler
 
 STAGED = (AncestralSampler(), TauLeapingSampler(), TauLeapingSampler(delta=0.01), ThetaTrapezoidalSampler())
@@ -113,6 +114,18 @@ def drawn(
 @every_sampler
 def test_samplers_keep_the_contract(sampler: Sampler, tiny_teacher: Any) -> None:
     check_sampler(sampler, tiny_teacher, [0, 1, 1])
+
+
+@pytest.mark.parametrize("by", ["confidence", "entropy"])
+@pytest.mark.parametrize("block", [None, 3])
+def test_a_sampler_without_draws_keeps_it_too(by: Any, block: int | None, tiny_teacher: Any) -> None:
+    """How many steps it takes is up to the network, and never more than are asked for."""
+    check_sampler(ThresholdSampler(by=by, threshold=0.4, block=block), tiny_teacher, [0, 1, 1])
+    teacher = prompted(tiny_teacher, TokenSpace(length=30, codes=6, mask_id=6))
+    sure = drawn(ThresholdSampler(by=by, threshold=0 if by == "confidence" else 99, block=10), teacher, 9)
+    assert sure.passes == 3, "a pass for each block"
+    unsure = drawn(ThresholdSampler(by=by, threshold=2 if by == "confidence" else 0, block=10), teacher, 99)
+    assert unsure.passes == 30, "a pass for each token"
 
 
 @every_sampler
