@@ -1,5 +1,6 @@
 """Token spaces and the tensor types that appear in every signature."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -36,6 +37,10 @@ class Given:
         return torch.where(self.valid, x, self.tokens)
 
 
+def _ids(given: Iterable[int]) -> tuple[int, ...]:
+    return tuple(given)
+
+
 @attrs.frozen(kw_only=True)
 class TokenSpace:
     """Where tokens live: L sites, V codes and one mask id.
@@ -60,8 +65,8 @@ class TokenSpace:
     length: int = attrs.field(validator=v.gt(0))
     codes: int = attrs.field(validator=v.gt(1))
     mask_id: int
-    forbidden: tuple[int, ...] = attrs.field(default=(), converter=tuple)
-    codebooks: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    forbidden: tuple[int, ...] = attrs.field(default=(), converter=_ids)
+    codebooks: tuple[int, ...] = attrs.field(default=(), converter=_ids)
     group: int = attrs.field(default=1, validator=v.ge(1))
     grid: tuple[int, int] | None = None
     modality: Modality = "tokens"
@@ -180,8 +185,8 @@ class TokenSpace:
 
 @cache
 def _allowed(space: TokenSpace) -> Bool[Tensor, "period V"]:
-    sizes = torch.tensor(space.codebooks or (space.codes,))
-    allowed = torch.arange(space.codes) < sizes[:, None]
+    sizes = torch.tensor(space.codebooks or (space.codes,), device="cpu")
+    allowed = torch.arange(space.codes, device="cpu") < sizes[:, None]
     never = [*space.forbidden, *([space.mask_id] if 0 <= space.mask_id < space.codes else [])]
     allowed[:, never] = False
     return allowed

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -138,8 +138,26 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
     for prefix in PREFIXES:
         if own and all(name.startswith(prefix) for name in own) and own.keys().isdisjoint(tensors):
             tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    has, given = ({name: t.shape for name, t in named.items()} for named in (own, tensors))
+    check_shapes(has, given, source)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(divided(tensors[name], tensor))
+
+
+def check_shapes(own: Mapping[str, Sequence[int]], offered: Mapping[str, Sequence[int]], source: str) -> None:
+    """Whether tensors of these names and shapes are those of a network.
+
+    Args:
+        own: The network's.
+        offered: The file's.
+        source: The file, for messages.
+
+    Raises:
+        CheckpointError: with the missing, unexpected and misshapen ones, and a prefix that hides the names.
+    """
     has, given = (
-        {printable(name, 200): list(t.shape) for name, t in named.items()} for named in (own, tensors)
+        {printable(name, 200): list(shape) for name, shape in named.items()} for named in (own, offered)
     )
     missing = [f"missing: {name} {has[name]}" for name in sorted(has.keys() - given.keys())]
     strange = [f"unexpected: {name} {given[name]}" for name in sorted(given.keys() - has.keys())]
@@ -151,9 +169,6 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         lines = "\n  ".join([*sorted(shown), *more])
         cause = _hidden(has.keys() - given.keys(), given.keys() - has.keys())
         raise CheckpointError(f"{source} does not fit the network{cause} ({count} differences):\n  {lines}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(divided(tensors[name], tensor))
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:

@@ -18,6 +18,12 @@ def dimo_register(register: Register) -> None:
         "dimo_distillers.pairs:Pairs",
         summary="cross-entropy on fixed pairs of x_init and a sample (ReDi)",
     )
+    register(
+        "objective",
+        "certainty",
+        "dimo_distillers.certainty:Certainty",
+        summary="the teacher's answers, learnt until they are certain (dParallel, CAP)",
+    )
     register("data", "samples", "dimo_distillers.samples:Samples", summary="what `dimo sample` drew")
     register(
         "generator", "imdm", "dimo_distillers.imdm:Imdm", summary="k passes; masks carry noise through an MLP"

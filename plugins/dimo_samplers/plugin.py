@@ -5,7 +5,7 @@ from dimo_core.hookspecs import Register, hookimpl
 
 @hookimpl
 def dimo_register(register: Register) -> None:
-    """MaskGIT's sampler, two in a fixed or random order, and four that follow the reverse process."""
+    """MaskGIT's, three of text, two in a fixed or random order, and four that follow the reverse process."""
     register(
         "sampler",
         "maskgit",
@@ -23,6 +23,24 @@ def dimo_register(register: Register) -> None:
         "halton",
         "dimo_samplers.halton:HaltonSampler",
         summary="decide sites far from one another first, in the order of the Halton sequence",
+    )
+    register(
+        "sampler",
+        "blockwise",
+        "dimo_samplers.blockwise:BlockwiseSampler",
+        summary="LLaDA: block by block, in each the most confident tokens of a step first",
+    )
+    register(
+        "sampler",
+        "dream",
+        "dimo_samplers.dream:DreamSampler",
+        summary="Dream: by a schedule of times, in random order or the surest tokens first",
+    )
+    register(
+        "sampler",
+        "threshold",
+        "dimo_samplers.threshold:ThresholdSampler",
+        summary="Fast-dLLM, dParallel: in each pass all tokens of a block that are sure enough",
     )
     register(
         "sampler",

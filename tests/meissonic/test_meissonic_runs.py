@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dimo_core.cli import main as dimo
 from dimo_core.errors import CheckpointError, NumericalError, UsageError
+from dimo_core.files import digests
 from dimo_core.files.cache import file_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import load_generator
@@ -20,7 +21,6 @@ from dimo_core.jobs.distil import RunResult, distill
 from dimo_core.method.one_step import OneStep
 from dimo_core.testing import check_teacher
 from dimo_divergences import Jeffrey
-from dimo_meissonic import digests
 from dimo_meissonic.teacher import Meissonic
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -23,17 +23,28 @@ from dimo_core.testing import check_sampler
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_maskgit.teacher import MaskGit
 from dimo_samplers.ancestral import AncestralSampler
+from dimo_samplers.blockwise import BlockwiseSampler
+from dimo_samplers.dream import DreamSampler
 from dimo_samplers.halton import HaltonSampler
 from dimo_samplers.maskgit import MaskGitSampler, tokens_per_step
 from dimo_samplers.ordered import OrderedSampler
 from dimo_samplers.random_order import RandomOrderSampler
 from dimo_samplers.staged import StagedSampler, ratios
 from dimo_samplers.tau_leaping import TauLeapingSampler
+from dimo_samplers.threshold import ThresholdSampler
 from dimo_samplers.trapezoidal import ThetaTrapezoidalSampler
 
 STAGED = (AncestralSampler(), TauLeapingSampler(), TauLeapingSampler(delta=0.01), ThetaTrapezoidalSampler())
 ORDERED = (RandomOrderSampler(), HaltonSampler(), HaltonSampler(roll=True, counts="share", schedule="cosine"))
-SAMPLERS: tuple[Sampler, ...] = (*ORDERED, *STAGED)
+TEXT = (
+    BlockwiseSampler(block=256, temperature=2.0),
+    BlockwiseSampler(block=None, order="random", temperature=4.0, never=(2,), last=(1,)),
+    DreamSampler(temperature=2.0),
+    DreamSampler(alg="origin", temperature=1.0, top_p=0.9),
+    DreamSampler(alg="maskgit_plus", temperature=0.5, top_k=3, alg_temp=0.2),
+    DreamSampler(alg="topk_margin", temperature=1.0),
+)
+SAMPLERS: tuple[Sampler, ...] = (*ORDERED, *STAGED, *TEXT)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 
 
@@ -103,6 +114,18 @@ def drawn(
 @every_sampler
 def test_samplers_keep_the_contract(sampler: Sampler, tiny_teacher: Any) -> None:
     check_sampler(sampler, tiny_teacher, [0, 1, 1])
+
+
+@pytest.mark.parametrize("by", ["confidence", "entropy"])
+@pytest.mark.parametrize("block", [None, 3])
+def test_a_sampler_without_draws_keeps_it_too(by: Any, block: int | None, tiny_teacher: Any) -> None:
+    """How many steps it takes is up to the network, and never more than are asked for."""
+    check_sampler(ThresholdSampler(by=by, threshold=0.4, block=block), tiny_teacher, [0, 1, 1])
+    teacher = prompted(tiny_teacher, TokenSpace(length=30, codes=6, mask_id=6))
+    sure = drawn(ThresholdSampler(by=by, threshold=0 if by == "confidence" else 99, block=10), teacher, 9)
+    assert sure.passes == 3, "a pass for each block"
+    unsure = drawn(ThresholdSampler(by=by, threshold=2 if by == "confidence" else 0, block=10), teacher, 99)
+    assert unsure.passes == 30, "a pass for each token"
 
 
 @every_sampler

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dimo_core.files import digests
 from dimo_core.files.cache import file_sha256
-from dimo_meissonic import digests
-from dimo_meissonic.digests import remembered_sha256
+from dimo_core.files.digests import remembered_sha256
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Large masked diffusion language models as teachers: LLaDA and Dream."""
