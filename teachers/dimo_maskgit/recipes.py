@@ -88,7 +88,7 @@ _SMALL_DI4C: Recipe = {
 _SMALL_FEW: Recipe = {
     **_SMALL,
     "generator": {**_SMALL["generator"], "name": "few_step", "steps": 2, "temperature": 0.7},
-    "objective": {**_SMALL["objective"], "teacher_temperature": 0.75},
+    "objective": {**_SMALL["objective"], "teacher_temperature": 0.8},
 }
 
 _FROM_MASKS = {"name": "few_step", "steps": 4, "r_init": 1.0, "sigma_init": 0.0, "train_embeddings": True}
