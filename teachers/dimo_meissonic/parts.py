@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.folder import Folder
+from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import sha256
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.files import (
@@ -139,12 +140,16 @@ class Parts:
         assert self.text_config, "it is checked when it is made"
         padding_token(self.published.vocabulary(), self.published.folder.path(TOKENIZER))
 
-    def read_network(self, url: str) -> Mapping[str, Tensor]:
+    def read_network(self, url: str) -> Mapping[str, Tensor] | None:
         """Weights of a network as diffusers saves it, in the folder itself or in ``transformer`` within.
+
+        None for a file.
 
         Raises:
             CheckpointError: when there is none, or one of other sizes than the teacher's.
         """
+        if is_weights_file(url) or Folder(split_key(url)[0]).is_file():
+            return None
         for folder in (Folder(url), Folder(url).sub(TRANSFORMER)):
             if (part := find_part(folder, TRANSFORMER)) is not None:
                 if Architecture.from_config(part.config, part.source) != self.architecture:

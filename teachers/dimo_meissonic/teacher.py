@@ -17,7 +17,6 @@ from dimo_core.conditions import Conditioning
 from dimo_core.device import find_device
 from dimo_core.files.folder import Folder
 from dimo_core.files.urls import from_anywhere
-from dimo_core.files.weight_files import is_weights_file, split_key
 from dimo_core.files.weights import assign
 from dimo_core.sources import Examples
 from dimo_core.suggestions import EvaluationPlan, Recipe, Sampling
@@ -198,13 +197,10 @@ class Meissonic(Teacher):
     def read_network(self, url: str) -> Mapping[str, Tensor] | None:
         """A network as diffusers saves it: the released generators, and those of the authors' training.
 
-        None for a file.
-
         Raises:
             CheckpointError: when there is none, or one of other sizes than the teacher's.
         """
-        file = is_weights_file(url) or Folder(split_key(url)[0]).is_file()
-        return None if file else self._parts.read_network(url)
+        return self._parts.read_network(url)
 
     @cached_property
     def _placed(self) -> dict[torch.device, "Meissonic"]:
