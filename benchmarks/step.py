@@ -33,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dimo_core.data.feeds import Feed
 from dimo_core.device import device_name, find_device
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
@@ -58,7 +59,7 @@ class Contender:
 
 
 @attrs.frozen
-class Fixed:
+class Fixed(Feed):
     """The same conditions in every batch."""
 
     batch: Callable[[int], Batch]

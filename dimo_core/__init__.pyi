@@ -57,6 +57,7 @@ from dimo_core.suggestions import EvaluationPlan as EvaluationPlan
 from dimo_core.suggestions import Sampling as Sampling
 from dimo_core.teacher import Preview as Preview
 from dimo_core.teacher import Teacher as Teacher
+from dimo_core.tokens import Given as Given
 from dimo_core.tokens import Tokens as Tokens
 from dimo_core.tokens import TokenSpace as TokenSpace
 from dimo_core.tracker import Tracker as Tracker

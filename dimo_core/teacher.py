@@ -163,7 +163,7 @@ class Teacher(ABC):
             UsageError: when it cannot make tokens of such examples.
         """
         if examples.tokens is not None:
-            return self.tokens.checked(examples.tokens)
+            return self.tokens.checked(examples.tokens, c)
         if examples.images is not None:
             return self.encode(examples.images / 255, c)
         raise UsageError(

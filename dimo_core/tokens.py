@@ -163,7 +163,7 @@ class TokenSpace:
         if self.restricted:
             allowed = transfer(self.allowed, x.device)
             bad = ~allowed[torch.arange(self.length, device=x.device) % len(allowed), x]
-            bad = bad if given is None else bad & given.valid
+            bad = bad if given is None else bad & transfer(given.valid, x.device)
             if bool(bad.any()):
                 row, site = bad.nonzero()[0].tolist()
                 raise UsageError(

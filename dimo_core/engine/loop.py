@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, blocks
+from dimo_core.data.feeds import Feed
 from dimo_core.device import arithmetic
 from dimo_core.draws import Draws, stream_seed
 from dimo_core.engine.checkpoint import load_newest, prune, save_checkpoint, step_name
@@ -30,7 +31,7 @@ from dimo_core.errors import CheckpointError, Interrupted, NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import strangers
 from dimo_core.files.log import Log
-from dimo_core.objective import Batch, Objective, Phase, Stream, add_to, streams
+from dimo_core.objective import Objective, Phase, Stream, add_to, streams
 from dimo_core.progress import Progress, Stop
 from dimo_core.settings import Train
 
@@ -39,17 +40,6 @@ PATIENCE = 100
 
 DIVERGED = "Lower the learning rate, raise objective.*.eps, or set train.nonfinite to skip."
 NEVER = "Look whether the teacher's weights and the data are finite, lower the learning rate, or use fp32."
-
-
-@runtime_checkable
-class Feed(Protocol):
-    """Batches by global position."""
-
-    def read(self, start: int, count: int) -> Batch:
-        """The samples at positions start .. start + count - 1, on the training device."""
-
-    def valid(self, start: int, count: int) -> Tensor | None:
-        """Their sites that conditions do not give, on the CPU; None for all sites."""
 
 
 @attrs.frozen(kw_only=True)

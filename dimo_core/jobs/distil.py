@@ -12,12 +12,12 @@ from loguru import logger
 from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.config.folders import CONFIG, check_unchanged
-from dimo_core.data.feeds import ConditionFeed
+from dimo_core.data.feeds import ConditionFeed, Feed
 from dimo_core.device import arithmetic
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.frozen import cast_frozen, frozen_parameters
 from dimo_core.engine.launcher import joined
-from dimo_core.engine.loop import Action, Engine, Feed
+from dimo_core.engine.loop import Action, Engine
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table

@@ -11,9 +11,9 @@ import attrs
 from torch import Tensor
 
 from dimo_core.config.distil import Job, resolve_job
-from dimo_core.data.feeds import ConditionFeed, TokenFeed
+from dimo_core.data.feeds import ConditionFeed, Feed, TokenFeed
 from dimo_core.device import find_device
-from dimo_core.engine.loop import Engine, Feed
+from dimo_core.engine.loop import Engine
 from dimo_core.errors import NumericalError
 from dimo_core.files.folder import Folder
 from dimo_core.generator import Generator

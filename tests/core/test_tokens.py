@@ -12,8 +12,6 @@ from dimo_core.tokens import TokenSpace
     [
         ({"length": 0}, "length"),
         ({"codes": 1}, "codes"),
-        ({"mask_id": 0}, "mask_id 0 is one of the 5 codes"),
-        ({"mask_id": 4}, "mask_id 4 is one of the 5 codes"),
         ({"grid": (2, 3)}, r"grid \(2, 3\) has 6 sites, but length is 4"),
         ({"mask_id": 6, "scores_mask": True}, "with scores_mask the mask id must be V = 5, got 6"),
     ],

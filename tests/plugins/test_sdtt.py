@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dimo_core.data.feeds import Feed
 from dimo_core.draws import Draws
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
@@ -109,7 +110,7 @@ C = torch.tensor([0, 1, 1, 0, 1, 0])
 X_0 = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(3))
 
 
-class Rows:
+class Rows(Feed):
     """The same six examples, again and again."""
 
     def read(self, start: int, count: int) -> Batch:

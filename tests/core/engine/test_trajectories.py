@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Conditioning
+from dimo_core.data.feeds import Feed
 from dimo_core.engine.loop import Engine
 from dimo_core.files.folder import Folder
 from dimo_core.guidance import Constant
@@ -91,7 +92,7 @@ def waves(like: Tensor, k: int) -> Tensor:
     return (torch.arange(like.numel(), dtype=torch.float64) * (1.7 + 0.13 * k) + k).cos().view(like.shape)
 
 
-class Rows:
+class Rows(Feed):
     """A condition and nine tokens for each position."""
 
     def read(self, start: int, count: int) -> Batch:
