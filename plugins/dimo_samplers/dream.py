@@ -95,22 +95,31 @@ class DreamSampler(Sampler):
         keep_trajectory: bool,
     ) -> Sampled:
         x, undecided, draws, used, trajectory = start.x, start.undecided, start.draws, 0, list[Tensor]()
-        left = start.sites
-        for i, share in enumerate(shares(steps, self.eps)):
-            step = _Step(left=left, count=whole_share(left, share), share=share)
-            if not (bool(undecided.any()) if self.alg == "origin" else step.count):
-                continue
-            now = attrs.evolve(draws, phase=f"{draws.phase}/{i}")
-            known = 1 - i / steps if self.alg == "origin" else left / start.sites
-            scale = guidance.at(torch.full((draws.count,), known), i / (steps - 1) if steps > 1 else 1.0)
+        planned = self._plan(start.sites, steps)
+        for n, step in enumerate(planned):
+            if self.alg == "origin" and not bool(undecided.any()):
+                break
+            now = attrs.evolve(draws, phase=f"{draws.phase}/{step.index}")
+            progress = n / (len(planned) - 1) if len(planned) > 1 else 1.0
+            scale = guidance.at(torch.full((draws.count,), step.ratio), progress)
             used += passes(scale)
-            ratio, told = undecided.float().sum(1) / start.sites, teacher.at_step(network, i, steps)
+            told = teacher.at_step(network, n, len(planned))
+            ratio = undecided.float().sum(1) / start.sites
             logits = guided(teacher, told, x, start.c, mask_ratio=ratio, scale=scale)
             drawn, decide = self._decided(logits, undecided, step, teacher.tokens.columns, now)
-            x = torch.where(decide, drawn, x)
-            undecided, left = undecided & ~decide, left - step.count
+            x, undecided = torch.where(decide, drawn, x), undecided & ~decide
             trajectory += [x] if keep_trajectory else []
         return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
+
+    def _plan(self, sites: int, steps: int) -> list["_Step"]:
+        """The steps that decide something, as far as that is known before."""
+        planned, left, drawn = list[_Step](), sites, self.alg == "origin"
+        for i, share in enumerate(shares(steps, self.eps)):
+            count, ratio = whole_share(left, share), 1 - i / steps if drawn else left / sites
+            if drawn or count:
+                planned.append(_Step(index=i, left=left, count=count, share=share, ratio=ratio))
+            left -= count
+        return planned
 
     def _decided(
         self,
@@ -159,8 +168,14 @@ class DreamSampler(Sampler):
 
 @attrs.frozen(kw_only=True)
 class _Step:
-    """How many tokens of each sample are left before a step, how many it decides, and what share that is."""
+    """A step: its number, the tokens of a sample before it, how many it decides, and what share that is.
 
+    ``ratio`` is the share of masks that guidance sees. Where each site is decided on its own, the numbers are
+    not those of a sample, and the share is a probability.
+    """
+
+    index: int
     left: int
     count: int
     share: float
+    ratio: float

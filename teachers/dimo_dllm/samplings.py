@@ -18,7 +18,7 @@ def samplings(family: Family, answer: int) -> Mapping[str, Sampling]:
     """By name, for answers of a number of tokens."""
     block, half = min(BLOCK, answer), max(answer // 2, -(-answer // BLOCK))
     students = {"by": "entropy", "threshold": 0.5, "block": block}
-    sure = _sampling(answer, Choice("threshold", students), f"dParallel, for its students: {family}")
+    sure = _sampling(answer, Choice("threshold", students), "dParallel, sampling its students")
     if family == "llada":
         code, blocks, whole = "LLaDA, generate.py", {"block": block}, {"block": None}
         return {
@@ -29,12 +29,10 @@ def samplings(family: Family, answer: int) -> Mapping[str, Sampling]:
             "half": _sampling(half, Choice("blockwise", blocks), f"{code}, blocks: two tokens a step"),
             "students": sure,
         }
-    readme, code = {"alg": "entropy", "temperature": 0.2, "top_p": 0.95}, "Dream"
+    readme, own = {"alg": "entropy", "temperature": 0.2, "top_p": 0.95}, {"alg": "origin"}
     return {
-        "readme": _sampling(answer, Choice("dream", readme), f"{code}, README: a token a step"),
-        "origin": _sampling(
-            answer, Choice("dream", {"alg": "origin"}), f"{code}, diffusion_generate, defaults"
-        ),
-        "half": _sampling(half, Choice("dream", readme), f"{code}, README: two tokens a step"),
+        "readme": _sampling(answer, Choice("dream", readme), "Dream, README: a token a step"),
+        "origin": _sampling(answer, Choice("dream", own), "Dream, diffusion_generate, defaults"),
+        "half": _sampling(half, Choice("dream", readme), "Dream, README: two tokens a step"),
         "students": sure,
     }

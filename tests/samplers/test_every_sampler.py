@@ -39,10 +39,8 @@ ORDERED = (RandomOrderSampler(), HaltonSampler(), HaltonSampler(roll=True, count
 TEXT = (
     BlockwiseSampler(block=256, temperature=2.0),
     BlockwiseSampler(block=None, order="random", temperature=4.0, never=(2,), last=(1,)),
-    DreamSampler(temperature=2.0),
     DreamSampler(alg="origin", temperature=1.0, top_p=0.9),
     DreamSampler(alg="maskgit_plus", temperature=0.5, top_k=3, alg_temp=0.2),
-    DreamSampler(alg="topk_margin", temperature=1.0),
 )
 SAMPLERS: tuple[Sampler, ...] = (*ORDERED, *STAGED, *TEXT)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
