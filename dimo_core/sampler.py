@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dimo_core import conditions
-from dimo_core.backbone import Backbone
+from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, PickedDraws
 from dimo_core.errors import UnknownNameError, UsageError
@@ -83,6 +83,13 @@ class Unknown:
     sites: int
     c: Condition
     draws: Draws
+
+    @property
+    def rows(self) -> Rows:
+        """Flat indices of the masked sites; waits for the device only where something is given."""
+        if self.sites == self.x.shape[1]:
+            return torch.arange(self.x.numel(), device=self.x.device)
+        return self.undecided.flatten().nonzero().squeeze(1)
 
 
 def by_sites(space: TokenSpace, c: Condition, draws: Draws, sample: Callable[[Unknown], Sampled]) -> Sampled:

@@ -160,7 +160,7 @@ class StagedSampler(Sampler):
         keep_trajectory: bool,
     ) -> Sampled:
         space, x, undecided, draws = teacher.tokens, start.x, start.undecided, start.draws
-        rows = undecided.flatten().nonzero().squeeze(1)
+        rows = start.rows
         used, trajectory, plan = 0, [], self.plan(steps)
         last: Pass | None = None
         for i, stages in enumerate(plan):

@@ -98,7 +98,8 @@ def _option(name: str, value: Any) -> tuple[str, str]:
     return ("--teacher", text) if name == "name" else (f"--teacher.{name}", text)
 
 
-@pytest.mark.parametrize("family", ["llada", pytest.param("dream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llada", "dream"])
 def test_memory_at_full_size_is_planned_without_weights(family: Family, tmp_path: Path, prompts: Any) -> None:
     (tmp_path / "full").mkdir()
     config = {**table(family, "config"), **SIZES[family][0]}

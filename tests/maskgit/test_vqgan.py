@@ -543,7 +543,10 @@ BROKEN = (
             "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
         )
     ),
-    "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+    pytest.param(
+        "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+        marks=pytest.mark.slow,
+    ),
 )
 USER = """
 import importlib.util, json, sys

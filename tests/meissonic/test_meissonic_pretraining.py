@@ -98,6 +98,7 @@ def test_batches_go_through_all_rows_in_epochs_of_their_own_order() -> None:
     assert 3 == len(Batches(3, 5, seed=1, name="a").rows(7))
 
 
+@pytest.mark.slow
 def test_the_image_tokenizer_learns_and_gives_the_ground_one_code(examples: Examples) -> None:
     options = attrs.evolve(IMAGES, steps=150, batch_size=16, lr=5e-3)
     tensors = fit_images(options, examples.images, seed=0)
@@ -312,6 +313,7 @@ def pretrained(out: Path, monkeypatch: pytest.MonkeyPatch, *, stop_at: int = 0) 
     return out / "teacher"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.*:UserWarning")
 def test_a_pretraining_that_was_stopped_ends_bitwise_alike_and_can_be_distilled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

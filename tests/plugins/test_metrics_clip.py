@@ -364,7 +364,10 @@ def test_samples_without_images_or_prompts_are_refused(judged: Samples) -> None:
                 "import torchvision; torchvision.extension  # AttributeError: partially initialized module",
             )
         ),
-        "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+        pytest.param(
+            "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_broken_torchvision_does_not_take_the_score_away(

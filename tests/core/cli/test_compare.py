@@ -323,6 +323,7 @@ def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, change
     assert "they differ in reference.files" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_that_were_measured_elsewhere_are_told(capsys):
     command = ["compare", "--samplers", "maskgit", *FEW, "--out", "out", "--sampling-steps", "1"]
     assert main(command) == 0
@@ -336,6 +337,7 @@ def test_rows_that_were_measured_elsewhere_are_told(capsys):
     assert "cuda:0 (Some" in told
 
 
+@pytest.mark.slow
 def test_rows_say_how_they_were_drawn_and_a_merge_says_where_they_were_drawn_otherwise(generator):
     command = ["compare", "--sampling-steps", "1", "--generators", generator, *FEW]
     for scale in ("2", "3"):

@@ -200,9 +200,8 @@ def test_the_conformance_kit_takes_a_teacher_with_prompts(raw: Any) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("raw", [[(0, 1), (2, 2), (6, 6)], UNEQUAL])
-def test_every_sampler_leaves_what_is_given(name: str, raw: Any) -> None:
-    check_sampler(of("sampler", name), TEACHER, raw)
+def test_every_sampler_leaves_what_is_given(name: str) -> None:
+    check_sampler(of("sampler", name), TEACHER, UNEQUAL[:4])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
