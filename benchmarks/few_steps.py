@@ -197,6 +197,10 @@ def figure(found: Mapping[str, tuple[Sequence[Row], Mapping[Run, Row]]], path: P
                     means.append(mean(values) if values else float("nan"))
                     wide.append(stdev(values) if len(values) > 1 else 0.0)
                 ax.errorbar(method.steps, means, wide, marker="o", ms=4, capsize=3, label=method.title)
+            own = [r for r in others if r.name.startswith(f"{CASES[teacher].samplers[0]},")]
+            own = sorted((r for r in own if r.steps in STEPS), key=lambda r: r.steps or 0)
+            values = [r.metrics[metric] for r in own]
+            ax.plot([r.steps for r in own], values, color="#999", ls="--", lw=1, label="the teacher")
             ax.axhline(others[0].metrics[metric], color="#555", ls=":", lw=1)
             ax.set_xscale("log", base=2)
             ax.set_xticks(STEPS, map(str, STEPS))
