@@ -182,7 +182,7 @@ def test_no_mask_is_left_and_no_code_changes_at_any_step_count_on_any_grid(
 
 
 @every_sampler
-@pytest.mark.parametrize("steps", [1, 2, 7, 12, 40])
+@pytest.mark.parametrize("steps", [1, 2, 7, 12, pytest.param(40, marks=pytest.mark.slow)])
 def test_passes_are_counted_as_made_with_guidance_as_without(
     sampler: Sampler, steps: int, tiny_teacher: Any
 ) -> None:

@@ -59,7 +59,19 @@ def test_any_length_is_decided_in_any_number_of_steps(
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("counts", ["share", "cumulative"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 64, 98, 100, 256, 300])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        1,
+        2,
+        3,
+        64,
+        98,
+        pytest.param(100, marks=pytest.mark.slow),
+        256,
+        pytest.param(300, marks=pytest.mark.slow),
+    ],
+)
 def test_passes_are_counted_as_made_and_sampling_stops_when_nothing_is_masked(
     tiny_teacher: Any, schedule: Any, counts: Any, steps: int
 ) -> None:
