@@ -131,6 +131,44 @@ def by_sites(space: TokenSpace, c: Condition, draws: Draws, sample: Callable[[Un
     return Sampled(tokens=x, passes=passes, trajectory=tuple(trajectory))
 
 
+class ScheduledSampler(Sampler):
+    """A sampler whose schedule counts sites: it is handed samples with equally many of them to decide."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        c: Condition,
+        *,
+        steps: int,
+        guidance: Guidance,
+        draws: Draws,
+        keep_trajectory: bool = False,
+    ) -> Sampled:
+        """``from_masks`` of the samples with each number of sites, put together."""
+
+        def some(start: Unknown) -> Sampled:
+            return self.from_masks(
+                teacher, network, start, steps=steps, guidance=guidance, keep_trajectory=keep_trajectory
+            )
+
+        return by_sites(teacher.tokens, c, draws, some)
+
+    @abstractmethod
+    def from_masks(
+        self,
+        teacher: Teacher,
+        network: Backbone,
+        start: Unknown,
+        *,
+        steps: int,
+        guidance: Guidance,
+        keep_trajectory: bool,
+    ) -> Sampled:
+        """Draw one sample for each condition of ``start``; the other arguments are those of ``sample``."""
+
+
 @attrs.frozen(kw_only=True)
 class TeacherSampling:
     """One way to sample a teacher, its plugins built.

@@ -11,14 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, Rows
-from dimo_core.conditions import Condition
 from dimo_core.device import transfer, widest
 from dimo_core.draws import Draws, categorical
 from dimo_core.errors import UsageError
 from dimo_core.guidance import Guidance, guided, passes
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
-from dimo_samplers.scoring import best, scored
+from dimo_samplers.scoring import best, blocks, scored
 
 Order = Literal["confidence", "random"]
 
@@ -43,13 +42,13 @@ def plan(sites: int, block: int | None, steps: int) -> list[tuple[int, int]]:
         UsageError: for fewer steps than blocks.
     """
     size = min(block or sites, sites)
-    blocks = [min(size, sites - start) for start in range(0, sites, size)]
-    if steps < len(blocks):
+    sizes = [min(size, sites - start) for start in range(0, sites, size)]
+    if steps < len(sizes):
         raise UsageError(
-            f"{steps} steps are fewer than the {len(blocks)} blocks of {size} tokens that {sites} tokens "
+            f"{steps} steps are fewer than the {len(sizes)} blocks of {size} tokens that {sites} tokens "
             "make: each block takes a step at least. Take more steps, or a larger sampler.block."
         )
-    each = zip(blocks, spread(steps, len(blocks)), strict=True)
+    each = zip(sizes, spread(steps, len(sizes)), strict=True)
     return [(b, k) for b, (tokens, own) in enumerate(each) for k in spread(tokens, own) if k > 0]
 
 
@@ -57,7 +56,7 @@ _COUNT: Any = v.optional(v.ge(1))
 
 
 @attrs.frozen(kw_only=True)
-class BlockwiseSampler(Sampler):
+class BlockwiseSampler(ScheduledSampler):
     """Each step draws all undecided tokens of its block and decides the most confident; one pass a step.
 
     Confidence is the probability of the drawn token at the temperature 1, whatever it was drawn at.
@@ -79,40 +78,23 @@ class BlockwiseSampler(Sampler):
     never: tuple[int, ...] = attrs.field(default=(), converter=optional(tuple))
     last: tuple[int, ...] = attrs.field(default=(), converter=optional(tuple))
 
-    @torch.no_grad()
-    def sample(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
-        c: Condition,
+        start: Unknown,
         *,
         steps: int,
         guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
+        keep_trajectory: bool,
     ) -> Sampled:
         """Start from masks only; a step in which no token would be decided makes no pass.
 
         Raises:
             UsageError: for fewer steps than blocks.
         """
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        start: Unknown,
-        steps: int,
-        guidance: Guidance,
-        keep_trajectory: bool,
-    ) -> Sampled:
         x, undecided, draws, left = start.x, start.undecided, start.draws, start.sites
-        block = (undecided.long().cumsum(1) - 1).div(self.block or start.sites, rounding_mode="floor")
+        block = blocks(undecided, self.block or start.sites)
         planned, used, trajectory = plan(start.sites, self.block, steps), 0, []
         remaining = {b: sum(k for own, k in planned if own == b) for b, _ in planned}
         for i, (b, count) in enumerate(planned):

@@ -10,12 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, Rows
-from dimo_core.conditions import Condition
 from dimo_core.draws import Draws, categorical
 from dimo_core.generator import filtered
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
 from dimo_samplers.scoring import best, scored
 
@@ -42,7 +41,7 @@ def whole_share(tokens: int, share: float) -> int:
 
 
 @attrs.frozen(kw_only=True)
-class DreamSampler(Sampler):
+class DreamSampler(ScheduledSampler):
     """``diffusion_generate`` of Dream; one pass a step.
 
     Attributes:
@@ -66,34 +65,17 @@ class DreamSampler(Sampler):
     alg_temp: float = attrs.field(default=0.0, validator=v.ge(0))
     eps: float = attrs.field(default=1e-3, validator=[v.gt(0), v.lt(1)])
 
-    @torch.no_grad()
-    def sample(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        c: Condition,
-        *,
-        steps: int,
-        guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
-    ) -> Sampled:
-        """Start from masks only; a step in which no token is decided makes no pass."""
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
         start: Unknown,
+        *,
         steps: int,
         guidance: Guidance,
         keep_trajectory: bool,
     ) -> Sampled:
+        """Start from masks only; a step in which no token is decided makes no pass."""
         x, undecided, draws, used, trajectory = start.x, start.undecided, start.draws, 0, list[Tensor]()
         planned = self._plan(start.sites, steps)
         for n, step in enumerate(planned):

@@ -1,7 +1,7 @@
 """The MaskGIT sampler: draw all masked tokens, keep some, repeat (Chang et al., 2022)."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import attrs
@@ -10,14 +10,13 @@ from attrs import validators as v
 from jaxtyping import Float
 from torch import Tensor
 
-from dimo_core.backbone import Backbone
-from dimo_core.conditions import Condition
+from dimo_core.backbone import Backbone, Rows
 from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
-from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
+from dimo_samplers.scoring import best, scored
 
 Schedule = Literal["linear", "square", "root", "cosine", "arccos"]
 Counts = Literal["share", "cumulative", "amused"]
@@ -76,7 +75,7 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule, counts: Counts)
 
 
 @attrs.frozen(kw_only=True)
-class MaskGitSampler(Sampler):
+class MaskGitSampler(ScheduledSampler):
     """Confidence or random order, with a schedule of token counts.
 
     Attributes:
@@ -95,34 +94,17 @@ class MaskGitSampler(Sampler):
     gumbel: float = attrs.field(default=4.5, validator=v.ge(0))
     temperature: float = attrs.field(default=1.0, validator=v.gt(0))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        c: Condition,
-        *,
-        steps: int,
-        guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
-    ) -> Sampled:
-        """Start from masks only; each step draws every undecided token and decides the best few."""
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
         start: Unknown,
+        *,
         steps: int,
         guidance: Guidance,
         keep_trajectory: bool,
     ) -> Sampled:
+        """Start from masks only; each step draws every undecided token and decides the best few."""
         x, undecided, draws, left = start.x, start.undecided, start.draws, start.sites
         counts, used, trajectory = tokens_per_step(start.sites, steps, self.schedule, self.counts), 0, []
         asked = steps if self.counts == "amused" else len(counts)
@@ -135,32 +117,19 @@ class MaskGitSampler(Sampler):
             used += passes(scale)
             told = teacher.at_step(network, step, asked)
             logits = guided(teacher, told, x, start.c, mask_ratio=transfer(ratio, x.device), scale=scale)
-            drawn, log_p = self._drawn(logits, undecided, left, teacher.tokens.columns, now)
+            judge = partial(self._judged, now.uniform("drawn", x.shape[1]).flatten())
+            drawn, log_p = scored(logits, undecided, left, teacher.tokens.columns, judge)
             decide = self._best(log_p, undecided, count, 1 - progress, now)
             x = torch.where(decide, drawn, x)
             undecided, left = undecided & ~decide, left - count
             trajectory += [x] if keep_trajectory else []
         return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
 
-    def _drawn(
-        self, logits: Callable[[Tensor], Tensor], undecided: Tensor, left: int, columns: int, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """A token for each of a sample's ``left`` undecided sites, and its log-probability; others have -inf.
-
-        The head runs for some rows at a time, so that logits of all sites are never in memory together. Rows
-        are found by sorting: a search would make the host wait for how many there are.
-        """
-        rows = undecided.flatten().int().argsort(stable=True, descending=True)[: len(undecided) * left]
-        u = draws.uniform("drawn", undecided.shape[1]).flatten()
-        drawn, log_p = [], []
-        for some in (rows[k] for k in chunks(len(rows), len(rows), columns)):
-            z = logits(some) / self.temperature
-            drawn.append(categorical(z, u[some]))
-            log_p.append(z.log_softmax(-1).gather(-1, drawn[-1][:, None]).squeeze(-1))
-        tokens = torch.zeros_like(undecided, dtype=torch.long).flatten()
-        score = torch.full(tokens.shape, -torch.inf, dtype=log_p[0].dtype, device=tokens.device)
-        tokens[rows], score[rows] = torch.cat(drawn), torch.cat(log_p)
-        return tokens.view_as(undecided), score.view_as(undecided)
+    def _judged(self, u: Float[Tensor, " N"], z: Float[Tensor, "K V"], rows: Rows) -> tuple[Tensor, Tensor]:
+        """A token for each of some sites, and its log-probability."""
+        z = z / self.temperature
+        token = categorical(z, u[rows])
+        return token, z.log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)
 
     def _best(self, log_p: Tensor, undecided: Tensor, count: int, noise: float, draws: Draws) -> Tensor:
         """Which ``count`` undecided sites of each sample to decide."""
@@ -169,5 +138,4 @@ class MaskGitSampler(Sampler):
             score = draws.uniform("order", log_p.shape[1])
         elif self.gumbel * noise > 0:
             score = log_p + self.gumbel * noise * draws.gumbel("gumbel", log_p.shape[1])
-        best = score.masked_fill(~undecided, -torch.inf).topk(count, 1).indices
-        return torch.zeros_like(undecided).scatter(1, best, True)
+        return best(score.masked_fill(~undecided, -torch.inf), count)

@@ -10,12 +10,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.conditions import Condition
 from dimo_core.device import transfer
 from dimo_core.draws import Draws, categorical
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import TokenSpace
 from dimo_samplers.maskgit import Schedule, share, tokens_per_step
@@ -43,7 +42,7 @@ def ordered_counts(length: int, steps: int, schedule: Schedule, counts: Counts) 
 
 
 @attrs.frozen(kw_only=True)
-class OrderedSampler(Sampler):
+class OrderedSampler(ScheduledSampler):
     """Decides the next sites of an order in each step, by a schedule of token counts; one pass a step.
 
     Attributes:
@@ -66,34 +65,17 @@ class OrderedSampler(Sampler):
             draws: Random numbers; its ``count`` is B.
         """
 
-    @torch.no_grad()
-    def sample(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        c: Condition,
-        *,
-        steps: int,
-        guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
-    ) -> Sampled:
-        """Start from masks only; each step draws the tokens of its sites, and only they reach the head."""
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
         start: Unknown,
+        *,
         steps: int,
         guidance: Guidance,
         keep_trajectory: bool,
     ) -> Sampled:
+        """Start from masks only; each step draws the tokens of its sites, and only they reach the head."""
         space, x, draws, c = teacher.tokens, start.x, start.draws, start.c
         first = torch.arange(draws.count, device=draws.device)[:, None] * space.length
         order = self.order(space, draws)

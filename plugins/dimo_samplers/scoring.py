@@ -1,4 +1,4 @@
-"""Tokens and their scores at undecided sites, and the best of them: what samplers of text share."""
+"""Tokens and their scores at undecided sites, and the best of them: what samplers share."""
 
 from collections.abc import Callable
 
@@ -44,3 +44,8 @@ def scored(
 def best(score: Float[Tensor, "B L"], count: int) -> Bool[Tensor, "B L"]:
     """The ``count`` sites of each sample with the largest score; of equal ones those that torch takes."""
     return torch.zeros_like(score, dtype=torch.bool).scatter(1, score.topk(count, 1).indices, True)
+
+
+def blocks(sites: Bool[Tensor, "B L"], size: int) -> Int[Tensor, "B L"]:
+    """The number of the block of ``size`` sites in which each of these sites lies, counted in their order."""
+    return (sites.long().cumsum(1) - 1).div(size, rounding_mode="floor")

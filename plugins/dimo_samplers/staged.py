@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dimo_core.backbone import Backbone, Rows
-from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
 from dimo_core.method.process import Schedule, mask_ratio
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 from dimo_samplers.kernel import Kernel
@@ -84,7 +83,7 @@ def ratios(steps: int, schedule: Schedule, delta: float = 0.0, power: float = 1.
 
 
 @attrs.frozen(kw_only=True)
-class StagedSampler(Sampler):
+class StagedSampler(ScheduledSampler):
     """Draws what the laws of its stages say; stages at which nothing is masked any more are left out.
 
     Attributes:
@@ -127,38 +126,21 @@ class StagedSampler(Sampler):
         """
         return share
 
-    @torch.no_grad()
-    def sample(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
-        c: Condition,
+        start: Unknown,
         *,
         steps: int,
         guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
+        keep_trajectory: bool,
     ) -> Sampled:
         """Start from masks only, and go through the stages.
 
         The network is told what ``told`` gives. Guidance sees the mask ratio of the process, which
         is the same for all, so that the number of passes does not hang on what was drawn.
         """
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        start: Unknown,
-        steps: int,
-        guidance: Guidance,
-        keep_trajectory: bool,
-    ) -> Sampled:
         space, x, undecided, draws = teacher.tokens, start.x, start.undecided, start.draws
         rows = start.rows
         used, trajectory, plan = 0, [], self.plan(steps)

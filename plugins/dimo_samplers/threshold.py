@@ -9,13 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
-from dimo_core.conditions import Condition
 from dimo_core.device import widest
-from dimo_core.draws import Draws
 from dimo_core.guidance import Guidance, guided, passes
 from dimo_core.method.logits import chunks
-from dimo_core.sampler import Sampled, Sampler, Unknown, by_sites
+from dimo_core.sampler import Sampled, ScheduledSampler, Unknown
 from dimo_core.teacher import Teacher
+from dimo_samplers.scoring import blocks
 
 Measure = Literal["confidence", "entropy"]
 
@@ -35,7 +34,7 @@ def judged(z: Float[Tensor, "K V"], by: Measure) -> tuple[Int[Tensor, " K"], Flo
 
 
 @attrs.frozen(kw_only=True)
-class ThresholdSampler(Sampler):
+class ThresholdSampler(ScheduledSampler):
     """Each pass decides the likeliest token at every site of a block that is sure enough, and at the surest.
 
     The next block begins when one is finished. There are at most as many passes as steps; the last of so many
@@ -51,36 +50,19 @@ class ThresholdSampler(Sampler):
     threshold: float = attrs.field(default=0.9, validator=v.ge(0))
     block: int | None = attrs.field(default=32, validator=_COUNT)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        teacher: Teacher,
-        network: Backbone,
-        c: Condition,
-        *,
-        steps: int,
-        guidance: Guidance,
-        draws: Draws,
-        keep_trajectory: bool = False,
-    ) -> Sampled:
-        """Start from masks only; nothing is random. Guidance sees each sample's own share of masks."""
-
-        def some(start: Unknown) -> Sampled:
-            return self._sampled(teacher, network, start, steps, guidance, keep_trajectory)
-
-        return by_sites(teacher.tokens, c, draws, some)
-
-    def _sampled(
+    def from_masks(
         self,
         teacher: Teacher,
         network: Backbone,
         start: Unknown,
+        *,
         steps: int,
         guidance: Guidance,
         keep_trajectory: bool,
     ) -> Sampled:
+        """Start from masks only; nothing is random. Guidance sees each sample's own share of masks."""
         x, undecided, used, trajectory = start.x, start.undecided, 0, list[Tensor]()
-        block = (undecided.long().cumsum(1) - 1).div(self.block or start.sites, rounding_mode="floor")
+        block = blocks(undecided, self.block or start.sites)
         for i in range(steps):
             if not bool(undecided.any()):
                 break
