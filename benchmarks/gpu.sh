@@ -26,6 +26,9 @@ else
   trap 'rm -rf "$place"' EXIT
   "$python" -m venv --system-site-packages "$place" || "$python" -m venv --without-pip --system-site-packages "$place"
   used=$place/bin/python
+  # A Python that is in a virtual environment itself hands on that one's libraries in this way alone.
+  paths='import sysconfig; print(sysconfig.get_path("purelib"))'
+  "$python" -c "$paths" > "$("$used" -c "$paths")/of_that_python.pth"
   for wheels in wheels ../wheels; do [ -d "$wheels" ] && break; done
   wanted=$("$used" benchmarks/gpu_report.py --wanted)
   {

@@ -23,8 +23,8 @@ from typing import Any
 
 TREE = Path(__file__).parents[1]
 PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
-EXTRAS = ("digits", "meissonic", "clip", "lora")
-TOOLS = ("pytest>=8.3", "hypothesis>=6.110")
+EXTRAS = ("digits", "meissonic", "clip", "lora", "dllm")
+TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.110")
 CONTENDERS = ("released", "paper", "fast", "fast, compiled")
 FACTS = """
 import json, torch
@@ -68,8 +68,14 @@ def parts_of(out: Path, given: argparse.Namespace) -> dict[str, tuple[int, list[
         "-v",
         "-m",
         "gpu",
+        "-n",
+        str(given.workers),
     ]
-    found = {"tests": (200, ["-m", "pytest", *tests, "-W", "default", "--tb=short", given.tests])}
+    found = {"tests": (160, ["-m", "pytest", *tests, "-W", "default", "--tb=short", given.tests])}
+
+    size = "tiny" if given.size == "tiny" else "full"
+    what = ["--size", size, *device, "--json", str(out / "billions.json")]
+    found["billions"] = (60, ["benchmarks/billions.py", *what])
 
     def step(name: str, teacher: str, contenders: Sequence[str], seconds: int) -> None:
         what = ["--teachers", teacher, "--contenders", *contenders, "--size", given.size, *device]
@@ -79,7 +85,7 @@ def parts_of(out: Path, given: argparse.Namespace) -> dict[str, tuple[int, list[
 
     step("maskgit", "maskgit", CONTENDERS, 100)
     for contender in CONTENDERS:  # two of them at full size would not fit a card of 80 GB
-        step(f"meissonic, {contender}", "meissonic", (contender,), 45)
+        step(f"meissonic, {contender}", "meissonic", (contender,), 42)
     heads = ["benchmarks/bf16_heads.py", *device, "--seeds", "2", "--json", str(out / "heads.json")]
     return {**found, "heads": (30, heads)}
 
@@ -115,6 +121,10 @@ def taken(
 def tested(log: str) -> dict[str, Any]:
     """Counts and failures, from pytest's lines; also of a run that was ended."""
     seen = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", log, re.MULTILINE)
+    by_workers = re.findall(
+        r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::.+?) *$", log, re.MULTILINE
+    )
+    seen += [(name, word) for word, name in by_workers]
     counts = {
         word.lower(): sum(word == each for _, each in seen)
         for word in ("PASSED", "FAILED", "ERROR", "SKIPPED")
@@ -136,8 +146,10 @@ def gathered(out: Path) -> dict[str, Any]:
                     kernels = list(row["kernels"].items())[:12]
                     own |= {"rate": one["rate"], "kernels": dict(kernels)}
                     every.setdefault("rows", {})[contender] = own
-    heads = out / "heads.json"
-    return found | ({"heads": json.loads(heads.read_text())} if heads.exists() else {})
+    for name in ("heads", "billions"):
+        if (file := out / f"{name}.json").exists():
+            found[name] = json.loads(file.read_text())
+    return found
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -159,6 +171,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     if heads := results["measured"].get("heads"):
         lines += ["", "| gradient, and how it was computed | apart from float64 |", "|---|--:|"]
         lines += [f"| {name} | {share:.2%} |" for name, share in heads.items()]
+    if billions := results["measured"].get("billions"):
+        lines += ["", *planned(billions)]
     for name, part in results["parts"].items():
         if part["tail"]:
             lines += ["", f"The end of `{name}`, {part['state']}:", "", "```", part["tail"].strip(), "```"]
@@ -187,6 +201,17 @@ def steps(teacher: str, one: Mapping[str, Any]) -> list[str]:
             f"| {name} | {row['seconds']:.4f} | {ratios[0]} | {row['peak_bytes'] / 2**30:.2f} | "
             f"{ratios[1]} | {row['rate'] / 1e12:.2f} | {row['share_of_floor']:.2f} |"
         )
+    return lines
+
+
+def planned(found: Mapping[str, Any]) -> list[str]:
+    """The table of large language models: what ``--dry-run`` planned, and what a step took."""
+    lines = ["| | trained parameters | planned, GiB | measured | seconds a step |", "|---|--:|--:|--:|--:|"]
+    for name, one in found.items():
+        if name != "machine":
+            trained = sum(own for _, own in one["parameters"].values())
+            sizes = " | ".join(f"{one[key] / 2**30:.2f}" for key in ("planned", "measured"))
+            lines.append(f"| {name} | {trained:,} | {sizes} | {one['seconds']:.3f} |")
     return lines
 
 
@@ -242,6 +267,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="bf16")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--tests", default="tests/gpu", help="what pytest is given")
+    parser.add_argument("--workers", type=int, default=4, help="processes that run tests side by side")
     parser.add_argument("--parts", nargs="+", help="these only")
     parser.add_argument("--limit", nargs="+", default=[], help="PART=SECONDS: another limit than its own")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything")

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LOG = """\
@@ -52,6 +53,9 @@ def test_what_parts_measured_is_put_together(report: ModuleType, tmp_path: Path)
             json.dumps({"machine": "a card", "meissonic": measured(name, seconds)})
         )
     (tmp_path / "heads.json").write_text('{"maskgit, generator, bf16": 0.05}')
+    sizes = {"teacher": [8, 0], "generator": [9, 1000], "auxiliary": [9, 234]}
+    llada = {"parameters": sizes, "planned": 2**31, "measured": 2**30, "seconds": 0.5}
+    (tmp_path / "billions.json").write_text(json.dumps({"machine": "a card", "llada": llada}))
     found = report.gathered(tmp_path)
     assert {"released", "fast"} == set(found["meissonic"]["rows"])
     parts = {"tests": {"state": "out of time", "seconds": 9.0, "at_most": 9.0, "tail": "the end"}}
@@ -66,7 +70,18 @@ def test_what_parts_measured_is_put_together(report: ModuleType, tmp_path: Path)
     )
     assert "| fast | 1.5000 | 2.00 | 1.50 | 0.50 | 400.00 | 0.50 |" in page
     assert "| maskgit, generator, bf16 | 5.00% |" in page
+    assert "| llada | 1,234 | 2.00 | 1.00 | 0.500 |" in page
     assert "```\nthe end\n```" in page
+
+
+def test_tests_that_several_processes_ran_are_counted(report: ModuleType) -> None:
+    lines = (
+        "[gw0] [  2%] PASSED tests/gpu/test_a.py::test_c[x y] ",
+        "[gw1] [100%] FAILED tests/gpu/test_a.py::test_b",
+    )
+    found = report.tested("\n".join([LOG, *lines]))
+    assert (2, 2) == (found["passed"], found["failed"])
+    assert ["tests/gpu/test_a.py::test_two", "tests/gpu/test_a.py::test_b"] == found["not_passed"]
 
 
 def test_parts_that_fail_or_run_out_of_time_are_told_and_the_others_are_run(
@@ -140,7 +155,14 @@ def test_an_old_python_is_named(tmp_path: Path) -> None:
 
 
 def test_all_parts_together_take_less_than_is_allowed(report: ModuleType, tmp_path: Path) -> None:
-    options = {"device": "cuda", "size": "full", "precision": "bf16", "rounds": 8, "tests": "tests/gpu"}
+    options = {
+        "workers": 2,
+        "device": "cuda",
+        "size": "full",
+        "precision": "bf16",
+        "rounds": 8,
+        "tests": "tests/gpu",
+    }
     parts = report.parts_of(tmp_path, argparse.Namespace(**options))
     assert sum(seconds for seconds, _ in parts.values()) <= 9 * 60 - 20
     files = {
@@ -149,7 +171,8 @@ def test_all_parts_together_take_less_than_is_allowed(report: ModuleType, tmp_pa
         for word in command
         if word.startswith(("benchmarks/", "tests/"))
     }
-    assert {"benchmarks/step.py", "benchmarks/bf16_heads.py", "tests/gpu"} == files
+    scripts = {f"benchmarks/{name}.py" for name in ("billions", "step", "bf16_heads")}
+    assert scripts | {"tests/gpu"} == files
     assert all((report.TREE / name).exists() for name in files)
 
 
@@ -173,3 +196,41 @@ def test_what_a_python_lacks_is_named(report: ModuleType, monkeypatch: pytest.Mo
     monkeypatch.setattr(report, "version", version)
     assert ["torch", "jsonargparse[signatures]"] == [each.split(">")[0] for each in report.lacks()]
     assert set(report.TOOLS) < set(report.wanted())
+
+
+@pytest.mark.slow
+def test_large_language_models_are_planned_and_measured_in_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import billions
+
+    numbers = tmp_path / "billions.json"
+    words = [
+        "billions.py",
+        "--device",
+        "cpu",
+        "--size",
+        "tiny",
+        "--families",
+        "llada",
+        "--json",
+        str(numbers),
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    billions.main()
+    found = json.loads(numbers.read_text())["llada"]
+    assert found["parameters"]["teacher"][1] == 0 < found["parameters"]["generator"][1]
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.1)
+    assert "llada: planned" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_published_sizes_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from billions import drawn
+
+    with torch.device("meta"):
+        llada, dream = (drawn(family, "full").skeleton() for family in ("llada", "dream"))
+    assert 8_015_581_184 == sum(p.numel() for p in llada.parameters())
+    assert 7_615_616_512 == sum(p.numel() for p in dream.parameters())
