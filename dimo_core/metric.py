@@ -6,13 +6,16 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
 T = TypeVar("T")
+
+TENSORS = ("tokens", "counted", "calls", "images", "features", "logits")
+"""Fields of ``Samples`` with a row for each."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -22,6 +25,9 @@ class Samples:
     Attributes:
         conditions: The raw condition of each sample.
         tokens: Sampled tokens; None for real images.
+        counted: Which of the tokens count, ``bool [N, L]``: what is given and what is behind the end do not;
+            None where all do.
+        calls: ``[N]``, the forward passes that each sample took; None for real data.
         images: ``uint8 [N, C, H, W]``; None where tokens are no images.
         features: ``[N, F]`` of the chosen extractor; None when there is none.
         logits: ``[N, K]`` class logits of the extractor; None when it has none.
@@ -30,6 +36,8 @@ class Samples:
 
     conditions: tuple[Any, ...]
     tokens: Tokens | None = None
+    counted: Bool[Tensor, "N L"] | None = None
+    calls: Int[Tensor, " N"] | None = None
     images: UInt8[Tensor, "N C H W"] | None = None
     features: Float[Tensor, "N F"] | None = None
     logits: Float[Tensor, "N K"] | None = None
@@ -48,7 +56,7 @@ class Samples:
         return attrs.evolve(self, conditions=conditions, observed=observed, **chosen)
 
     def _tensors(self) -> dict[str, Tensor]:
-        parts = {name: getattr(self, name) for name in ("tokens", "images", "features", "logits")}
+        parts = {name: getattr(self, name) for name in TENSORS}
         return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -87,9 +95,10 @@ class Metric(ABC):
 
     Attributes:
         better: Which direction is good, by name of the number; tables mark the best value of these.
-        needs: Which fields of ``Samples`` ``compute`` reads: ``conditions``, ``tokens``, ``images``,
-            ``features`` (and logits). Images that no metric needs are not kept, so that their number is not
-            limited by memory; samples of unknown conditions are judged by metrics that need none.
+        needs: Which fields of ``Samples`` ``compute`` reads: ``conditions``, ``tokens`` (and which count, and
+            calls), ``images``, ``features`` (and logits). Images that no metric needs are not kept, so that
+            their number is not limited by memory; samples of unknown conditions are judged by metrics that
+            need none.
         observes: What ``observe`` gives, no more and no less: names that no other metric uses.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import torch
 from attrs import validators as v
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dimo_core import conditions
@@ -29,12 +29,20 @@ class Sampled:
     Attributes:
         tokens: ``[B, L]``, no mask left.
         passes: Forward passes a sample took at most, the guidance's second pass counted.
+        calls: Forward passes of each sample; None where each took as many.
         trajectory: The tokens after each step, when asked for; else empty.
     """
 
     tokens: Tokens
     passes: int
+    calls: Int[Tensor, " B"] | None = None
     trajectory: tuple[Tokens, ...] = ()
+
+    def each(self) -> Int[Tensor, " B"]:
+        """Forward passes of each sample."""
+        if self.calls is not None:
+            return self.calls
+        return torch.full((len(self.tokens),), self.passes, device=self.tokens.device)
 
 
 class Sampler(ABC):
@@ -121,14 +129,15 @@ def by_sites(space: TokenSpace, c: Condition, draws: Draws, sample: Callable[[Un
             draws=PickedDraws.pick(draws, tuple(rows.tolist())) if len(rows) < len(x) else draws,
         )
         parts.append((rows, sample(unknown) if n else Sampled(tokens=unknown.x, passes=0)))
+    calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
     steps = max(len(part.trajectory) for _, part in parts)
     trajectory = [x.clone() for _ in range(steps)]
     for rows, part in parts:
-        x[rows] = part.tokens
+        x[rows], calls[rows] = part.tokens, part.each()
         for i, state in enumerate(trajectory):
             state[rows] = part.trajectory[i] if i < len(part.trajectory) else part.tokens
     passes = max(part.passes for _, part in parts)
-    return Sampled(tokens=x, passes=passes, trajectory=tuple(trajectory))
+    return Sampled(tokens=x, passes=passes, calls=calls, trajectory=tuple(trajectory))
 
 
 class ScheduledSampler(Sampler):

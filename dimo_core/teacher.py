@@ -171,6 +171,18 @@ class Teacher(ABC):
             "--data, or a teacher of texts."
         )
 
+    def texts(self, x: Tokens, c: Condition) -> tuple[str, ...]:
+        """What samples say, whole: for what reads them. People look at ``preview``.
+
+        Args:
+            x: Clean tokens.
+            c: Their conditions.
+
+        Raises:
+            UsageError: by default: the tokens of this teacher are no text.
+        """
+        raise UsageError(f"samples of teacher {type(self).__name__} are no text, which this needs")
+
     def preview(self, x: Tokens, c: Condition) -> Preview:
         """What grids and reports show: decoded images where there are any, else the token ids."""
         if "decode" in self.capabilities:

@@ -54,6 +54,8 @@ class TokenSpace:
         forbidden: Ids among 0 .. V-1 that are never drawn: special tokens, columns without a token.
         codebooks: Sizes of the codebooks of the ``group`` codes that lie at one place, in their order, each
             at most V; empty for V each.
+        end: The id that ends a sample of variable length: what is behind its first one is filling, and counts
+            in no number about samples; None where all samples have the same length.
         group: How many sites lie at one place, one after the other: site l is code l mod group of place
             l // group.
         grid: Rows and columns of the places, row-major; None for tokens without a plane.
@@ -67,6 +69,7 @@ class TokenSpace:
     mask_id: int
     forbidden: tuple[int, ...] = attrs.field(default=(), converter=_ids)
     codebooks: tuple[int, ...] = attrs.field(default=(), converter=_ids)
+    end: int | None = None
     group: int = attrs.field(default=1, validator=v.ge(1))
     grid: tuple[int, int] | None = None
     modality: Modality = "tokens"
@@ -77,8 +80,8 @@ class TokenSpace:
 
         Raises:
             ValueError: for a grid or groups of another number of sites; codebooks that are not one for each
-                code of a place; a forbidden id that is no code; a site at which nothing is left to draw; a
-                scored mask that is not V.
+                code of a place; a forbidden id that is no code; an end that is never drawn; a site at which
+                nothing is left to draw; a scored mask that is not V.
         """
         if self.length % self.group:
             raise ValueError(f"length {self.length} is no multiple of group {self.group}")
@@ -93,6 +96,10 @@ class TokenSpace:
             raise ValueError(f"a codebook has from 1 to {self.codes} codes, not {wrong[0]}")
         if wrong := [code for code in self.forbidden if not 0 <= code < self.codes]:
             raise ValueError(f"forbidden id {wrong[0]} is none of the codes 0 .. {self.codes - 1}")
+        if self.end is not None and (
+            self.end in (*self.forbidden, self.mask_id) or not 0 <= self.end < self.codes
+        ):
+            raise ValueError(f"end {self.end} is none of the codes 0 .. {self.codes - 1} that are drawn")
         if self.scores_mask and self.mask_id != self.codes:
             raise ValueError(f"with scores_mask the mask id must be V = {self.codes}, got {self.mask_id}")
         if self.restricted and not self.allowed.any(1).all():
@@ -112,6 +119,20 @@ class TokenSpace:
     def gives(self) -> bool:
         """Whether conditions give a part of the tokens."""
         return type(self).given is not TokenSpace.given
+
+    def counted(self, x: Tokens, c: Condition) -> Bool[Tensor, "B L"] | None:
+        """The sites that numbers about samples are of: the model's, before the first end; None for all.
+
+        Args:
+            x: Clean tokens.
+            c: Their conditions.
+        """
+        given = self.given(c)
+        valid = None if given is None else given.valid
+        if self.end is None:
+            return valid
+        own = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
+        return own & (((x == self.end) & own).cumsum(1) == 0)
 
     @property
     def restricted(self) -> bool:

@@ -20,10 +20,11 @@ def main(name: str, argv: Sequence[str]) -> int:
     options = {o.key: o for o in options_of(cls)}
     for key, o in options.items():
         default = "" if o.default is attrs.NOTHING else f" (default: {o.default})"
-        more = {"nargs": "?"} if o.type is bool else {}
-        option(parser, f"--{key}", type_name(o.type), o.doc + default, default=argparse.SUPPRESS, **more)
+        kind = type_name(o.type)
+        more = {"nargs": "+"} if "list of " in kind else {"nargs": "?"} if o.type is bool else {}
+        option(parser, f"--{key}", kind, o.doc + default, default=argparse.SUPPRESS, **more)
     given = vars(parser.parse_args(argv))
-    texts = {o.path: given[key] for key, o in options.items() if key in given}
+    texts = {o.path: _text(given[key]) for key, o in options.items() if key in given}
     values, wrong = convert(cls, texts, text=True)
     absent = [o.path for o in options.values() if o.default is attrs.NOTHING and o.path not in texts]
     if wrong := {path: "must be given" for path in absent} | wrong:
@@ -34,3 +35,11 @@ def main(name: str, argv: Sequence[str]) -> int:
         raise ConfigError(str(error).removeprefix(": ") if str(error)[0] == ":" else f"--{error}") from error
     print("\n".join(map(shown, command.run().splitlines())))
     return 0
+
+
+def _text(given: str | Sequence[str] | None) -> str | None:
+    """An option as one text; several words, and one that is no list, are a list of them."""
+    if given is None or isinstance(given, str):
+        return given
+    listed = len(given) == 1 and (given[0][:1] == "[" or given[0] == "null")
+    return given[0] if listed else f"[{', '.join(given)}]"

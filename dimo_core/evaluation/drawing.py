@@ -174,9 +174,16 @@ class Drawing:
             drawn = self._clock()
             images = self._images(sampled.tokens, c)
             decoded = self._clock()
+            counted = self.teacher.tokens.counted(sampled.tokens, c)
         return Drawn(
             start=span.start,
-            samples=Samples(conditions=raw, tokens=sampled.tokens.cpu(), images=images),
+            samples=Samples(
+                conditions=raw,
+                tokens=sampled.tokens.cpu(),
+                counted=None if counted is None else counted.cpu(),
+                calls=sampled.each().cpu(),
+                images=images,
+            ),
             passes=sampled.passes,
             seconds=drawn - began,
             decoding=decoded - drawn,

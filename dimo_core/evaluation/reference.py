@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from loguru import logger
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from dimo_core.files.state import SEAL, checksum
 from dimo_core.metric import Samples
 from dimo_core.sources import Conditions, Data
 from dimo_core.teacher import Teacher
+from dimo_core.tokens import Tokens
 
 
 def real_batches(data: Data, split: str, size: int, teacher: Teacher) -> Iterator[Samples]:
@@ -36,8 +37,9 @@ def real_batches(data: Data, split: str, size: int, teacher: Teacher) -> Iterato
         examples = teacher.packed(data.load(split))
         conditions = examples.conditions()
         for i in range(0, len(examples), size):
-            one = examples.part(slice(i, i + size))
-            yield Samples(conditions=tuple(conditions[i : i + size]), images=one.images, tokens=one.tokens)
+            one, raw = examples.part(slice(i, i + size)), tuple(conditions[i : i + size])
+            counted = _counted(teacher, one.tokens, raw)
+            yield Samples(conditions=raw, images=one.images, tokens=one.tokens, counted=counted)
         return
     stream, waiting, broken, total = data.open(split), [], [], 0
     for picture in (picture for shard in stream.shards for picture in stream.read(shard)):
@@ -70,6 +72,13 @@ def real_identity(data: Data, splits: Sequence[str]) -> dict[str, Any]:
     """
     files = {each: list(data.open(each).versions()) for each in splits if each and data.streams}
     return {**data.identity(), **({"files": digest(files)} if files else {})}
+
+
+def _counted(teacher: Teacher, x: Tokens | None, raw: Sequence[Any]) -> Bool[Tensor, "N L"] | None:
+    space = teacher.tokens
+    if x is None or not (space.gives or space.end is not None):
+        return None
+    return space.counted(x, teacher.encode_conditions(raw) if space.gives else None)
 
 
 def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:

@@ -19,13 +19,13 @@ from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
 from dimo_core.files.state import as_json, json_of, sealed_json
 from dimo_core.files.weights import digest_tensors, encode_tensors, read_tensors
-from dimo_core.metric import Samples, joined_samples
+from dimo_core.metric import TENSORS, Samples, joined_samples
 from dimo_core.tokens import Tokens
 
 ROWS, BATCHES = "rows", "batches"
 """The numbers of finished rows; the finished batches of unfinished ones: tokens and features, no pictures."""
 
-TENSORS = "tensors_sha256"
+DIGEST = "tensors_sha256"
 """The fact that is the digest of a record's tensors."""
 
 OBSERVED, FACTS = "observed.", ("passes", "seconds", "decoding", "machine", "kept")
@@ -102,7 +102,7 @@ class Store:
             return self.folder.read_json(name)
         tensors, source = read_tensors(self.folder, name), self.folder.path(name)
         facts = json_of(bytes(tensors.pop("facts", torch.empty(0)).byte().flatten().tolist()), source)
-        if facts.pop(TENSORS, None) != digest_tensors(tensors):
+        if facts.pop(DIGEST, None) != digest_tensors(tensors):
             raise CheckpointError(f"{source} is damaged: its tensors are not those that were written")
         return {**facts, "tensors": tensors}
 
@@ -117,7 +117,7 @@ class Store:
         if tensors is None:
             self.folder.write_json(name, facts)
             return
-        sealed = sealed_json({**facts, TENSORS: digest_tensors(tensors)})
+        sealed = sealed_json({**facts, DIGEST: digest_tensors(tensors)})
         data = torch.tensor(list(sealed), dtype=torch.uint8)
         self.folder.write(name, encode_tensors({**tensors, "facts": data}), durable=False)
 
@@ -214,7 +214,7 @@ class Store:
         if self.streamed:
             return
         s, asked = batch.samples, {**request, "start": batch.start}
-        tensors = {"tokens": s.tokens, "features": s.features, "logits": s.logits}
+        tensors = {name: getattr(s, name) for name in TENSORS if name != "images"}
         data = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         data |= {f"{OBSERVED}{name}": rows for name, rows in s.observed.items()}
         facts = {name: getattr(batch, name) for name in FACTS}

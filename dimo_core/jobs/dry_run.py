@@ -122,6 +122,9 @@ def plan_memory(job: Job) -> MemoryPlan:
         f"weights of the {name}": _bytes(m.state_dict().values()) - _bytes(trained[name]) + _bytes(mine[name])
         for name, m in modules.items()
     }
+    base = max(_bytes(m.parameters()) - _bytes(_saved(m)) for m in modules.values())
+    if base and not objective.frozen():  # else it is the teacher's network, which is counted
+        rows["weights that adapters share"] = base
     rows["Adam's moments"] = sum(
         moments_bytes(p, part.optimisation) for name, part in parts.items() for p in mine[name]
     )
@@ -191,6 +194,12 @@ def _step_peak(job: Job, objective: Objective, modules: list[nn.Module], ranks: 
             for name in phase.parts:
                 objective.parts()[name].module.zero_grad(set_to_none=True)
     return live.peak
+
+
+def _saved(module: nn.Module) -> list[Tensor]:
+    """The parameters that are a module's own: what a checkpoint holds of it."""
+    own = module.state_dict(keep_vars=True)
+    return [p for p in own.values() if isinstance(p, nn.Parameter)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -235,7 +235,8 @@ class SampleFiles:
 
     def _records(self, batch: Drawn) -> bytes:
         """A line for each sample of a batch."""
-        teacher = self.drawing.teacher
+        teacher, calls = self.drawing.teacher, batch.samples.calls
+        passes = [batch.passes] * len(batch.tokens) if calls is None else calls.tolist()
         records = [
             {
                 "file": self.wanted.files[i] if self._decodes else LINES,
@@ -243,7 +244,7 @@ class SampleFiles:
                 "of": len(self.wanted.raw),
                 "condition": teacher.describe(self.wanted.raw[i]),
                 **masked(self.facts),
-                "passes": batch.passes,
+                "passes": passes[i - batch.start],
                 "tokens": row,
             }
             for i, row in enumerate(batch.tokens.tolist(), batch.start)

@@ -178,6 +178,11 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
             counted, taken = sum(seen) / len(raw), len(sampled.trajectory)
             told = f"passes is {counted:g}, what {steps} steps took, not {sampled.passes}"
             require(sampled.passes == counted or (space.gives and sampled.passes > counted), told)
+            each = sampled.each()
+            require(
+                each.shape == (len(raw),) and int(each.max()) <= sampled.passes,
+                "calls has a number by sample",
+            )
             require(taken <= steps, f"at most {steps} steps are taken when {steps} are asked for")
             if taken:
                 require_close(sampled.trajectory[-1], sampled.tokens, "the trajectory ends with the samples")

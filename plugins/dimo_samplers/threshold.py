@@ -62,6 +62,7 @@ class ThresholdSampler(ScheduledSampler):
     ) -> Sampled:
         """Start from masks only; nothing is random. Guidance sees each sample's own share of masks."""
         x, undecided, used, trajectory = start.x, start.undecided, 0, list[Tensor]()
+        calls = torch.zeros(len(x), dtype=torch.long, device=x.device)
         block = blocks(undecided, self.block or start.sites)
         for i in range(steps):
             if not bool(undecided.any()):
@@ -71,6 +72,7 @@ class ThresholdSampler(ScheduledSampler):
             ratio = undecided.float().sum(1) / start.sites
             scale = guidance.at(ratio.cpu())
             used += passes(scale)
+            calls += undecided.any(1) * (1 + (scale != 1).to(x.device))
             told = teacher.at_step(network, i, steps)
             logits = guided(teacher, told, x, start.c, mask_ratio=ratio, scale=scale)
             rows = own.flatten().nonzero().squeeze(1)
@@ -86,4 +88,4 @@ class ThresholdSampler(ScheduledSampler):
             decide = own & (enough | best) if i < steps - 1 else own
             x, undecided = torch.where(decide, drawn, x), undecided & ~decide
             trajectory += [x] if keep_trajectory else []
-        return Sampled(tokens=x, passes=used, trajectory=tuple(trajectory))
+        return Sampled(tokens=x, passes=used, calls=calls, trajectory=tuple(trajectory))

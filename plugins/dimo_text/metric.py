@@ -1,4 +1,4 @@
-"""The metrics ``entropy`` and ``ngrams``: of tokens, so that they need no text and no reader."""
+"""The metrics ``entropy``, ``ngrams`` and ``tokens-per-pass``: of tokens, without text and reader."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -39,7 +39,7 @@ class Entropy(Metric):
         Raises:
             UsageError: for samples without tokens.
         """
-        return {"entropy": float(entropy(tokens_of(samples, "these samples")).mean())}
+        return {"entropy": float(entropy(tokens_of(samples, "these samples"), samples.counted).mean())}
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +70,34 @@ class Ngrams(Metric):
         ours, real = tokens_of(samples, "these samples"), tokens_of(reference, "the reference samples")
         lengths, codes = range(1, self.longest + 1), teacher.tokens.columns
         try:
-            return {f"ngram_{n}": ngram_divergence(ours, real, n, codes) for n in lengths}
+            counted = (samples.counted, reference.counted)
+            return {f"ngram_{n}": ngram_divergence(ours, real, n, codes, counted) for n in lengths}
         except ValueError as error:
             raise UsageError(f"{error} cannot be counted. Choose a smaller option 'longest'.") from error
+
+
+@attrs.frozen(kw_only=True)
+class TokensPerPass(Metric):
+    """``length`` and ``tokens_per_pass``: how many tokens a sample has, and by forward pass (TPF).
+
+    Counted are tokens of the model's own before the first end of the text; two passes where guidance takes
+    two. The sum over the samples is divided by that of their passes. Real text has a length alone.
+    """
+
+    better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {"tokens_per_pass": "larger"}
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+
+    def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
+        """Both numbers.
+
+        Raises:
+            UsageError: for samples without tokens.
+        """
+        tokens = tokens_of(samples, "these samples")
+        count = tokens.numel() if samples.counted is None else int(samples.counted.sum())
+        length = {"length": count / len(tokens)}
+        return (
+            length
+            if samples.calls is None
+            else {**length, "tokens_per_pass": count / int(samples.calls.sum())}
+        )

@@ -1,17 +1,20 @@
-"""Registers data of text and metrics of samples of text."""
+"""Registers data of text, metrics of samples of text, and the command ``harness``."""
 
 from dimo_core.hookspecs import Register, hookimpl
 
 OFFERS = (
+    ("command", "harness", "harness:Harness", "tasks of lm-eval, answered by a generator or a teacher"),
     ("data", "text-files", "files:TextFiles", "text files; a file, a paragraph or a line is a document"),
     ("data", "text-shards", "shards:TextShards", "text in tar files (webdataset), JSON lines or Parquet"),
     ("metric", "entropy", "metric:Entropy", "entropy of the tokens of a sample, in nats"),
+    ("metric", "answers", "answers:Answers", "share of samples that answer their prompt as a file says"),
     ("metric", "ngrams", "metric:Ngrams", "divergence of n-grams of tokens from those of held-out text"),
+    ("metric", "tokens-per-pass", "metric:TokensPerPass", "length, and tokens by forward pass"),
 )
 
 
 @hookimpl
 def dimo_register(register: Register) -> None:
-    """Two kinds of data, and two metrics."""
+    """Two kinds of data, four metrics and a command."""
     for kind, name, target, summary in OFFERS:
         register(kind, name, f"dimo_text.{target}", summary=summary)

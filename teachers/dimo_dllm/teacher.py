@@ -80,12 +80,14 @@ class DllmTeacher(Teacher):
     @cached_property
     def tokens(self) -> AnswerSpace:
         """Prompt and answer; ids without a token are never drawn, nor is the mask."""
+        unused, end = self.tokenizer.unused(), self.architecture.eos_id
         return AnswerSpace(
             length=self.prompt + self.answer,
             answer=self.answer,
             codes=self.architecture.columns,
             mask_id=self.architecture.mask_id,
-            forbidden=self.tokenizer.unused(),
+            forbidden=unused,
+            end=None if end in unused else end,
             modality="text",
         )
 
@@ -181,10 +183,13 @@ class DllmTeacher(Teacher):
         ids = [self.tokenizer.plain(text) for text in examples.lines]
         return self.tokens.answers(c, ids, self.architecture.eos_id)
 
+    def texts(self, x: Tokens, c: dict[str, Tensor]) -> tuple[str, ...]:
+        """The answers, each up to its end."""
+        return tuple(map(self.tokenizer.decode, x[:, self.prompt :].tolist()))
+
     def preview(self, x: Tokens, c: dict[str, Tensor]) -> Preview:
         """The answers, each on one line."""
-        texts = map(self.tokenizer.decode, x[:, self.prompt :].tolist())
-        return Preview(lines=tuple(text.replace("\n", "↵") for text in texts))
+        return Preview(lines=tuple(text.replace("\n", "↵") for text in self.texts(x, c)))
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Embedding and head."""

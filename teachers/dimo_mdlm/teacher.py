@@ -192,11 +192,21 @@ class Mdlm(Teacher):
             )
         return packed(examples, self.tokens.length, self._tokenizer)
 
+    def texts(self, x: Tokens, c: Condition) -> tuple[str, ...]:
+        """As the tokenizer has it.
+
+        Raises:
+            UsageError: without a tokenizer.
+        """
+        if self._tokenizer is None:
+            return super().texts(x, c)
+        return tuple(map(self._tokenizer.decode, x.tolist()))
+
     def preview(self, x: Tokens, c: Condition) -> Preview:
         """Each sample's text on one line, its line ends and control characters written out as escapes."""
         if self._tokenizer is None:
             return super().preview(x, c)
-        return Preview(lines=tuple(written_out(self._tokenizer.decode(row)) for row in x.tolist()))
+        return Preview(lines=tuple(map(written_out, self.texts(x, c))))
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """The token embedding."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dimo_core.cli import main as dimo
 from dimo_core.config.distil import resolve_job
@@ -123,3 +124,36 @@ def test_memory_at_full_size_is_planned_without_weights(family: Family, tmp_path
     assert plan.rows["weights of the generator"] == 4 * adapters
     assert plan.rows["Adam's moments"] == 2 * 2 * 4 * adapters
     assert 25 < plan.total / 2**30 < 32
+    own = {"name": "lora", "rank": 128}
+    given = {"teacher": job.config["teacher"], "conditions": prompts, "generator": own}
+    plan = plan_memory(resolve_job({**given, "data": {"name": "samples", "path": "any"}}, preset="certainty"))
+    assert {"generator"} == plan.parameters.keys()
+    assert plan.rows["weights that adapters share"] == size  # though no objective asks for a teacher's logits
+
+
+def test_thresholds_are_compared_by_tokens_a_pass_and_accuracy(
+    tmp_path: Path, teacher: Teachers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = tmp_path / "qa.jsonl"
+    asked.write_text("\n".join(json.dumps({"prompt": text, "answer": "7"}) for text in PROMPTS))
+    metrics = [{"name": "answers", "path": str(asked), "kind": "text"}, "tokens-per-pass"]
+    protocol = tmp_path / "protocol.yaml"
+    source = {"name": "prompts", "url": str(asked)}
+    protocol.write_text(
+        yaml.safe_dump({"samples": 8, "metrics": metrics, "conditions": source, "best": "-accuracy"})
+    )
+    given = [
+        word for name, value in options(teacher("llada", prompt=8)).items() for word in _option(name, value)
+    ]
+    bold, careful = (f"{{name: threshold, block: 4, threshold: {t}}}" for t in ("0.0", "1.0"))
+    rows = ["--samplers", bold, careful, "--sampling-steps", "8"]
+    out = tmp_path / "table"
+    assert (
+        dimo(["compare", *given, *rows, "--protocol", str(protocol), "--out", str(out), "--device", "cpu"])
+        == 0
+    )
+    first, second = json.loads((out / "results.json").read_text())["rows"]
+    assert (2, 8) == (first["passes"], second["passes"])
+    assert first["metrics"]["tokens_per_pass"] == first["metrics"]["length"] / 2
+    assert second["metrics"]["tokens_per_pass"] == second["metrics"]["length"] / 8
+    assert 0 == first["metrics"]["accuracy"]

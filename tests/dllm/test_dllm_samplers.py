@@ -220,3 +220,19 @@ def test_the_data_of_the_tests_are_whole() -> None:
     for family in FAMILIES:
         assert json.loads((GOLDEN / family / "sampler_settings.json").read_text())
     assert (len(BLOCKWISE), len(DREAM)) == (11, 11)
+
+
+def test_threshold_counts_the_passes_of_each_sample_as_if_it_were_alone(teacher: Teachers) -> None:
+    made = teacher("llada")
+    network, way = made.network(), {"steps": 8, "guidance": Constant(scale=1.0)}
+    c = made.encode_conditions(["the cat", "a dog is", "no"])
+    sampler = ThresholdSampler(threshold=0.3, block=None)
+    draws = Draws(seed=0, phase="x", total=3)
+    together = sampler.sample(made, network, c, draws=draws, **way)
+    alone = [
+        sampler.sample(made, network, {k: t[i : i + 1] for k, t in c.items()}, draws=draws.slice(i, 1), **way)
+        for i in range(3)
+    ]
+    assert together.each().tolist() == [one.passes for one in alone] == [int(one.each()) for one in alone]
+    assert together.passes == max(one.passes for one in alone)
+    assert len(set(together.each().tolist())) > 1

@@ -27,11 +27,13 @@ class Greet(Command):
         to_whom: Who is greeted.
         times: How often.
         loud: Whether loudly.
+        among: Who else is there.
     """
 
     to_whom: str
     times: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     loud: bool = False
+    among: tuple[str, ...] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.loud and self.times > 2:
@@ -41,6 +43,7 @@ class Greet(Command):
         if self.to_whom == "nobody":
             raise UsageError("there is nobody to greet")
         text = f"hello {self.to_whom}" + "!" * self.loud
+        text += "" if self.among is None else f" among {len(self.among)}: {', '.join(self.among)}"
         return "\\n".join([text] * self.times)
 '''
 
@@ -95,3 +98,20 @@ def test_mistakes_are_one_line_of_the_command(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dimo greet: error: ")
     assert says in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["one"], " among 1: one"),
+        (["one", "two"], " among 2: one, two"),
+        (["[one, two]"], " among 2: one, two"),
+        (["[]"], " among 0: "),
+        (["null"], ""),
+    ],
+)
+def test_a_list_is_given_by_its_words(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["greet", "--to-whom", "all", "--among", *words]) == 0
+    assert capsys.readouterr().out == f"hello all{said}\n"

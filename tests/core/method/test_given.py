@@ -430,3 +430,25 @@ def test_a_group_of_codes_lies_at_one_place_with_codebooks_of_its_own() -> None:
 def test_spaces_that_cannot_be_are_refused(options: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         TokenSpace(**{"length": 6, "codes": 8, "mask_id": 8, **options})
+
+
+def test_what_counts_is_the_models_own_before_the_end() -> None:
+    space = PromptSpace(length=L, codes=V, mask_id=MASK, forbidden=(NEVER,))
+    c = encoded([(4,), (4, 4)], L)
+    x = torch.tensor([[4, 0, 1, 4, 4, 2], [4, 4, 0, 1, 2, 0]])
+    assert torch.equal(c["valid"], space.counted(x, c))
+    ends = attrs.evolve(space, end=4)
+    expected = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]]).bool()
+    assert torch.equal(expected, ends.counted(x, c))
+    plain = TokenSpace(length=L, codes=V, mask_id=V)
+    assert plain.counted(x, None) is None
+    assert torch.equal(
+        torch.tensor([[0] * 6, [1, 1, 0, 0, 0, 0]]).bool(),
+        attrs.evolve(plain, end=4).counted(torch.stack([x[0], torch.tensor([0, 1, 4, 0, 1, 1])]), None),
+    )
+
+
+@pytest.mark.parametrize("end", [NEVER, MASK, V, -1])
+def test_an_end_that_is_never_drawn_is_refused(end: int) -> None:
+    with pytest.raises(ValueError, match=f"end {end} is none of the codes"):
+        PromptSpace(length=L, codes=V, mask_id=MASK, forbidden=(NEVER,), end=end)
