@@ -246,8 +246,55 @@ class PictureStream(ABC):
         return Examples(images=torch.stack(images), labels=torch.tensor(labels), classes=self.classes)
 
 
+class TextStream(ABC):
+    """Documents that do not fit in memory: shards that are read independently of one another.
+
+    Each shard is packed by itself, so that tokens of documents of two shards never share a row.
+
+    Attributes:
+        classes: Class names.
+        shards: Names of the shards, in a fixed order.
+    """
+
+    classes: tuple[str, ...]
+    shards: Sequence[str]
+
+    def versions(self) -> Sequence[str]:
+        """A line for each file that changes when it is replaced; names of shards if no more is known."""
+        return self.shards
+
+    @abstractmethod
+    def read(self, shard: str, most: int | None = None) -> Examples:
+        """The documents of a shard as lines with labels, in a fixed order.
+
+        Args:
+            shard: Its name.
+            most: How many documents, at most; None for all.
+
+        Raises:
+            UsageError: for a shard or a document that cannot be read.
+        """
+
+    def sample(self, count: int = 2**14, shards: int = 16) -> Examples:
+        """The first documents of shards that are spread evenly over the stream.
+
+        Args:
+            count: How many, at most.
+            shards: How many shards are read.
+
+        Raises:
+            UsageError: when these hold none, or cannot be read.
+        """
+        chosen = dict.fromkeys(self.shards[i * len(self.shards) // shards] for i in range(shards))
+        parts = [self.read(shard, -(-count // len(chosen))) for shard in chosen]
+        lines = tuple(line for part in parts for line in part.lines or ())
+        if not lines:
+            raise UsageError(f"no text; looked into {len(chosen)} of {len(self.shards)} shards.")
+        return Examples(lines=lines, labels=torch.cat([p.labels for p in parts]), classes=self.classes)
+
+
 class Data(ABC):
-    """Images with conditions; a frozen attrs class of its options."""
+    """Images or texts with conditions; a frozen attrs class of its options."""
 
     incidental: ClassVar[frozenset[str]] = frozenset()
     """Options that do not change what the pictures are, such as a number of threads."""
@@ -269,7 +316,7 @@ class Data(ABC):
         """Whether ``open`` can be called; training then reads a token cache and never calls ``load``."""
         return False
 
-    def open(self, split: str) -> PictureStream:
+    def open(self, split: str) -> PictureStream | TextStream:
         """Start reading one part that need not fit in memory.
 
         Raises:

@@ -136,7 +136,7 @@ class Teacher(ABC):
         """
         raise self._cannot("encode", "choose a teacher with a tokenizer")
 
-    def packed(self, examples: Examples) -> Examples:
+    def packed(self, examples: Examples, *, partial: bool = False) -> Examples:
         """What is learnt from examples: each of them, unless this is overridden.
 
         A teacher of long texts makes rows of tokens with their labels here: documents are joined and cut, so
@@ -144,6 +144,7 @@ class Teacher(ABC):
 
         Args:
             examples: Examples of one kind.
+            partial: Whether they are a shard of many, so that what is too little for a row is left out.
 
         Raises:
             UsageError: when it can make nothing of them.

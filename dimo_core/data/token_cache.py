@@ -1,9 +1,10 @@
-"""Tokens of images that do not fit in memory: a folder that is written shard by shard, once.
+"""Tokens of images or texts that do not fit in memory: a folder that is written shard by shard, once.
 
 ::
 
     plan.json                  data, split, classes, tokenizer, shards; written first
-    examples.safetensors       a few images: the teacher is created from them, again and again the same
+    examples.safetensors       a few images: the teacher is created from them, again and again the same;
+                               of texts examples.json, with lines and labels
     shards/00000.safetensors   tokens [N, L] in the smallest integers that hold them, labels [N]
     shards/00000.json          its name, counts, broken images and SHA-256; written after the tensors
     broken.jsonl               every image and shard that could not be read, and why
@@ -24,14 +25,15 @@ from torch import Tensor
 
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.state import as_json
+from dimo_core.files.state import as_json, checksum
 from dimo_core.files.weights import read_tensors, write_tensors
 from dimo_core.options import changed
-from dimo_core.sources import Data, Examples, PictureStream
+from dimo_core.sources import Data, Examples, PictureStream, TextStream
 from dimo_core.teacher import Teacher
 
 FORMAT = "dimo-tokens/1"
 PLAN, EXAMPLES, MANIFEST, BROKEN = "plan.json", "examples.safetensors", "manifest.json", "broken.jsonl"
+LINES = "examples.json"
 
 ADVICE = {
     "tokenizer": " A codebook that is fitted anew, with another seed or other --model options, is another"
@@ -94,7 +96,7 @@ class TokenCache:
     def __init__(self, folder: Folder, data: Data, split: str) -> None:
         self.folder, self.data, self.split = folder, data, split
         self.plan = self._json(PLAN)
-        if not self.plan and set(folder.names()) - {EXAMPLES}:
+        if not self.plan and set(folder.names()) - {EXAMPLES, LINES}:
             raise UsageError(f"{folder.url!r} is not empty and holds no tokens. Choose another --tokens.")
         if self.plan and self.plan.get("format") != FORMAT:
             raise UsageError(f"{folder.path(PLAN)} is not of the format {FORMAT!r}. Choose another --tokens.")
@@ -107,8 +109,8 @@ class TokenCache:
         return bool(self.plan) and self.folder.exists(MANIFEST)
 
     @cached_property
-    def stream(self) -> PictureStream:
-        """The pictures.
+    def stream(self) -> PictureStream | TextStream:
+        """The pictures or documents.
 
         Raises:
             UsageError: when there are none, or others than an unfinished cache was begun with.
@@ -119,7 +121,7 @@ class TokenCache:
         return stream
 
     def examples(self) -> Examples:
-        """A few pictures to create a teacher from; always the same ones.
+        """A few examples to create a teacher from; always the same ones.
 
         Raises:
             UsageError: when there is nothing to read.
@@ -127,8 +129,16 @@ class TokenCache:
         """
         if not self.plan:
             return self.stream.sample()
-        stored = read_tensors(self.folder, EXAMPLES, self.plan["examples_sha256"])
-        return Examples(images=stored["images"], labels=stored["labels"], classes=tuple(self.plan["classes"]))
+        classes, digest = tuple(self.plan["classes"]), self.plan["examples_sha256"]
+        if self.plan["image_shape"] is None:
+            found = self.folder.read_json(LINES)
+            if checksum(found) != digest:
+                raise CheckpointError(f"{self.folder.path(LINES)} is not what was written there")
+            return Examples(
+                lines=tuple(found["lines"]), labels=torch.tensor(found["labels"]), classes=classes
+            )
+        stored = read_tensors(self.folder, EXAMPLES, digest)
+        return Examples(images=stored["images"], labels=stored["labels"], classes=classes)
 
     def begin(self, teacher: Teacher, examples: Examples) -> None:
         """Write down what will be encoded, from what ``examples`` gave, or compare with what was.
@@ -141,15 +151,22 @@ class TokenCache:
         if self.plan:
             self._check({"tokenizer": tokenizer})
             return
-        stored = {"images": examples.pictures, "labels": examples.labels}
+        if examples.lines is None:
+            shape = list(examples.pictures.shape[1:])
+            stored = {"images": examples.pictures, "labels": examples.labels}
+            digest = write_tensors(self.folder, EXAMPLES, stored)
+        else:
+            shape, texts = None, {"lines": list(examples.lines), "labels": examples.labels.tolist()}
+            self.folder.write_json(LINES, texts)
+            digest = checksum(texts)
         plan = {
             "format": FORMAT,
             "data": as_json(self.data.identity()),
             "split": self.split,
             "tokenizer": tokenizer,
             "classes": list(self.stream.classes),
-            "image_shape": list(examples.pictures.shape[1:]),
-            "examples_sha256": write_tensors(self.folder, EXAMPLES, stored),
+            "image_shape": shape,
+            "examples_sha256": digest,
             "shards": list(self.stream.shards),
         }
         self.folder.write_json(PLAN, plan)

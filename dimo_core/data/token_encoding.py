@@ -14,7 +14,7 @@ from dimo_core import conditions
 from dimo_core.data.token_cache import BROKEN, EncodedExamples, EncodedShard, TokenCache
 from dimo_core.errors import Interrupted, PluginError, UsageError
 from dimo_core.progress import Progress, Stop
-from dimo_core.sources import Picture
+from dimo_core.sources import Picture, TextStream
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -41,7 +41,7 @@ def encoded(cache: TokenCache, teacher: Teacher, device: torch.device) -> Encode
     if not cache.finished:
         _complete(cache, teacher, device)
     examples = cache.load()
-    logger.info("{} encoded images in {}", len(examples), cache.folder.url)
+    logger.info("{} encoded examples in {}", len(examples), cache.folder.url)
     return examples
 
 
@@ -50,7 +50,7 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
     logger.info("encoding into {}: {} of {} shards are done", cache.folder.url, len(done), len(names))
     with Stop() as stop, Progress(len(names), len(done), unit="shard") as progress:
         for place in [i for i in range(len(names)) if i not in done]:
-            shard = _encode_shard(cache, place, teacher, device, stop)
+            shard = _encode(cache, place, teacher, device, stop)
             if shard is None:
                 raise Interrupted(
                     f"stopped by {stop.requested} while encoding; {len(done)} of {len(names)} shards are kept"
@@ -67,24 +67,49 @@ def _complete(cache: TokenCache, teacher: Teacher, device: torch.device) -> None
     for line in broken[:NAMED]:
         logger.warning("not read: {} ({})", line["key"], line["error"])
     if not any(shard.pictures for shard in shards):
-        raise UsageError(f"none of the {len(shards)} shards holds an image that can be read.")
+        raise UsageError(
+            f"none of the {len(shards)} shards holds an image that can be read, or text enough for a row."
+        )
     cache.finish(shards, broken)
     if broken:
         name = cache.folder.path(BROKEN)
         logger.warning("broken images and shards: {}, all in {}", len(broken), name)
 
 
-def _encode_shard(
+def _encode(
     cache: TokenCache, place: int, teacher: Teacher, device: torch.device, stop: Stop
 ) -> EncodedShard | None:
     """Encode one shard and keep it; None when it was stopped on the way."""
+    stream = cache.stream
+    if not isinstance(stream, TextStream):
+        pictures = stream.read(stream.shards[place])
+        return _encode_pictures(pictures, cache, place, teacher, device, stop)
+    rows = teacher.packed(stream.read(stream.shards[place]), partial=True)
+    if rows.tokens is None:
+        raise UsageError(
+            f"teacher {type(teacher).__name__} makes no rows of texts, which these data are. Choose data of "
+            "images with --data."
+        )
+    facts: dict[str, Any] = {"broken": [], "lost": ""}
+    kept = cache.write(place, teacher.tokens.checked(rows.tokens), rows.labels, facts)
+    return None if stop.requested else kept
+
+
+def _encode_pictures(
+    pictures: Iterator[Picture],
+    cache: TokenCache,
+    place: int,
+    teacher: Teacher,
+    device: torch.device,
+    stop: Stop,
+) -> EncodedShard | None:
     shape = torch.Size(cache.plan["image_shape"])
     size = max(1, min(BATCH_PICTURES, BATCH_VALUES // shape.numel()))
     tokens = [torch.empty(0, teacher.tokens.length, dtype=torch.long)]
     labels: list[int] = []
     broken: list[tuple[str, str]] = []
     lost = ""
-    batches = prefetched(_batches(cache.stream.read(cache.stream.shards[place]), size), AHEAD)
+    batches = prefetched(_batches(pictures, size), AHEAD)
     for batch in batches:
         if stop.requested:
             batches.close()
@@ -94,13 +119,13 @@ def _encode_shard(
         lost = next((p.error for p in batch if p.lost), lost)
         labels += [picture.label for picture in whole]
         if whole:
-            tokens.append(_encode(teacher, whole, shape, device))
+            tokens.append(_tokens(teacher, whole, shape, device))
     facts = {"broken": broken, "lost": lost}
     return cache.write(place, torch.cat(tokens), torch.tensor(labels, dtype=torch.long), facts)
 
 
 @torch.no_grad()
-def _encode(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device: torch.device) -> Tokens:
+def _tokens(teacher: Teacher, pictures: list[Picture], shape: torch.Size, device: torch.device) -> Tokens:
     images: list[Tensor] = [picture.image for picture in pictures if picture.image is not None]
     for picture, image in zip(pictures, images, strict=True):
         if image.shape != shape:
@@ -125,11 +150,14 @@ def _check_broken(cache: TokenCache, done: dict[int, EncodedShard]) -> None:
     Raises:
         UsageError: then.
     """
-    shards, limit = len(cache.stream.shards), cache.stream.max_broken
+    stream = cache.stream
+    if isinstance(stream, TextStream):
+        return  # where what cannot be read is an error at once
+    shards, limit = len(stream.shards), stream.max_broken
     broken = [entry for shard in done.values() for entry in shard.broken]
     lost = [(shard.name, shard.lost) for shard in done.values() if shard.lost]
     seen = len(broken) + sum(shard.pictures for shard in done.values())
-    allowed = cache.stream.allowed(seen * shards // len(done))
+    allowed = stream.allowed(seen * shards // len(done))
     if len(broken) <= allowed and len(lost) <= max(limit > 0, limit * shards):
         return
     named = "; ".join(f"{key} ({error})" for key, error in [*lost, *broken][:5])

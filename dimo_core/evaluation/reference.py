@@ -16,7 +16,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.images import GRID, RECORDS, SUFFIXES, Listing, read_picture
 from dimo_core.files.state import SEAL, checksum
 from dimo_core.metric import Samples
-from dimo_core.sources import Conditions, Data
+from dimo_core.sources import Conditions, Data, Examples, TextStream
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -34,14 +34,13 @@ def real_batches(data: Data, split: str, size: int, teacher: Teacher) -> Iterato
         UsageError: for an unknown part, or when too many of its images cannot be read.
     """
     if not data.streams:
-        examples = teacher.packed(data.load(split))
-        conditions = examples.conditions()
-        for i in range(0, len(examples), size):
-            one, raw = examples.part(slice(i, i + size)), tuple(conditions[i : i + size])
-            counted = _counted(teacher, one.tokens, raw)
-            yield Samples(conditions=raw, images=one.images, tokens=one.tokens, counted=counted)
+        yield from _of_examples(teacher.packed(data.load(split)), size, teacher)
         return
-    stream, waiting, broken, total = data.open(split), [], [], 0
+    if isinstance(stream := data.open(split), TextStream):
+        for shard in stream.shards:
+            yield from _of_examples(teacher.packed(stream.read(shard), partial=True), size, teacher)
+        return
+    waiting, broken, total = [], [], 0
     for picture in (picture for shard in stream.shards for picture in stream.read(shard)):
         total += 1
         if picture.image is None:
@@ -72,6 +71,14 @@ def real_identity(data: Data, splits: Sequence[str]) -> dict[str, Any]:
     """
     files = {each: list(data.open(each).versions()) for each in splits if each and data.streams}
     return {**data.identity(), **({"files": digest(files)} if files else {})}
+
+
+def _of_examples(examples: Examples, size: int, teacher: Teacher) -> Iterator[Samples]:
+    conditions = examples.conditions()
+    for i in range(0, len(examples), size):
+        one, raw = examples.part(slice(i, i + size)), tuple(conditions[i : i + size])
+        counted = _counted(teacher, one.tokens, raw)
+        yield Samples(conditions=raw, images=one.images, tokens=one.tokens, counted=counted)
 
 
 def _counted(teacher: Teacher, x: Tokens | None, raw: Sequence[Any]) -> Bool[Tensor, "N L"] | None:

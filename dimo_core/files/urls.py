@@ -124,6 +124,15 @@ def version_of(info: Mapping[str, Any]) -> str:
     return " ".join([str(info.get("size")), *told_version(info).values()])
 
 
+def state_of(url: str) -> str:
+    """What ``version_of`` says of a file; empty where nobody can be asked, which reading it will tell."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **client_options(url))
+        return version_of(filesystem.info(path))
+    except Exception:  # each file system raises its own
+        return ""
+
+
 def local_path(url: str) -> Path | None:
     """Where on this machine a path or URL leads; None for one of another place."""
     protocol, path = fsspec.core.split_protocol(url)

@@ -1,5 +1,6 @@
 """Options that folders and shards of images share: ``ImageOptions``."""
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import attrs
@@ -8,7 +9,7 @@ from attrs import validators as v
 from loguru import logger
 
 from dimo_core.errors import UsageError
-from dimo_core.sources import Data, Examples
+from dimo_core.sources import Data, Examples, PictureStream
 from dimo_images.decoding import Look
 
 NAMED = 20
@@ -35,6 +36,10 @@ class ImageOptions(Data):
     mirrored: bool = False
     max_broken: float = attrs.field(default=0.01, converter=float, validator=[v.ge(0), v.le(1)])
     threads: int = attrs.field(default=4, validator=v.gt(0))
+
+    @abstractmethod
+    def open(self, split: str) -> PictureStream:
+        """Find the images of one part."""
 
     @property
     def look(self) -> Look:

@@ -13,7 +13,7 @@ from dimo_core import limits
 from dimo_core.conditions import called
 from dimo_core.errors import UsageError
 from dimo_core.files.tar_samples import lacking, tar_samples
-from dimo_core.files.urls import check_regular, client_options, content, expanded, version_of
+from dimo_core.files.urls import check_regular, client_options, content, expanded, state_of
 from dimo_core.sources import Picture, PictureStream
 from dimo_images.decoding import Look, Raw, decoded
 from dimo_images.options import ImageOptions
@@ -102,7 +102,7 @@ class ShardStream(PictureStream):
 
     def versions(self) -> Sequence[str]:
         """URL and state of every shard; of one that cannot be asked, the URL."""
-        return [f"{url} {_state(url)}" for url in self.shards]
+        return [f"{url} {state_of(url)}" for url in self.shards]
 
     def read(self, shard: str) -> Iterator[Picture]:
         """Its samples in the order of the tar file; the last one says so when the rest is lost."""
@@ -170,11 +170,3 @@ def _class_names(classes: int | str | Sequence[str]) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise UsageError(f"classes must be one or more different names, got {len(names)}: {classes!r}.")
     return names
-
-
-def _state(url: str) -> str:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url, **client_options(url))
-        return version_of(filesystem.info(path))
-    except Exception:  # whatever is wrong is said when the shard is read
-        return ""

@@ -111,20 +111,30 @@ class TextData(Data):
 
     def evaluation(self) -> EvaluationPlan:
         """Entropy of the samples, and their n-grams against those of the documents that no teacher saw."""
-        fields = attrs.fields_dict(type(self))
-        options: dict[str, Any] = {}
-        for name, field in fields.items():
-            value = getattr(self, name)
-            if value != field.default:
-                options[name] = list(value) if isinstance(value, tuple) else value
-        return EvaluationPlan(
-            data=Choice(self.registered, options),
-            split=SPLITS[1],
-            floor_split=SPLITS[0],
-            metrics=(Choice("ngrams"), Choice("entropy")),
-            best="ngram_3",
-            samples=500,
-            steps=(64, 32, 16, 8, 4, 2, 1),
-            sampler=Choice("mdlm"),
-            shown=("ngram_1", "ngram_2", "ngram_3", "entropy"),
-        )
+        return suggested(self, self.registered, SPLITS[0])
+
+
+def suggested(data: Data, name: str, floor: str) -> EvaluationPlan:
+    """The evaluation of teachers of such data: entropy, and n-grams against those of held-out text.
+
+    Args:
+        data: The data; what differs of its options from their defaults is written down.
+        name: Under which it is registered.
+        floor: The split that is judged like a model's samples; empty for none.
+    """
+    options: dict[str, Any] = {}
+    for field in attrs.fields_dict(type(data)).values():  # type: ignore[arg-type]
+        value = getattr(data, field.name)
+        if value != field.default:
+            options[field.name] = list(value) if isinstance(value, tuple) else value
+    return EvaluationPlan(
+        data=Choice(name, options),
+        split=SPLITS[1],
+        floor_split=floor,
+        metrics=(Choice("ngrams"), Choice("entropy")),
+        best="ngram_3",
+        samples=500,
+        steps=(64, 32, 16, 8, 4, 2, 1),
+        sampler=Choice("mdlm"),
+        shown=("ngram_1", "ngram_2", "ngram_3", "entropy"),
+    )

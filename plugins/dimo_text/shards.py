@@ -48,27 +48,44 @@ class TextShards(TextData):
             MissingLibraryError: for Parquet, where ``datasets`` does not load.
         """
         for url in expanded(self.url):
-            try:
-                for place, record in _records(url):
-                    yield self._document(f"{url}, {place}", record, url)
-            except DimoError:
-                raise
-            except Exception as error:  # of file system, tarfile, decompressor or library
-                reason = error.args[0] if error.args and isinstance(error.args[0], str) else told(error)
-                text = " ".join(f"{type(error).__name__}: {reason}".split())
-                raise UsageError(f"the shard {url} cannot be read: {text}") from error
+            yield from documents(url, self.field, self.label)
 
-    def _document(self, place: str, record: Mapping[str, Any], url: str) -> Document:
-        field = self.field or ("txt" if _kind(url) is TAR else "text")
-        text = _plain(record.get(field))
-        if not isinstance(text, str):
-            tar = "__key__" in record
-            missing = lacking(record, [field])[0] if tar else f"no text in the field {field!r}"
-            raise UsageError(f"{place}: {missing}. Name where the text is with --data.field.")
-        label = "" if self.label is None else str(_plain(record.get(self.label, ""))).strip()
-        if self.label is not None and not label:
-            raise UsageError(f"{place}: no class in {self.label!r}. Name where it is with --data.label.")
-        return Document(text.replace("\r\n", "\n"), label, place)
+
+def documents(url: str, field: str | None, label: str | None) -> Iterator[Document]:
+    """The documents of a shard, one after another.
+
+    Args:
+        url: The shard.
+        field: Where their text is, as in ``TextShards``.
+        label: Where their class is, likewise.
+
+    Raises:
+        UsageError: for a shard or document that cannot be read.
+        MissingLibraryError: for Parquet, where ``datasets`` does not load.
+    """
+    try:
+        for place, record in _records(url):
+            yield _document(
+                f"{url}, {place}", record, field or ("txt" if _kind(url) is TAR else "text"), label
+            )
+    except DimoError:
+        raise
+    except Exception as error:  # of file system, tarfile, decompressor or library
+        reason = error.args[0] if error.args and isinstance(error.args[0], str) else told(error)
+        text = " ".join(f"{type(error).__name__}: {reason}".split())
+        raise UsageError(f"the shard {url} cannot be read: {text}") from error
+
+
+def _document(place: str, record: Mapping[str, Any], field: str, label: str | None) -> Document:
+    text = _plain(record.get(field))
+    if not isinstance(text, str):
+        tar = "__key__" in record
+        missing = lacking(record, [field])[0] if tar else f"no text in the field {field!r}"
+        raise UsageError(f"{place}: {missing}. Name where the text is with --data.field.")
+    own = "" if label is None else str(_plain(record.get(label, ""))).strip()
+    if label is not None and not own:
+        raise UsageError(f"{place}: no class in {label!r}. Name where it is with --data.label.")
+    return Document(text.replace("\r\n", "\n"), own, place)
 
 
 def _plain(value: Any) -> Any:

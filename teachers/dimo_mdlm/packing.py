@@ -32,13 +32,14 @@ def rows_of(stream: Int[Tensor, " n"], length: int, tokenizer: Tokenizer) -> Tok
     return torch.cat([end, rows, end], 1) if tokenizer.framed else rows
 
 
-def packed(examples: Examples, length: int, tokenizer: Tokenizer) -> Examples:
+def packed(examples: Examples, length: int, tokenizer: Tokenizer, *, partial: bool = False) -> Examples:
     """Rows of tokens with their labels; without labels all are of the class 0.
 
     Args:
         examples: Documents, as lines.
         length: Tokens of a row.
         tokenizer: Makes tokens of text.
+        partial: Whether a class may have too little text for one row.
 
     Returns:
         Tokens in int32, as there may be many, and labels.
@@ -54,13 +55,13 @@ def packed(examples: Examples, length: int, tokenizer: Tokenizer) -> Examples:
     for label in range(max(1, len(examples.classes))):
         stream = joined([lines[i] for i in (labels == label).nonzero().flatten().tolist()], tokenizer)
         parts.append(rows_of(stream, length, tokenizer))
-        if not len(parts[-1]):
+        if not len(parts[-1]) and not partial:
             whose = f"of class {examples.classes[label]!r}" if examples.classes else "there"
             raise UsageError(
                 f"the texts {whose} have {len(stream)} tokens, too few for one row of {length}. Give more "
                 "text, or a smaller --model.length."
             )
-    rows = torch.tensor([label for label, part in enumerate(parts) for _ in range(len(part))])
+    rows = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
     return Examples(tokens=torch.cat(parts), labels=rows, classes=examples.classes)
 
 

@@ -177,7 +177,7 @@ class Mdlm(Teacher):
             raise UsageError("this teacher has no classes, and so no null class: use --guidance.scale 1.")
         return torch.full_like(c, self.architecture.classes)
 
-    def packed(self, examples: Examples) -> Examples:
+    def packed(self, examples: Examples, *, partial: bool = False) -> Examples:
         """Rows of tokens, of documents that are joined and cut; what is tokens already as it is.
 
         Raises:
@@ -190,7 +190,12 @@ class Mdlm(Teacher):
                 f"{self._source} has no tokenizer, and text is to be read. Name the folder of one with "
                 f"--teacher.tokenizer; looked for {LOOKED_FOR}."
             )
-        return packed(examples, self.tokens.length, self._tokenizer)
+        return packed(examples, self.tokens.length, self._tokenizer, partial=partial)
+
+    def tokenizer_identity(self) -> Mapping[str, str]:
+        """The SHA-256 of each of the tokenizer's files; nothing without one."""
+        files = {} if self._tokenizer is None else self._tokenizer.files
+        return {name: sha256(data) for name, data in files.items()}
 
     def texts(self, x: Tokens, c: Condition) -> tuple[str, ...]:
         """As the tokenizer has it.
