@@ -18,7 +18,7 @@ from dimo_core.errors import UsageError
 from dimo_core.files.cache import cache_folder
 from dimo_core.files.urls import is_missing
 from dimo_core.progress import Progress
-from dimo_core.sources import FEW
+from dimo_core.streams import FEW
 from dimo_core.texts import masked
 from dimo_prompts.captions import Layout
 from dimo_prompts.index import LINES, Count, Counted, Index

@@ -1,0 +1,1 @@
+"""Trackers: where numbers and pictures of a run go besides its folder."""
