@@ -1,6 +1,7 @@
-"""From text to tokens and back: characters of a list, or byte pairs by the library ``tokenizers``."""
+"""From text to tokens and back: characters or pieces of a list, or byte pairs by the library ``tokenizers``."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,13 @@ END = "<|endoftext|>"
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """Stands for characters that a list does not have."""
 
-CHARACTERS, WHOLE, VOCABULARY, MERGES = "characters.json", "tokenizer.json", "vocab.json", "merges.txt"
+CHARACTERS, PIECES = "characters.json", "pieces.json"
+WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
-LAYOUTS = ((CHARACTERS,), (WHOLE,), (VOCABULARY, MERGES))
+LAYOUTS = ((CHARACTERS,), (PIECES,), (WHOLE,), (VOCABULARY, MERGES))
 """The files of a tokenizer, in the order in which they are looked for."""
 
-LOOKED_FOR = f"{CHARACTERS}, {WHOLE}, or {VOCABULARY} and {MERGES}"
+LOOKED_FOR = f"{CHARACTERS}, {PIECES}, {WHOLE}, or {VOCABULARY} and {MERGES}"
 
 MOST = 4096
 """Characters of a fitted list at most; what is rarer is unknown."""
@@ -108,10 +110,7 @@ class Characters(Tokenizer):
             CheckpointError: when it is no such list.
         """
         try:
-            listed = json.loads(data)
-            if not isinstance(listed, list) or not all(isinstance(sign, str) for sign in listed):
-                raise ValueError("it is no list of texts")
-            return cls(tuple(listed))
+            return cls(_listed(data))
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{source} is no list of characters: {error}") from error
 
@@ -163,6 +162,93 @@ class Characters(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """The characters."""
         return "".join(self.signs[i] or END for i in ids)
+
+
+@attrs.frozen(eq=False, slots=False)
+class Pieces(Tokenizer):
+    """Parts of words by a list: of those that a text goes on with, always the longest. Needs no library.
+
+    Attributes:
+        pieces: The text of each id; the empty one ends a document.
+    """
+
+    framed = False
+    pieces: tuple[str, ...]
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what is no such list.
+
+        Raises:
+            ValueError: then.
+        """
+        if len(set(self.pieces)) != len(self.pieces) or not {"", UNKNOWN} < {*self.pieces}:
+            raise ValueError(
+                f'it needs an empty text "", which ends a document, {UNKNOWN!r} for unknown characters, and '
+                "others, none of them twice"
+            )
+
+    @classmethod
+    def parsed(cls, data: bytes, source: str) -> "Pieces":
+        """The list in a file.
+
+        Args:
+            data: Its bytes: a JSON list of texts.
+            source: Where they were read, for messages.
+
+        Raises:
+            CheckpointError: when it is no such list.
+        """
+        try:
+            return cls(_listed(data))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{source} is no list of pieces: {error}") from error
+
+    @property
+    def files(self) -> Mapping[str, bytes]:  # type: ignore[override]
+        """``pieces.json``."""
+        return {PIECES: (json.dumps(self.pieces) + "\n").encode()}
+
+    @property
+    def codes(self) -> int:
+        """As many as the list is long."""
+        return len(self.pieces)
+
+    @property
+    def end(self) -> int:
+        """The place of the empty text."""
+        return self.pieces.index("")
+
+    @cached_property
+    def _longest_first(self) -> tuple[re.Pattern[str], Mapping[str, int]]:
+        """What finds the next piece, and the id of each."""
+        longest = sorted(filter(None, self.pieces), key=lambda piece: (-len(piece), piece))
+        pattern = re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL)
+        return pattern, {piece: i for i, piece in enumerate(self.pieces)}
+
+    def encode(self, texts: Sequence[str]) -> list[Int[Tensor, " n"]]:
+        """The places of the pieces; a character that begins none is unknown."""
+        pattern, ids = self._longest_first
+        unknown = ids[UNKNOWN]
+        return [
+            torch.tensor([ids.get(piece, unknown) for piece in pattern.findall(text)], dtype=torch.long)
+            for text in texts
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The pieces, one after another."""
+        return "".join(self.pieces[i] or END for i in ids)
+
+
+def _listed(data: bytes) -> tuple[str, ...]:
+    """The texts of a JSON list.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    listed = json.loads(data)
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise ValueError("it is no list of texts")
+    return tuple(listed)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -248,5 +334,7 @@ def read_tokenizer(url: str) -> Tokenizer | None:
         files = {name: local_copy(folder.path(name)).read_bytes() for name in names}
         if CHARACTERS in files:
             return Characters.parsed(files[CHARACTERS], folder.path(CHARACTERS))
+        if PIECES in files:
+            return Pieces.parsed(files[PIECES], folder.path(PIECES))
         return BytePairs(files, folder.url)
     return None
