@@ -5,6 +5,8 @@ have a low one. All logarithms are natural.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -88,3 +90,21 @@ def ngram_divergence(a: Int[Tensor, "N L"], b: Int[Tensor, "M K"], n: int, codes
 
 def _entropy(p: Float[Tensor, " K"]) -> Float[Tensor, ""]:
     return -torch.xlogy(p, p).sum()
+
+
+def at_entropy(curve: Sequence[tuple[float, float]], entropy: float) -> float | None:
+    """The perplexity of a frontier at an entropy: its logarithm linear between neighbouring points.
+
+    Args:
+        curve: Pairs of entropy and perplexity, such as those of one sampler at several temperatures.
+        entropy: Where it is asked for.
+
+    Returns:
+        None outside of the curve's entropies.
+    """
+    points = sorted(curve)
+    for (low, p), (high, q) in pairwise(points):
+        if low <= entropy <= high:
+            share = (entropy - low) / (high - low) if high > low else 0.0
+            return math.exp((1 - share) * math.log(p) + share * math.log(q))
+    return None

@@ -7,12 +7,18 @@ OFFERS = (
     ("data", "text-shards", "shards:TextShards", "text in tar files (webdataset), JSON lines or Parquet"),
     ("data", "scripture", "scripture.data:Scripture", "the King James Version by kinds of text (embedded)"),
     ("metric", "entropy", "metric:Entropy", "entropy of the tokens of a sample, in nats"),
+    (
+        "metric",
+        "reading",
+        "scripture.metric:ReadingMetrics",
+        "perplexity, real words, kind, MAUVE* (embedded)",
+    ),
     ("metric", "ngrams", "metric:Ngrams", "divergence of n-grams of tokens from those of held-out text"),
 )
 
 
 @hookimpl
 def dimo_register(register: Register) -> None:
-    """Two kinds of data, and two metrics."""
+    """Three kinds of data, and three metrics."""
     for kind, name, target, summary in OFFERS:
         register(kind, name, f"dimo_text.{target}", summary=summary)

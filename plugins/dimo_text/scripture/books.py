@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 BOOKS: Mapping[str, tuple[str, ...]] = {
     "law": ("Ge", "Exo", "Lev", "Num", "Deu"),
-    "history": (
-        *("Josh", "Jdgs", "Ruth", "1Sm", "2Sm", "1Ki", "2Ki", "1Chr", "2Chr", "Ezra", "Neh", "Est"),
-    ),
+    "history": (*("Josh", "Jdgs", "Ruth", "1Sm", "2Sm", "1Ki", "2Ki", "1Chr", "2Chr", "Ezra", "Neh", "Est"),),
     "poetry": ("Job", "Psa", "Prv", "Eccl", "SSol"),
     "prophets": (
         *("Isa", "Jer", "Lam", "Eze", "Dan", "Hos", "Joel", "Amos", "Obad", "Jonah", "Mic", "Nahum"),

@@ -82,7 +82,7 @@ def make_data(source: Path, folder: Path) -> None:
     lines = [f"{SPLITS[part]}\t{name}\t{found[name]}" for part, name in zip(parts, found, strict=True)]
     (folder / FILE).write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", 9, mtime=0))
     pieces = pieces_of(Scripture().load("reader").lines or ())
-    (folder / PIECES).write_text(json.dumps(pieces) + "\n")
+    (folder / PIECES).write_text(json.dumps(pieces, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""From text to the reader's tokens: the longest piece of a list, again and again."""
+"""From text to the reader's tokens: of the pieces of a list that a text goes on with, always the longest."""
 
 import functools
 import json
 import re
-from collections.abc import Sequence
 from importlib.resources import files
 
 PIECES = "pieces.json"
+
+END = "<|endoftext|>"
+"""How the end of a document is shown in samples."""
+
+UNKNOWN = 1
+"""The number of what stands for characters that no piece begins with."""
 
 
 @functools.cache
@@ -17,14 +22,12 @@ def pieces() -> tuple[str, ...]:
 
 @functools.cache
 def _pattern() -> tuple[re.Pattern[str], dict[str, int]]:
-    numbers = {piece: number for number, piece in enumerate(pieces())}
-    longest = sorted(pieces()[1:], key=lambda piece: (-len(piece), piece))
-    return re.compile("|".join(map(re.escape, longest)) + "|.", re.DOTALL), numbers
+    numbers = {piece or END: number for number, piece in enumerate(pieces())}
+    longest = sorted(numbers, key=lambda piece: (-len(piece), piece))
+    return re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL), numbers
 
 
 def encoded(text: str) -> list[int]:
-    """The numbers of the pieces of a text; characters that no piece has are unknown."""
+    """The numbers of the pieces of a text."""
     pattern, numbers = _pattern()
-    return [numbers.get(piece, 1) for piece in pattern.findall(text)]
-
-
+    return [numbers.get(piece, UNKNOWN) for piece in pattern.findall(text)]
