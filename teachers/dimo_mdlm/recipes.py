@@ -49,8 +49,10 @@ _SMALL_GENERATOR = {
 }
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 
+_FOUR_PASSES = {**_FROM_MASKS, "steps": 4}
+
 _SMALL_FEW: Recipe = {
-    "train": {"steps": 3000, "batch_size": 64},
+    "train": {"steps": 600, "batch_size": 32},
     "generator": {"name": "few_step", "steps": 4, "r_init": 0.9, "sigma_init": 0.1, "train_embeddings": True},
     "auxiliary": {"name": "denoiser", "label_smoothing": 0.0, "train_embeddings": True},
     "guidance": _UNGUIDED,
@@ -63,31 +65,33 @@ _SMALL_FEW: Recipe = {
     },
 }
 
+_SMALL_IMDM: Recipe = {**_SMALL_FEW, "generator": {**_FOUR_PASSES, "name": "imdm", "noise": 16}}
+
 _SMALL_IDLM: Recipe = {
     **_IDLM,
-    "train": {"steps": 1000, "batch_size": 64},
-    "generator": {**_FROM_MASKS, "steps": 4},
+    "train": {"steps": 400, "batch_size": 32},
+    "generator": _FOUR_PASSES,
     "objective": {
         "name": "idlm",
-        "generator": {**_SMALL_GENERATOR, "lr": 5e-6},
+        "generator": {**_SMALL_GENERATOR, "lr": 2e-5},
         "auxiliary": {**_SMALL_AUXILIARY, "lr": 3e-4},
     },
 }
 
 _SMALL_SDTT: Recipe = {
     **_SDTT,
-    "train": {"steps": 1200, "batch_size": 64},
-    "generator": {**_FROM_MASKS, "steps": 4},
+    "train": {"steps": 600, "batch_size": 32},
+    "generator": _FOUR_PASSES,
     "objective": {
         "name": "sdtt",
         "first_steps": 32,
-        "round_steps": 400,
+        "round_steps": 200,
         "generator": {**_SMALL_GENERATOR, "ema": 0.99},
     },
 }
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "text": {"idlm": _IDLM, "sdtt": _SDTT},
-    "small": {"few-step": _SMALL_FEW, "idlm": _SMALL_IDLM, "sdtt": _SMALL_SDTT},
+    "small": {"few-step": _SMALL_FEW, "idlm": _SMALL_IDLM, "sdtt": _SMALL_SDTT, "imdm": _SMALL_IMDM},
 }
 """By scale, as ``recipes`` in ``teacher.yaml`` names it."""

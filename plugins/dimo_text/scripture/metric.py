@@ -53,8 +53,8 @@ class ReadingMetrics(Metric):
     """Whether samples read as the text does, by a small language model that never saw the teacher's part.
 
     ``perplexity``: exp of the reader's mean -log p of a token, after it has made its own tokens of the text.
-    It says nothing by itself, as repetition lowers it: compare at equal ``entropy``. ``words``: share of words
-    that occur in the text. ``kind``: share of samples whose kind the reader tells as it was asked for.
+    It says nothing by itself, as repetition lowers it: compare at equal ``entropy``. ``words``: share of what
+    words occur in the text. ``kind``: share of samples whose kind the reader tells as it was asked for.
     ``mauve``: MAUVE* (arXiv 2102.01454, 2212.14578) in the reader's features: 1 for the same distribution.
 
     Attributes:
