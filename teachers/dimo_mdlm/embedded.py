@@ -35,3 +35,8 @@ class Text(Mdlm):
     @property
     def _source(self) -> str:
         return self.checkpoint or "the embedded teacher of text"
+
+    @property
+    def _scale(self) -> str:
+        scale: str = self._parts.card["recipes"]
+        return scale
