@@ -114,6 +114,7 @@ def test_words_at_the_edges_do_not_count() -> None:
     assert 0.5 == share_of_words([" the xyzzy.", "the"], known)
     assert 2 / 3 == share_of_words([" the lord spokken "], known)
     assert 0.0 == share_of_words(["lord"], known)
+    assert 1.0 == share_of_words([" the<|endoftext|>lord "], known)
     assert {"lord", "lord's", "abraham"} < real_words()
 
 
