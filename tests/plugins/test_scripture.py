@@ -149,7 +149,7 @@ def test_numbers_of_real_text_and_of_noise() -> None:
     )
     good, bad = (metric.compute(samples, reference, teacher) for samples in (real, noise))
     assert {"perplexity", "words", "kind", "mauve"} == good.keys()
-    assert 1.0 == good["words"] > bad["words"]
+    assert good["words"] > 0.999 > bad["words"]
     assert good["perplexity"] < 60 < bad["perplexity"]
     assert good["mauve"] > 0.8 > bad["mauve"]
     assert good["kind"] > 0.5 > bad["kind"]
