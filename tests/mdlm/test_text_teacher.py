@@ -1,6 +1,7 @@
 """The teacher of text that ships with the package: what its card says, and that it needs no option."""
 
 import hashlib
+import html
 import json
 import subprocess
 import sys
@@ -71,7 +72,14 @@ def test_it_learnt_the_language() -> None:
     assert (guess == x)[masked].double().mean() > 0.2
 
 
-@pytest.mark.parametrize("preset", sorted(RECIPES["small"]))
+SHORT, LONG = "sdtt", [pytest.param(name, marks=pytest.mark.slow) for name in ("few-step", "idlm", "imdm")]
+
+
+def test_its_presets_are_those_of_small_teachers() -> None:
+    assert {"few-step", "idlm", "sdtt", "imdm"} == RECIPES["small"].keys() == Text().recipes().keys()
+
+
+@pytest.mark.parametrize("preset", [SHORT, *LONG])
 def test_presets_distil_it_with_no_other_option(preset: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     few = ["--steps", "3", "--eval.enabled", "false", *QUICK]
@@ -83,12 +91,15 @@ def test_presets_distil_it_with_no_other_option(preset: str, tmp_path: Path) -> 
     assert all(len(line) > 64 for line in lines)
 
 
-def test_a_run_is_judged_by_the_reader_and_shows_samples_as_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_judged_by_the_reader_and_shows_samples_as_text(tmp_path: Path) -> None:
+    """With the default preset, few-step."""
     out = tmp_path / "run"
-    few = ["--eval.samples", "12", "--eval.teacher_steps", "2", "1"]
+    few = ["--eval.samples", "12", "--eval.steps", "[2,1]"]
     assert 0 == dimo(["run", "--teacher", "text", "--steps", "2", "--out", str(out), *few, *QUICK])
+    shown = html.unescape((out / "report.html").read_text())
+    drawn = (out / "samples" / "step_000002.txt").read_text().splitlines()
+    assert {kind.split()[0] for kind in drawn} == {*KINDS}
+    assert all(line[20:80] in shown for line in drawn)
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
     for row in rows:
         assert {"perplexity", "entropy", "words", "kind", "mauve", "ngram_3"} <= row["metrics"].keys()
@@ -106,7 +117,7 @@ socket.socket.connect = refuse
 from dimo_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-    given = ["compare", "--teacher", "text", "--steps", "1", "--samples", "10"]
+    given = ["compare", "--teacher", "text", "--sampling-steps", "1", "--samples", "10"]
     given += ["--out", str(tmp_path / "judged")]
     done = subprocess.run(
         [sys.executable, "-c", program, *given], capture_output=True, text=True, timeout=120

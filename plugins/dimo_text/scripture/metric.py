@@ -62,7 +62,7 @@ class ReadingMetrics(Metric):
 
     Attributes:
         clusters: Of k-means, for MAUVE*.
-        most: Reference rows that are read; evenly spaced ones where there are more.
+        most: Samples that are read, and rows of the reference; evenly spaced ones where there are more.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {
@@ -88,10 +88,9 @@ class ReadingMetrics(Metric):
         """
         if reference is None:
             raise UsageError("'reading' compares with real text: the evaluation plan names no data")
-        step = -(-len(reference) // self.most)
+        samples = self._read(samples)
         texts = texts_of(samples, teacher)
-        ours = read(texts)
-        real = _again(texts_of(reference.take(range(0, len(reference), step)), teacher))
+        ours, real = read(texts), _again(texts_of(self._read(reference), teacher))
         numbers = {
             "perplexity": ours.perplexity,
             "words": share_of_words(texts, real_words()),
@@ -101,6 +100,10 @@ class ReadingMetrics(Metric):
             asked = torch.tensor([int(c) for c in samples.conditions])
             numbers["kind"] = float((ours.kinds == asked).double().mean())
         return numbers
+
+    def _read(self, samples: Samples) -> Samples:
+        """Those that are read."""
+        return samples.take(range(0, len(samples), -(-len(samples) // self.most)))
 
 
 @functools.lru_cache(maxsize=1)
