@@ -118,3 +118,21 @@ def accuracy_under_parallelism(points: Sequence[tuple[float, float]], best: floa
     weighted = [(rho, y * min(math.exp(-3 * (1 - y / best)), 1.0)) for rho, y in kept]
     steps = pairwise(weighted)
     return kept[0][0] * kept[0][1] + sum((b - a) * (y + x) / 2 for (a, x), (b, y) in steps)
+
+
+def at_entropy(curve: Sequence[tuple[float, float]], entropy: float) -> float | None:
+    """The perplexity of a frontier at an entropy: its logarithm linear between neighbouring points.
+
+    Args:
+        curve: Pairs of entropy and perplexity, such as those of one sampler at several temperatures.
+        entropy: Where it is asked for.
+
+    Returns:
+        None outside of the curve's entropies.
+    """
+    points = sorted(curve)
+    for (low, p), (high, q) in pairwise(points):
+        if low <= entropy <= high:
+            share = (entropy - low) / (high - low) if high > low else 0.0
+            return math.exp((1 - share) * math.log(p) + share * math.log(q))
+    return None

@@ -76,9 +76,13 @@ class Mdlm(Teacher):
     def _parts(self) -> Parts:
         if self.checkpoint is None:
             raise CheckpointError(f"the teacher 'mdlm' has no weights of its own. {WHAT_IS_NEEDED}")
+        return self._parts_in(pinned(self.checkpoint, self.revision))
+
+    def _parts_in(self, url: str) -> Parts:
+        """The parts in a folder or file, with what the options say of them."""
         return parts_of(
             Wanted(
-                url=pinned(self.checkpoint, self.revision),
+                url=url,
                 tokenizer=self.tokenizer,
                 heads=self.heads,
                 length=self.length,

@@ -1,6 +1,7 @@
-"""From text to tokens and back: characters of a list, or byte pairs by the library ``tokenizers``."""
+"""From text to tokens and back: what is listed in a file, or byte pairs by the library ``tokenizers``."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,13 @@ END = "<|endoftext|>"
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """Stands for characters that a list does not have."""
 
-CHARACTERS, WHOLE, VOCABULARY, MERGES = "characters.json", "tokenizer.json", "vocab.json", "merges.txt"
+CHARACTERS, PIECES = "characters.json", "pieces.json"
+WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
-LAYOUTS = ((CHARACTERS,), (WHOLE,), (VOCABULARY, MERGES))
+LAYOUTS = ((CHARACTERS,), (PIECES,), (WHOLE,), (VOCABULARY, MERGES))
 """The files of a tokenizer, in the order in which they are looked for."""
 
-LOOKED_FOR = f"{CHARACTERS}, {WHOLE}, or {VOCABULARY} and {MERGES}"
+LOOKED_FOR = f"{CHARACTERS}, {PIECES}, {WHOLE}, or {VOCABULARY} and {MERGES}"
 
 MOST = 4096
 """Characters of a fitted list at most; what is rarer is unknown."""
@@ -66,15 +68,63 @@ class Tokenizer(ABC):
 
 
 @attrs.frozen(eq=False, slots=False)
-class Characters(Tokenizer):
-    """One id a character, by a list; needs no library.
+class Listed(Tokenizer):
+    """One id for each text of a list; needs no library.
 
     Attributes:
-        signs: The character of each id; the empty one ends a document.
+        signs: The text of each id; the empty one ends a document.
     """
 
     framed = False
+    file: ClassVar[str]
+    of: ClassVar[str]
+
     signs: tuple[str, ...]
+
+    @classmethod
+    def parsed(cls, data: bytes, source: str) -> "Listed":
+        """The list in a file, a JSON list of texts.
+
+        Args:
+            data: Its bytes.
+            source: Where they were read, for messages.
+
+        Raises:
+            CheckpointError: when it is no such list.
+        """
+        try:
+            listed = json.loads(data)
+            if not isinstance(listed, list) or not all(isinstance(sign, str) for sign in listed):
+                raise ValueError("it is no list of texts")
+            return cls(tuple(listed))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{source} is no list of {cls.of}: {error}") from error
+
+    @property
+    def files(self) -> Mapping[str, bytes]:  # type: ignore[override]
+        """The list, under the name of its kind."""
+        return {self.file: (json.dumps(self.signs, ensure_ascii=False) + "\n").encode()}
+
+    @property
+    def codes(self) -> int:
+        """As many as the list is long."""
+        return len(self.signs)
+
+    @property
+    def end(self) -> int:
+        """The place of the empty text."""
+        return self.signs.index("")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The texts, one after another."""
+        return "".join(self.signs[i] or END for i in ids)
+
+
+@attrs.frozen(eq=False, slots=False)
+class Characters(Listed):
+    """The characters of a list."""
+
+    file, of = CHARACTERS, "characters"
 
     def __attrs_post_init__(self) -> None:
         """Refuse what is no such list.
@@ -95,40 +145,6 @@ class Characters(Tokenizer):
             counts.update(text)
         frequent = [sign for sign, _ in counts.most_common(MOST)]
         return cls(("", UNKNOWN, *sorted({*frequent} - {UNKNOWN})))
-
-    @classmethod
-    def parsed(cls, data: bytes, source: str) -> "Characters":
-        """The list in a file.
-
-        Args:
-            data: Its bytes: a JSON list of texts.
-            source: Where they were read, for messages.
-
-        Raises:
-            CheckpointError: when it is no such list.
-        """
-        try:
-            listed = json.loads(data)
-            if not isinstance(listed, list) or not all(isinstance(sign, str) for sign in listed):
-                raise ValueError("it is no list of texts")
-            return cls(tuple(listed))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{source} is no list of characters: {error}") from error
-
-    @property
-    def files(self) -> Mapping[str, bytes]:  # type: ignore[override]
-        """``characters.json``."""
-        return {CHARACTERS: (json.dumps(self.signs, ensure_ascii=False) + "\n").encode()}
-
-    @property
-    def codes(self) -> int:
-        """As many as the list is long."""
-        return len(self.signs)
-
-    @property
-    def end(self) -> int:
-        """The place of the empty text."""
-        return self.signs.index("")
 
     @cached_property
     def _sorted(self) -> tuple[Any, Any]:
@@ -160,9 +176,35 @@ class Characters(Tokenizer):
             found = np.where(known, found, self.signs.index(UNKNOWN))
         return torch.from_numpy(found)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The characters."""
-        return "".join(self.signs[i] or END for i in ids)
+
+@attrs.frozen(eq=False, slots=False)
+class Pieces(Listed):
+    """Parts of words by a list: of those that a text goes on with, always the longest."""
+
+    file, of = PIECES, "pieces"
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what is no such list.
+
+        Raises:
+            ValueError: then.
+        """
+        if len(set(self.signs)) != len(self.signs) or not {"", UNKNOWN} < {*self.signs}:
+            ends = f'an empty text "", which ends a document, {UNKNOWN!r} for what is unknown'
+            raise ValueError(f"it needs {ends}, and pieces, none of them twice")
+
+    @cached_property
+    def _longest_first(self) -> tuple[re.Pattern[str], Mapping[str, int]]:
+        """What finds the next piece, and the id of each."""
+        longest = sorted(filter(None, self.signs), key=lambda piece: (-len(piece), piece))
+        pattern = re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL)
+        return pattern, {piece: i for i, piece in enumerate(self.signs)}
+
+    def encode(self, texts: Sequence[str]) -> list[Int[Tensor, " n"]]:
+        """The places of the pieces; a character that begins none is unknown."""
+        pattern, ids = self._longest_first
+        numbers = ([ids.get(piece, ids[UNKNOWN]) for piece in pattern.findall(text)] for text in texts)
+        return [torch.tensor(row, dtype=torch.long) for row in numbers]
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -246,7 +288,6 @@ def read_tokenizer(url: str) -> Tokenizer | None:
         if missing := [name for name in names if name not in there]:
             raise CheckpointError(f"{folder.path(there[0])} is there, and {missing[0]} beside it is missing")
         files = {name: local_copy(folder.path(name)).read_bytes() for name in names}
-        if CHARACTERS in files:
-            return Characters.parsed(files[CHARACTERS], folder.path(CHARACTERS))
-        return BytePairs(files, folder.url)
+        kind = {CHARACTERS: Characters, PIECES: Pieces}.get(names[0])
+        return kind.parsed(files[names[0]], folder.path(names[0])) if kind else BytePairs(files, folder.url)
     return None
