@@ -1,8 +1,8 @@
 """The presets of an MDLM teacher, at both scales.
 
 ``idlm`` and ``sdtt`` at the published scale (``text``) make the choices of these methods' papers and code for
-OpenWebText; none was run here at that size. At the small scale, of teachers by `dimo pretrain`, they are as
-short as was run on the embedded teacher of text (docs/results/text.md), and ``few-step``, Di[M]O in several
+OpenWebText; none was run here at that size. At the small scale, of teachers by `dimo pretrain`, they are
+as short as was run on the embedded teacher of text (docs/results/text.md); ``few-step``, Di[M]O in several
 steps, and ``imdm`` need no data.
 """
 

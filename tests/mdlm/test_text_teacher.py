@@ -72,14 +72,12 @@ def test_it_learnt_the_language() -> None:
     assert (guess == x)[masked].double().mean() > 0.2
 
 
-SHORT, LONG = "sdtt", [pytest.param(name, marks=pytest.mark.slow) for name in ("few-step", "idlm", "imdm")]
-
-
 def test_its_presets_are_those_of_small_teachers() -> None:
     assert {"few-step", "idlm", "sdtt", "imdm"} == RECIPES["small"].keys() == Text().recipes().keys()
 
 
-@pytest.mark.parametrize("preset", [SHORT, *LONG])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(RECIPES["small"]))
 def test_presets_distil_it_with_no_other_option(preset: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     few = ["--steps", "3", "--eval.enabled", "false", *QUICK]
@@ -100,6 +98,9 @@ def test_a_run_is_judged_by_the_reader_and_shows_samples_as_text(tmp_path: Path)
     drawn = (out / "samples" / "step_000002.txt").read_text().splitlines()
     assert {kind.split()[0] for kind in drawn} == {*KINDS}
     assert all(line[20:80] in shown for line in drawn)
+    two = ["--count", "2", "--conditions", "poetry", "--out", str(tmp_path / "drawn")]
+    assert 0 == dimo(["sample", str(out), *two])
+    assert 2 == len((tmp_path / "drawn" / "samples.txt").read_text().splitlines())
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
     for row in rows:
         assert {"perplexity", "entropy", "words", "kind", "mauve", "ngram_3"} <= row["metrics"].keys()
