@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,14 @@ def test_a_plugin_package_imports_public_names_of_the_core_only(package: Path) -
     assert private == []
 
 
+@cache
+def private_of_the_core() -> frozenset[str]:
+    return frozenset(private_definitions(ROOT / CORE))
+
+
 @each_plugin
 def test_a_plugin_package_touches_no_private_attribute_of_the_core(package: Path) -> None:
-    foreign = private_definitions(ROOT / CORE) - private_definitions(package)
+    foreign = private_of_the_core() - private_definitions(package)
     touched = [
         (path.name, node.lineno, node.attr)
         for path in sources(package)

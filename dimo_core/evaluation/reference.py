@@ -82,8 +82,10 @@ def _of_examples(examples: Examples, size: int, teacher: Teacher) -> Iterator[Sa
 
 
 def _counted(teacher: Teacher, x: Tokens | None, raw: Sequence[Any]) -> Bool[Tensor, "N L"] | None:
+    if x is None:
+        return None
     space = teacher.tokens
-    if x is None or not (space.gives or space.end is not None):
+    if not space.gives and space.end is None:
         return None
     return space.counted(x, teacher.encode_conditions(raw) if space.gives else None)
 

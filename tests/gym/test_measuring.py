@@ -49,7 +49,7 @@ def histogram(generator: Generator, c: int) -> torch.Tensor:
     return places(x, TEACHER.tokens.codes).bincount(minlength=27).double() / SAMPLES
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_laws_of_samplers_are_those_of_the_plugins(steps: int) -> None:
     near(random_order(TEACHER, steps), counted(TEACHER, RandomOrderSampler(), steps, samples=SAMPLES))
     near(ancestral(TEACHER, steps), counted(TEACHER, AncestralSampler(), steps, samples=SAMPLES))
@@ -57,7 +57,11 @@ def test_the_laws_of_samplers_are_those_of_the_plugins(steps: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [OneStep(r_init=0.4, sigma_init=0.0), *(FewStep(r_init=0.4, sigma_init=0.0, steps=k) for k in (2, 3, 8))],
+    [
+        OneStep(r_init=0.4, sigma_init=0.0),
+        FewStep(r_init=0.4, sigma_init=0.0, steps=2),
+        *(pytest.param(FewStep(r_init=0.4, sigma_init=0.0, steps=k), marks=pytest.mark.slow) for k in (3, 8)),
+    ],
 )
 def test_the_law_of_a_generator_is_that_of_its_samples(options: Any) -> None:
     generator = shaken(options.build(TEACHER))
@@ -76,7 +80,7 @@ def test_the_law_of_a_generator_is_that_of_its_samples(options: Any) -> None:
         assert compared(p, q).tv < traced.error
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 3))])
 @pytest.mark.parametrize(
     ("kind", "options"), [(Imdm, {"r_init": 1.0, "noise": 8}), (Mixture, {"latent_features": 8})]
 )

@@ -48,7 +48,8 @@ def final_tensors(out: Path, steps: int) -> dict[str, torch.Tensor]:
     return {f"{f.name}/{name}": tensor for f in files for name, tensor in load_file(str(f)).items()}
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(1, 14), pytest.param(6, 40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "steps"), [(1, 14), (6, 40)])
 def test_a_run_killed_at_random_steps_ends_bitwise_like_an_uninterrupted_one(
     tmp_path: Path, kills: int, steps: int
 ) -> None:

@@ -55,6 +55,7 @@ def test_the_memory_of_the_full_configuration_is_planned_without_weights(preset:
     assert (2 * 2 * trained, trained) == (rows["Adam's moments"], rows["averages"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("again", "row"), [(False, "`lora`"), (True, "`lora`, checkpointing")])
 def test_the_memory_of_adapters_is_planned_as_the_table_says(again: bool, row: str, tmp_path: Path) -> None:
     with torch.device("meta"):

@@ -89,6 +89,7 @@ def test_presets_distil_it_with_no_other_option(preset: str, tmp_path: Path) -> 
     assert all(len(line) > 64 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_by_the_reader_and_shows_samples_as_text(tmp_path: Path) -> None:
     """With the default preset, few-step."""
     out = tmp_path / "run"

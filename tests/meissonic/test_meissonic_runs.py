@@ -61,6 +61,7 @@ def test_two_steps_leave_a_generator_that_draws_pictures(
         assert torch.equal(tensor, trained.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_a_beta_that_diverged_in_the_paper_is_warned_of_before_the_run(
     tmp_path: Path, options: dict[str, Any], prompts: Any
 ) -> None:

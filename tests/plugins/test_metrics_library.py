@@ -43,10 +43,10 @@ def broken_torchvision(folder: Path, statement: str) -> Path:
             for statement in (
                 "raise OSError('libc10_cuda.so: cannot open shared object file')",
                 "raise ImportError('no')",
+                "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
             )
         ),
         "import torchvision; torchvision.ops  # AttributeError: partially initialized module",
-        "raise type('Odd', (Exception,), {})('a kind of error that nobody foresaw')",
     ],
 )
 def test_a_broken_torchvision_does_not_take_the_metrics_away(tmp_path: Path, statement: str) -> None:

@@ -33,7 +33,7 @@ def test_shares_equal_the_golden_counts(schedule: Any) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("counts", ["share", "cumulative"])
-@pytest.mark.parametrize("length", [64, 256])
+@pytest.mark.parametrize("length", [64, pytest.param(256, marks=pytest.mark.slow)])
 def test_counts_are_positive_and_add_up_at_every_step_count(schedule: Any, counts: Any, length: int) -> None:
     for steps in range(1, 301):
         each = tokens_per_step(length, steps, schedule, counts)
@@ -64,9 +64,9 @@ def test_any_length_is_decided_in_any_number_of_steps(
     [
         1,
         2,
-        3,
+        pytest.param(3, marks=pytest.mark.slow),
         64,
-        98,
+        pytest.param(98, marks=pytest.mark.slow),
         pytest.param(100, marks=pytest.mark.slow),
         256,
         pytest.param(300, marks=pytest.mark.slow),

@@ -303,7 +303,7 @@ def test_a_metric_that_was_asked_for_by_name_must_have_its_files(tmp_path, monke
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("change", [("12.png", 250), ("3.png", 249)])
+@pytest.mark.parametrize("change", [("12.png", 250), pytest.param(("3.png", 249), marks=pytest.mark.slow)])
 def test_a_reference_whose_pictures_changed_is_another_protocol(tmp_path, change, capsys):
     def picture(name, shade):
         (tmp_path / "real" / "a").mkdir(parents=True, exist_ok=True)

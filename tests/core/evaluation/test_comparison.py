@@ -375,7 +375,7 @@ def test_seeds_are_drawn_one_by_one(world):
     assert row[1]["shown"] is None
 
 
-@pytest.mark.parametrize("needed", [False, True])
+@pytest.mark.parametrize("needed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_images_are_kept_only_where_a_metric_looks_at_them(world, toy, monkeypatch, needed):
     alive, most = weakref.WeakSet(), [0]
     to_uint8 = drawing_module.to_uint8

@@ -199,7 +199,13 @@ def test_the_conformance_kit_takes_a_teacher_with_prompts(raw: Any) -> None:
     check_teacher(TEACHER, raw)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(s, marks=pytest.mark.slow) if s in ("tau-leaping", "theta-trapezoidal") else s
+        for s in SAMPLERS
+    ],
+)
 def test_every_sampler_leaves_what_is_given(name: str) -> None:
     check_sampler(of("sampler", name), TEACHER, UNEQUAL[:4])
 
