@@ -45,7 +45,17 @@ def job(teacher: str, preset: str, samples: str, out: Path) -> Job:
     return resolve_job(options, preset=preset)
 
 
-@pytest.mark.parametrize(("teacher", "preset"), PRESETS)
+QUICK = ("fast", "few-step", "sdtt")
+"""Of the larger teacher, these are planned in the default suite."""
+
+
+@pytest.mark.parametrize(
+    ("teacher", "preset"),
+    [
+        pytest.param(*each, marks=() if "maskgit" in each or each[1] in QUICK else pytest.mark.slow)
+        for each in PRESETS
+    ],
+)
 def test_it_is_planned(teacher: str, preset: str, tmp_path: Path) -> None:
     assert plan_memory(job(teacher, preset, "not/read", tmp_path / "run")).total > 0
 

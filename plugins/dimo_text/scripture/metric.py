@@ -113,15 +113,15 @@ def _again(texts: tuple[str, ...]) -> Reading:
 
 
 def texts_of(samples: Samples, teacher: Teacher) -> tuple[str, ...]:
-    """The texts of samples, as the teacher shows them.
+    """The texts of samples, in small letters.
 
     Raises:
-        UsageError: when it shows none.
+        UsageError: when they are no text.
     """
-    if samples.tokens is None or teacher.tokens.modality != "text":
+    if samples.tokens is None:
         raise UsageError("the metric 'reading' reads text, and these samples are none")
-    lines = teacher.preview(samples.tokens, teacher.encode_conditions(samples.conditions)).lines
-    return tuple(line.lower() for line in lines or ())
+    texts = teacher.texts(samples.tokens, teacher.encode_conditions(samples.conditions))
+    return tuple(map(str.lower, texts))
 
 
 def similarity(a: Float[Tensor, "N D"], b: Float[Tensor, "M D"], clusters: int) -> float:

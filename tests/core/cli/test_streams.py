@@ -49,6 +49,7 @@ def test_a_full_stderr_changes_no_exit_code(toys, words, code, unbuffered):
     assert (code, code == 0) == (done.returncode, done.stdout.startswith("dimo "))
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_run_whose_output_is_lost_is_finished_first(toys):
     words = "run --out run --steps 1 --batch-size 2 --eval.samples 10 --eval.batch_size 10 --device cpu"
