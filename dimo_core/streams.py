@@ -134,8 +134,21 @@ class TextStream(ABC):
             UsageError: when these hold none, or cannot be read.
         """
         chosen = dict.fromkeys(self.shards[i * len(self.shards) // shards] for i in range(shards))
-        parts = [self.read(shard, -(-count // len(chosen))) for shard in chosen]
-        lines = tuple(line for part in parts for line in part.lines or ())
-        if not lines:
+        found = self.documents(list(chosen), -(-count // len(chosen)))
+        if not len(found):
             raise UsageError(f"no text; looked into {len(chosen)} of {len(self.shards)} shards.")
+        return found
+
+    def documents(self, shards: Sequence[str], most: int | None = None) -> Examples:
+        """Those of some shards, in memory.
+
+        Args:
+            shards: Their names.
+            most: How many of each, at most; None for all.
+
+        Raises:
+            UsageError: for what cannot be read.
+        """
+        parts = [self.read(shard, most) for shard in shards]
+        lines = tuple(line for part in parts for line in part.lines or ())
         return Examples(lines=lines, labels=torch.cat([p.labels for p in parts]), classes=self.classes)

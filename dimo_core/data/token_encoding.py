@@ -81,6 +81,8 @@ def _encode(
 ) -> EncodedShard | None:
     """Encode one shard and keep it; None when it was stopped on the way."""
     stream = cache.stream
+    if stop.requested:
+        return None
     if not isinstance(stream, TextStream):
         pictures = stream.read(stream.shards[place])
         return _encode_pictures(pictures, cache, place, teacher, device, stop)
@@ -91,8 +93,7 @@ def _encode(
             "images with --data."
         )
     facts: dict[str, Any] = {"broken": [], "lost": ""}
-    kept = cache.write(place, teacher.tokens.checked(rows.tokens), rows.labels, facts)
-    return None if stop.requested else kept
+    return cache.write(place, teacher.tokens.checked(rows.tokens), rows.labels, facts)
 
 
 def _encode_pictures(

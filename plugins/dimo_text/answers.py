@@ -14,6 +14,7 @@ from dimo_core.files.cache import file_sha256, local_copy
 from dimo_core.files.prompts import read_prompts
 from dimo_core.metric import Metric, Samples
 from dimo_core.teacher import Teacher
+from dimo_text.metric import tokens_of
 
 Kind = Literal["number", "text"]
 
@@ -88,16 +89,14 @@ class Answers(Metric):
         Raises:
             UsageError: for prompts of which the file has no answer, and samples that are no text.
         """
-        raw = samples.conditions
-        if samples.tokens is None:
-            raise UsageError("these samples have no tokens, of which this metric reads the text")
+        raw, tokens = samples.conditions, tokens_of(samples, "these samples")
         prompts = [teacher.describe(one) for one in raw]
         if strange := [prompt for prompt in prompts if prompt not in self.wanted]:
             raise UsageError(f"{self.path} has no answer for prompt {strange[0][:60]!r}")
         right = 0
         for i in range(0, len(raw), TOGETHER):
             some = slice(i, i + TOGETHER)
-            texts = teacher.texts(samples.tokens[some], teacher.encode_conditions(raw[some]))
+            texts = teacher.texts(tokens[some], teacher.encode_conditions(raw[some]))
             right += sum(map(self._same, texts, (self.wanted[prompt] for prompt in prompts[some])))
         return {"accuracy": right / len(raw)}
 

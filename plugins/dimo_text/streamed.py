@@ -85,9 +85,7 @@ class StreamedText(Data):
             UsageError: for an unknown split, and what cannot be read.
         """
         stream = self.open(split)
-        parts = [stream.read(shard) for shard in stream.shards]
-        lines = tuple(line for part in parts for line in part.lines or ())
-        return Examples(lines=lines, labels=torch.cat([p.labels for p in parts]), classes=stream.classes)
+        return stream.documents(stream.shards)
 
     def evaluation(self) -> EvaluationPlan | None:
         """Entropy, and n-grams against those of ``held_out``; None without it."""
