@@ -233,6 +233,20 @@ def type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
 
 
+def words_of(hint: Any) -> list[str]:
+    """The words that a value may be, as they are typed; none where it is no choice between words."""
+    arguments = typing.get_args(hint)
+    if hint is bool:
+        return ["true", "false"]
+    if typing.get_origin(hint) is Literal:
+        return [*map(str, arguments)]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return [member.name for member in hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [word for argument in arguments for word in words_of(argument)]
+    return []
+
+
 def _read(hint: Any, value: Any) -> Any:
     """A value of the annotated type.
 

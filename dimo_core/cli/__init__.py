@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "config": ("config_file:main", "check a configuration file, and tell where each value comes from"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
+    "completion": ("completion:main", "print the script that lets a shell complete commands and options"),
     "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""

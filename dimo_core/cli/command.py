@@ -17,6 +17,7 @@ import attrs
 import yaml
 from loguru import logger
 
+from dimo_core.cli.described import Describable
 from dimo_core.cli.streams import follows
 from dimo_core.config.draft import Draft
 from dimo_core.config.folders import AUTO, resumed, run_in
@@ -41,7 +42,7 @@ LEVELS = ("trace", "debug", "info", "warning", "error")
 STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(Describable):
     """A parser without abbreviations, whose errors are ``UsageError``."""
 
     def __init__(self, prog: str, description: str, epilog: str = "", **more: Any) -> None:

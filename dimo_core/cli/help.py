@@ -3,7 +3,7 @@
 import argparse
 import shutil
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from dimo_core.config.draft import Draft
 from dimo_core.errors import UnknownNameError
-from dimo_core.options import Option, Path, first_line, options_of, plain, schema, type_name
+from dimo_core.options import Option, Path, first_line, options_of, plain, schema, type_name, words_of
 from dimo_core.registry import Registry
 from dimo_core.suggestions import listing
 
@@ -70,7 +70,8 @@ def help_text(
     wrong = ["Wrong in this command line:", *dict.fromkeys(map(str, problems))] if problems else []
     _lay_out(parser, [_PRECEDENCE, *wrong])
     if "preset" in draft.keys:
-        _add(top, ["--preset"], "NAME", f"{_PRESET}: {_names(draft.presets, draft.preset)}")
+        text = f"{_PRESET}: {_names(draft.presets, draft.preset)}"
+        _add(top, ["--preset"], "NAME", text, draft.presets)
     if "sampling" in draft.keys:
         shown = parser.add_argument_group("samplings of the teacher")
         for name, text in listing(draft.presets).items():
@@ -79,10 +80,13 @@ def help_text(
         title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
         to = parser.add_argument_group(title.rstrip(".")) if key else top
         if section.name:
-            _add(to, [f"--{key}"], "NAME", _names(draft.registry.names(key), section.name))
+            names = draft.registry.names(key)
+            _add(to, [f"--{key}"], "NAME", _names(names, section.name), names)
         for each in section.options():
             value = draft.value(each)
-            _describe(to, each, "required" if value is attrs.NOTHING else f"default: {_text(value)}", short)
+            words = draft.presets if each.key == "sampling" else ()
+            default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
+            _describe(to, each, default, short, words)
     return parser.format_help()
 
 
@@ -108,7 +112,8 @@ def overview_text(
     _lay_out(parser, [_PRECEDENCE, _OVERVIEW.format(*named)])
     to: argparse._ActionsContainer = parser.add_argument_group("plugins, one of each kind")
     for kind in kinds:
-        _add(to, [f"--{kind}"], "NAME", _names(registry.names(kind), draft.defaults[kind]))
+        names = registry.names(kind)
+        _add(to, [f"--{kind}"], "NAME", _names(names, draft.defaults[kind]), names)
     if presets:
         _add(top, ["--preset"], "NAME", f"{_PRESET}, which sets options of plugins and of the engine")
     for key, cls in draft.groups.items():
@@ -136,15 +141,22 @@ def _lay_out(parser: argparse.ArgumentParser, epilog: Sequence[str]) -> None:
 
 
 def _describe(
-    to: argparse._ActionsContainer, option: Option, default: str, short: Mapping[str, Path]
+    to: argparse._ActionsContainer,
+    option: Option,
+    default: str,
+    short: Mapping[str, Path],
+    words: Iterable[str] = (),
 ) -> None:
     forms = [f"--{name.replace('_', '-')}" for name, path in short.items() if path == option.path]
     text = f"{option.doc} ({type_name(option.type)}, {default})".lstrip()
-    _add(to, [f"--{option.key}", *forms], option.path[-1].upper(), text)
+    _add(to, [f"--{option.key}", *forms], option.path[-1].upper(), text, words or words_of(option.type))
 
 
-def _add(to: argparse._ActionsContainer, names: Sequence[str], value: str, text: str) -> None:
-    to.add_argument(*names, metavar=value, help=text.replace("%", "%%"))
+def _add(
+    to: argparse._ActionsContainer, names: Sequence[str], value: str, text: str, choices: Iterable[str] = ()
+) -> None:
+    known = [*choices] or None  # not for the text, which has them already: for shells
+    to.add_argument(*names, metavar=value, help=text.replace("%", "%%"), choices=known)
 
 
 def _names(names: Collection[str], default: str | None) -> str:
