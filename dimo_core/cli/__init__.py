@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pretrain": ("command:pretrain", "train a masked diffusion teacher from images or texts"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
     "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
+    "watch": ("watch:main", "show curves and newest samples of a run in the terminal"),
     "config": ("config_file:main", "check a configuration file, and tell where each value comes from"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "completion": ("completion:main", "print the script that lets a shell complete commands and options"),

@@ -1,6 +1,7 @@
 """What a distillation run shows: sheets on the way, evaluations on the way, and the report at the end."""
 
 import math
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -35,6 +36,9 @@ from dimo_core.settings import Evaluate
 from dimo_core.suggestions import EvaluationPlan
 from dimo_core.teacher import Teacher
 from dimo_core.texts import steps_of
+
+OLD = 60.0
+"""Seconds after which a report is written anew where there is no new evaluation."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -173,6 +177,7 @@ class Results:
         how: Any = {"seed": job.seed, "device": engine.device, "precision": job.eval.precision}
         self.fixed = FixedSamples.of(job.teacher, job.conditions, **how)
         plan = job.teacher.evaluation() if job.eval.enabled else None
+        self.reported = time.monotonic()
         self.rows: RunRows | None = None
         if plan is None and job.eval.enabled:
             logger.warning(
@@ -217,6 +222,48 @@ class Results:
         judged = ({k.removeprefix("eval/"): v for k, v in line.items() if "eval/" in k} for line in lines)
         return min(map(self.rows.judge.score, judged), default=math.inf)
 
+    def refresh(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the report of a run that goes on, after each evaluation, and after a sheet if it is old.
+
+        What goes wrong here is told and costs nothing else.
+
+        Args:
+            step: Finished steps.
+            values: The newest scalars, which may not have reached metrics.jsonl yet.
+        """
+        judged = any(name.startswith("eval/") for name in values)
+        if not self.engine.ranks.leads or not (judged or time.monotonic() - self.reported > OLD):
+            return
+        self.reported = time.monotonic()
+        try:
+            lines = [line for line in read_metrics(self.folder) if line["step"] < step]
+            curves = plots([*lines, {"step": step, **values}])
+            self._report(pictures=sheets_over_time(self.folder), plots=curves, running=True)
+        except Interrupted:
+            raise
+        except Exception as error:
+            logger.warning("the report was not refreshed after step {}: {}", step, reason(error))
+
+    def _report(self, *, running: bool = False, **shown: Any) -> str:
+        """Write ``report.html`` and return its path."""
+        config, train, steps = self.job.config, self.job.train, steps_of(self.generator.steps)
+        name, method = config["teacher"]["name"], " with the divergence ".join(self.job.method)
+        done = f"{self.engine.step} of {train.steps}" if running else self.engine.step
+        report = Report(
+            title=f"{name}, {steps}",
+            lead=f"A generator of {steps}, distilled from the teacher {name} by the objective {method}: "
+            f"{done} steps of {train.batch_size} samples.",
+            facts={
+                "command": f"dimo run --config {self.folder.path('config.yaml')}",
+                "device": str(self.device),
+                **versions(),
+            },
+            config=config,
+            running=running,
+            **shown,
+        )
+        return write_report(self.folder, report)
+
     def finish(self) -> Table | None:
         """Table, pictures, plots and report; the generator holds the weights to be judged."""
         table, both = None, None
@@ -233,23 +280,7 @@ class Results:
                 self.folder.write(f"samples/teacher_beside_generator{both.suffix}", both.data)
                 pictures = {"teacher beside generator": both, **pictures}
         curves = {**(quality_plots(table) if table else {}), **plots(read_metrics(self.folder), table)}
-        config, train, steps = self.job.config, self.job.train, steps_of(self.generator.steps)
-        name, method = config["teacher"]["name"], " with the divergence ".join(self.job.method)
-        report = Report(
-            title=f"{name}, {steps}",
-            lead=f"A generator of {steps}, distilled from the teacher {name} by the objective {method}: "
-            f"{self.engine.step} steps of {train.batch_size} samples.",
-            facts={
-                "command": f"dimo run --config {self.folder.path('config.yaml')}",
-                "device": str(self.device),
-                **versions(),
-            },
-            table=table,
-            pictures=pictures,
-            plots=curves,
-            config=config,
-        )
-        logger.info("report: {}", write_report(self.folder, report))
+        logger.info("report: {}", self._report(table=table, pictures=pictures, plots=curves))
         return table
 
     def best_way(self, table: Table) -> TeacherSampling | None:

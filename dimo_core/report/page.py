@@ -32,6 +32,7 @@ class Report:
         pictures: Sheets of samples by caption.
         plots: PNG files by the names that ``plots`` gives them.
         config: The resolved configuration.
+        running: Whether the run goes on: the page loads itself anew then.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Report:
     pictures: Mapping[str, Sheet] = attrs.field(factory=dict)
     plots: Mapping[str, bytes] = attrs.field(factory=dict)
     config: Mapping[str, Any] = attrs.field(factory=dict)
+    running: bool = False
 
     def html(self) -> str:
         """The whole page."""

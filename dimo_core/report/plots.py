@@ -48,7 +48,7 @@ def plots(lines: Sequence[Mapping[str, Any]], table: Table | None = None) -> dic
         table: The result table, for the order of metrics and which direction is good.
     """
     found: dict[str, bytes] = {}
-    series = _series(lines)
+    series = series_of(lines)
     judged = {
         name.removeprefix("eval/"): series.pop(name) for name in sorted(series) if name.startswith("eval/")
     }
@@ -210,7 +210,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return smooth
 
 
-def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+def series_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
     """Steps and finite values of each scalar that ever changes or is not zero."""
     series: dict[str, Series] = {}
     for line in lines:

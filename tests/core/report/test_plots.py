@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dimo_core.evaluation.table import Row, Table
-from dimo_core.report.plots import _series, _smooth, plots, quality_plots, spread, spread_of
+from dimo_core.report.plots import _smooth, plots, quality_plots, series_of, spread, spread_of
 
 
 def opened(data):
@@ -75,7 +75,7 @@ def test_zeros_text_and_numbers_that_are_not_finite_are_left_out():
         {"step": 1, "loss": math.nan, "skipped": 0, "note": "x", "a": 1},
         {"step": 2, "loss": 2.0, "skipped": 0, "a": None},
     ]
-    assert {"loss": ([2.0], [2.0]), "a": ([1.0], [1.0])} == _series(lines)
+    assert {"loss": ([2.0], [2.0]), "a": ([1.0], [1.0])} == series_of(lines)
 
 
 def test_the_generator_is_drawn_into_the_quality_plot():

@@ -1,0 +1,159 @@
+"""What a training looks like by now, from the files of its run folder: ``dimo watch``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+import attrs
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table as Grid
+from rich.text import Text
+
+from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.errors import UsageError
+from dimo_core.evaluation.table import Table
+from dimo_core.files.folder import Folder
+from dimo_core.files.images import open_picture
+from dimo_core.progress import clock
+from dimo_core.report.plots import GROUPS, series_of
+from dimo_core.report.terminal import curve, picture
+from dimo_core.texts import printable
+
+CONFIG, TABLE = "config.yaml", "evaluation.json"
+ORDER = ("eval/", *(part for _, _, part in GROUPS))
+"""What is shown first, by a part of its name."""
+
+NEWEST = 4096
+"""Lines of metrics.jsonl whose curve is shown; of more, every so many."""
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """A training by now.
+
+    Attributes:
+        name: Its folder.
+        steps: Of the whole training.
+        lines: Of metrics.jsonl.
+        table: The result; None until the run has ended.
+        sheet: Name of the newest samples; empty before the first.
+        content: Of the newest samples.
+        ended: Whether nothing more will come.
+    """
+
+    name: str
+    steps: int
+    lines: Sequence[Mapping[str, Any]]
+    table: Table | None = None
+    sheet: str = ""
+    content: bytes = b""
+    ended: bool = False
+
+    @classmethod
+    def read(cls, folder: Folder) -> "State":
+        """From the files of a run.
+
+        Raises:
+            UsageError: when it is no folder of `dimo run` or `dimo pretrain`.
+            StorageError: when it cannot be read.
+        """
+        config = folder.read_yaml(CONFIG) if folder.exists(CONFIG) else {}
+        config = config if isinstance(config, Mapping) else {}
+        train = config.get("train")
+        if not isinstance(train, Mapping) or not isinstance(train.get("steps"), int):
+            raise UsageError(
+                f"{folder.url!r} is no run: it has no {CONFIG} of a training. Give the folder that "
+                "`dimo run` or `dimo pretrain` writes to (--out), such as runs/maskgit-001."
+            )
+        lines, samples = read_metrics(folder), folder.sub("samples")
+        sheets = [name for name in samples.names() if name.startswith("step_")]
+        evaluated = config.get("eval")
+        judged = isinstance(evaluated, Mapping) and bool(evaluated.get("enabled"))
+        table = Table.from_dict(folder.read_json(TABLE)) if folder.exists(TABLE) else None
+        through = bool(lines) and lines[-1]["step"] >= train["steps"]
+        return cls(
+            name=folder.url,
+            steps=train["steps"],
+            lines=lines,
+            table=table,
+            sheet=sheets[-1] if sheets else "",
+            content=samples.read(sheets[-1]) if sheets else b"",
+            ended=through and (table is not None or not judged),
+        )
+
+    @property
+    def step(self) -> int:
+        """The last step with a line."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    def left(self) -> float | None:
+        """Seconds until the last step, by the pace of the newest lines; None when that is not known."""
+        timed = [line for line in self.lines[-20:] if isinstance(line.get("seconds"), int | float)]
+        pairs = [(a, b) for a, b in pairwise(timed) if b["seconds"] > a["seconds"]]
+        steps = sum(b["step"] - a["step"] for a, b in pairs)
+        seconds = sum(b["seconds"] - a["seconds"] for a, b in pairs)
+        return (self.steps - self.step) * seconds / steps if steps > 0 else None
+
+    def shown(self, console: Console) -> RenderableType:
+        """All of it, as high and wide as the terminal."""
+        plain = console.options.ascii_only
+        series = series_of(self.lines[:: len(self.lines) // NEWEST + 1])
+        names = sorted(series, key=lambda n: (next((i for i, p in enumerate(ORDER) if p in n), 99), n))
+        grid = Grid("scalar", "", "now", "least", "most", box=None, padding=(0, 2, 0, 0), header_style="dim")
+        high = console.height // 2 if console.is_terminal else len(names)
+        for name in names[:high]:
+            values = series[name][1]
+            width = max(10, console.width - 64)
+            numbers = (f"{value:.4g}" for value in (values[-1], min(values), max(values)))
+            grid.add_row(printable(name), curve(values, width, plain=plain), *numbers)
+        parts: list[RenderableType] = [Text(self._heading()), grid]
+        if len(names) > high:
+            parts.append(Text(f"and {len(names) - high} more, in metrics.jsonl"))
+        parts += [] if self.table is None else [self.table.rich()]
+        room = console.height - (1 if self.ended else 5 + len(grid.rows))
+        return Group(*parts, *self._samples(console, room))
+
+    def _heading(self) -> str:
+        left = self.left()
+        more = "" if self.ended or left is None else f", about {clock(left)} left"
+        ended = "; ended" if self.ended else ""
+        return f"{self.name}: step {self.step} of {self.steps}{more}{ended}"
+
+    def _samples(self, console: Console, lines: int) -> list[RenderableType]:
+        """The newest samples; where there is no terminal, their name."""
+        if not self.sheet:
+            return []
+        name = Text(f"samples/{self.sheet}")
+        if PurePosixPath(self.sheet).suffix == ".txt":
+            text = self.content.decode(errors="replace").splitlines()
+            kept = text[: max(3, lines)] if console.is_terminal else text
+            return [name, Text("\n".join(printable(line) for line in kept))]
+        if not console.is_terminal or console.options.ascii_only:
+            return [name]
+        return [name, picture(open_picture(self.content), console.width, max(4, lines))]
+
+
+def watch(folder: Folder, *, every: float = 5.0, once: bool = False) -> None:
+    """Show a run until it ends, or once where there is no terminal to show it on.
+
+    Args:
+        folder: Of the run.
+        every: Seconds between two looks.
+        once: Look once.
+
+    Raises:
+        UsageError: when it is no folder of a run.
+        StorageError: when it cannot be read.
+    """
+    console = Console()
+    state = State.read(folder)
+    if not (once or state.ended) and console.is_terminal:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while not state.ended:
+                live.update(state.shown(console), refresh=True)
+                time.sleep(every)
+                state = State.read(folder)
+    console.print(state.shown(console))
