@@ -5,20 +5,20 @@
     python benchmarks/few_steps.py --summary               # train nothing, summarise what is finished
 
 Each run is a preset of the teacher with the generator's steps changed. Everything can be interrupted: the
-same command goes on where it was. Runs and numbers stay in runs/few_steps; tables and figure go to
-docs/results (--results).
+same command goes on where it was. Runs stay in runs/few_steps. Tables, figure, and few_steps.json with the
+numbers of these go to docs/results (--results): what is there counts without its runs.
 """
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import attrs
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from paper_table import finished, generators, spread, trained
+from paper_table import finished, generators, trained
+from records import Record, by_method, joined, read, write
 
 from dimo_core.evaluation.table import Row
 from dimo_core.jobs.compare import Comparing, compare
@@ -29,6 +29,7 @@ from dimo_core.suggestions import Choice
 from dimo_core.texts import steps_of
 
 HOME = Path("runs/few_steps")
+RECORDS = "few_steps.json"
 STEPS = (1, 2, 4)
 PAIRS = {"maskgit": 10000, "meissonic": 8192}
 """Samples of the teacher that ``pairs`` learns."""
@@ -166,7 +167,7 @@ def judged(teacher: str, given: argparse.Namespace) -> tuple[list[Row], Mapping[
     return others, dict(zip(done, generators(found), strict=True))
 
 
-def table(teacher: str, others: Sequence[Row], found: Mapping[Run, Row]) -> str:
+def table(teacher: str, others: Sequence[Row], found: Sequence[Record]) -> str:
     """Markdown of one teacher."""
     shown = CASES[teacher].shown
     head = ("samples of", "steps", "passes", "runs", *shown)
@@ -175,36 +176,34 @@ def table(teacher: str, others: Sequence[Row], found: Mapping[Run, Row]) -> str:
         numbers = " | ".join(f"{row.metrics[m]:.3f}" if m in row.metrics else "-" for m in shown)
         lines.append(f"| {row.name} | {row.steps or ''} | {row.passes or ''} | | {numbers} |")
     for name, method in METHODS.items():
-        for steps in method.steps:
-            rows = [row for run, row in found.items() if run[1:3] == (name, steps)]
-            if rows:
-                numbers = " | ".join(spread(rows, m) for m in shown)
-                lines.append(f"| {method.title} | {steps} | {rows[0].passes} | {len(rows)} | {numbers} |")
+        for record in (record for record in found if record.key[:2] == (teacher, name)):
+            numbers = " | ".join(map(record.shown, shown))
+            lines.append(
+                f"| {method.title} | {record.steps} | {record.passes} | {len(record.seeds)} | {numbers} |"
+            )
     return "\n".join(lines)
 
 
-def figure(found: Mapping[str, tuple[Sequence[Row], Mapping[Run, Row]]], path: Path) -> None:
+def figure(others: Mapping[str, Sequence[Row]], found: Sequence[Record], path: Path) -> None:
     """Two metrics by steps, a row a teacher; dotted is the teacher's best row."""
-    fig = Figure(figsize=(9, 3.6 * len(found)), layout="constrained")
+    fig = Figure(figsize=(9, 3.6 * len(others)), layout="constrained")
     FigureCanvasAgg(fig)
-    axes = fig.subplots(len(found), 2, squeeze=False)
-    for row, (teacher, (others, mine)) in zip(axes, found.items(), strict=True):
+    axes = fig.subplots(len(others), 2, squeeze=False)
+    for row, (teacher, rows) in zip(axes, others.items(), strict=True):
         for ax, metric in zip(row, CASES[teacher].drawn, strict=True):
             for name, method in METHODS.items():
-                means, wide = [], []
-                for steps in method.steps:
-                    values = [r.metrics[metric] for run, r in mine.items() if run[1:3] == (name, steps)]
-                    means.append(mean(values) if values else float("nan"))
-                    wide.append(stdev(values) if len(values) > 1 else 0.0)
-                ax.errorbar(method.steps, means, wide, marker="o", ms=4, capsize=3, label=method.title)
-            own = [r for r in others if r.name.startswith(f"{CASES[teacher].samplers[0]},")]
+                mine = [record for record in found if record.key[:2] == (teacher, name)]
+                means, wide = ([record.metrics[metric][i] for record in mine] for i in (0, 1))
+                steps = [record.steps for record in mine]
+                ax.errorbar(steps, means, wide, marker="o", ms=4, capsize=3, label=method.title)
+            own = [r for r in rows if r.name.startswith(f"{CASES[teacher].samplers[0]},")]
             own = sorted((r for r in own if r.steps in STEPS), key=lambda r: r.steps or 0)
             values = [r.metrics[metric] for r in own]
             ax.plot([r.steps for r in own], values, color="#999", ls="--", lw=1, label="the teacher")
-            ax.axhline(others[0].metrics[metric], color="#555", ls=":", lw=1)
+            ax.axhline(rows[0].metrics[metric], color="#555", ls=":", lw=1)
             ax.set_xscale("log", base=2)
             ax.set_xticks(STEPS, map(str, STEPS))
-            best = f"the teacher in {steps_of(others[0].steps or 0)}"
+            best = f"the teacher in {steps_of(rows[0].steps or 0)}"
             ax.set_title(f"{teacher}: {metric}, dotted: {best}", fontsize=9)
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.25)
@@ -232,10 +231,13 @@ def main() -> None:
             train(run, given)
     found = {teacher: judged(teacher, given) for teacher in given.teachers}
     given.results.mkdir(parents=True, exist_ok=True)
-    for teacher, (others, mine) in found.items():
-        text = table(teacher, others, mine)
-        (given.results / f"few_steps-{teacher}.md.inc").write_text(text + "\n")
-    figure(found, given.results / "few_steps.png")
+    new = [Record.of(run, row) for _, mine in found.values() for run, row in mine.items()]
+    kept = joined(read(given.results / RECORDS), new)
+    write(given.results / RECORDS, kept)
+    records, others = [*by_method(kept)], {teacher: rows for teacher, (rows, _) in found.items()}
+    for teacher, rows in others.items():
+        (given.results / f"few_steps-{teacher}.md.inc").write_text(table(teacher, rows, records) + "\n")
+    figure(others, records, given.results / "few_steps.png")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean, stdev
 from types import ModuleType
 
 import pytest
@@ -133,3 +134,46 @@ def test_adapters_are_a_table_of_means_prices_and_gaps(modules: dict[str, Module
     assert found["LoRA, r = 64", f"x{four.rate:g}"][0] == "not measured"
     assert found["LoRA, r = 16, seed 3", "x1"] == ["1", "", "", "", "3.000", "-"]
     assert found["LoRA, r = 16, seed 3", "x10"] == ["not measured", "", "", "", "-", "-"]
+
+
+def test_records_of_other_seeds_are_pooled_and_none_counts_twice(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    import records
+
+    def record(*values: float, first: int = 0, method: str = "sdtt") -> records.Record:
+        several = stdev(values) if len(values) > 1 else 0.0
+        return records.Record(
+            teacher="maskgit",
+            method=method,
+            steps=2,
+            seeds=tuple(range(first, first + len(values))),
+            passes=2,
+            metrics={"fid": (fmean(values), several)},
+        )
+
+    old, other = record(1.0, 2.0), record(7.0, method="idlm")
+    (both,) = records.by_method(records.joined([old], [record(5.0, first=2)]))
+    assert (0, 1, 2) == both.seeds
+    assert pytest.approx((fmean([1, 2, 5]), stdev([1, 2, 5]))) == both.metrics["fid"]
+    assert both.shown("fid").startswith("2.667 ±2.082")
+    assert "-" == both.shown("kid")
+    assert [old] == records.joined([old], [record(9.0)]), "half of what it holds"
+    again = [record(3.0), record(4.0, first=1)]
+    assert [other, *again] == records.joined([old, other], again)
+    records.write(tmp_path / "r.json", [old, other])
+    assert [old, other] == records.read(tmp_path / "r.json")
+    assert [] == records.read(tmp_path / "none.json")
+
+
+def test_the_tables_of_few_steps_are_those_of_their_records(modules: dict[str, ModuleType]) -> None:
+    import few_steps
+    import records
+
+    results = BENCHMARKS.parent / "docs" / "results"
+    found = [*records.by_method(records.read(results / few_steps.RECORDS))]
+    for teacher in few_steps.CASES:
+        _, _, *rows = few_steps.table(teacher, [], found).splitlines()
+        written = (results / f"few_steps-{teacher}.md.inc").read_text().splitlines()
+        assert rows
+        assert written[-len(rows) :] == rows
