@@ -162,6 +162,13 @@ def test_runs_that_the_documentation_shows_are_accepted(
     assert "divergence:" in capsys.readouterr().out
 
 
+def test_the_box_of_the_readme_holds_every_plugin_and_no_other() -> None:
+    box = README.partition("## What is in the box")[2].partition("\n## ")[0]
+    rows = [row.split("|")[2] for row in box.splitlines() if row.startswith("|")][2:]
+    named = {name.removeprefix("dimo ") for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert {offer.name for offer in OFFERS} == named
+
+
 def test_the_readme_shows_at_least_the_main_job() -> None:
     assert "--teacher maskgit --divergence jeffrey --beta 0.2" in run_commands()
 
