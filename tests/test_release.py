@@ -1,4 +1,4 @@
-"""What a release needs agrees with the package: citation, changelog, container, forms for issues, versions."""
+"""What a release needs agrees with the package: citation, changelog, container, forms for issues."""
 
 import re
 import shutil

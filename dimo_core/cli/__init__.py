@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -114,12 +115,15 @@ def _refuse_ranks(name: str, arguments: Sequence[str]) -> None:
 def _top(arguments: Sequence[str]) -> int:
     """``dimo`` itself: ``--help``, ``--version``, or a command that does not exist."""
     about = {name: text for name, (_, text) in COMMANDS.items()} | _plugged()
-    lines = "\n".join(f"  {name:<10} {text}" for name, text in about.items())
+    lines = "\n".join(
+        textwrap.fill(text, 79, initial_indent=f"  {name:<11} ", subsequent_indent=" " * 14)
+        for name, text in about.items()
+    )
     parser = argparse.ArgumentParser(
         prog="dimo",
         usage="dimo COMMAND [OPTIONS]",
-        description="Generators of one or a few steps from masked diffusion models (Di[M]O, arXiv "
-        "2503.15457).",
+        description="Generators of one or a few steps from masked diffusion models\n"
+        "(Di[M]O, arXiv 2503.15457).",
         epilog=f"commands:\n{lines}\n\n`dimo COMMAND --help` lists the options of a command. First steps:\n\n"
         "  dimo run --teacher maskgit --divergence jeffrey --beta 0.2\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,

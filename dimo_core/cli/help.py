@@ -77,15 +77,14 @@ def help_text(
         for name, text in listing(draft.presets).items():
             shown.add_argument(name, help=text.replace("%", "%%"))
     for key, section in draft.sections.items():
-        title = f"{section.title}: {first_line(section.cls)}" if section.cls else section.title
-        to = parser.add_argument_group(title.rstrip(".")) if key else top
+        to = _group(parser, section.title, section.cls) if key else top
         if section.name:
             names = draft.registry.names(key)
             _add(to, [f"--{key}"], "NAME", _names(names, section.name), names)
         for each in section.options():
             value = draft.value(each)
             words = draft.presets if each.key == "sampling" else ()
-            default = "required" if value is attrs.NOTHING else f"default: {_text(value)}"
+            default = "required" if value is attrs.NOTHING else f"default: {typed(value)}"
             _describe(to, each, default, short, words)
     return parser.format_help()
 
@@ -117,10 +116,10 @@ def overview_text(
     if presets:
         _add(top, ["--preset"], "NAME", f"{_PRESET}, which sets options of plugins and of the engine")
     for key, cls in draft.groups.items():
-        to = parser.add_argument_group(f"{key}: {first_line(cls)}".rstrip(".")) if key else top
+        to = _group(parser, key, cls) if key else top
         for each in options_of(cls, (key,) if key else ()):
             alone = "without a preset" if presets and key else "default"
-            _describe(to, each, f"{alone}: {_text(each.default)}", short)
+            _describe(to, each, f"{alone}: {typed(each.default)}", short)
     return parser.format_help()
 
 
@@ -131,9 +130,19 @@ class _WholeNames(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
+def _group(parser: argparse.ArgumentParser, title: str, cls: type | None) -> argparse._ActionsContainer:
+    """A group of options, with what its class is on lines of their own."""
+    about = textwrap.fill(first_line(cls), _width() - 4) if cls else None
+    return parser.add_argument_group(title, about)
+
+
+def _width() -> int:
+    return max(60, min(shutil.get_terminal_size().columns, 110))
+
+
 def _lay_out(parser: argparse.ArgumentParser, epilog: Sequence[str]) -> None:
     """Usage, width and epilog of a help text."""
-    width = max(60, min(shutil.get_terminal_size().columns, 110))
+    width = _width()
     form = partial(_WholeNames, max_help_position=36, width=width)
     parser.usage, parser.formatter_class = f"{parser.prog} [OPTIONS]", form
     parser.description = textwrap.fill(parser.description or "", width)
@@ -163,7 +172,7 @@ def _names(names: Collection[str], default: str | None) -> str:
     return f"{' | '.join(names)} (default: {default})" if names else "(there is none)"
 
 
-def _text(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as it would be typed."""
     typed = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
     return str(typed).removesuffix("...\n").strip()

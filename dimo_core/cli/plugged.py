@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import attrs
 
 from dimo_core.cli.command import Parser, option
+from dimo_core.cli.help import typed
 from dimo_core.errors import ConfigError
 from dimo_core.options import build, convert, options_of, type_name
 from dimo_core.registry import Registry
@@ -19,10 +20,11 @@ def main(name: str, argv: Sequence[str]) -> int:
     parser = Parser(f"dimo {name}", f"{offer.summary}. Of {offer.dist} {offer.version}.")
     options = {o.key: o for o in options_of(cls)}
     for key, o in options.items():
-        default = "" if o.default is attrs.NOTHING else f" (default: {o.default})"
         kind = type_name(o.type)
         more = {"nargs": "+"} if "list of " in kind else {"nargs": "?"} if o.type is bool else {}
-        option(parser, f"--{key}", kind, o.doc + default, default=argparse.SUPPRESS, **more)
+        default = "required" if o.default is attrs.NOTHING else f"default: {typed(o.default)}"
+        text = f"{o.doc} ({kind}, {default})"
+        option(parser, f"--{key}", o.path[-1].upper(), text, default=argparse.SUPPRESS, **more)
     given = vars(parser.parse_args(argv))
     texts = {o.path: _text(given[key]) for key, o in options.items() if key in given}
     values, wrong = convert(cls, texts, text=True)

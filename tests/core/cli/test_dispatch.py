@@ -542,3 +542,12 @@ def test_the_traceback_of_an_unexpected_error_has_no_secrets(capsys, monkeypatch
     told = capsys.readouterr().err
     path = re.search(r"traceback is in (\S+);", told)[1]
     assert "PW" not in told + Path(path).read_text()
+
+
+@pytest.mark.parametrize(
+    "argv", [[], *[[name] for name in COMMANDS], ["gym"], [*TOY, "--divergence", "tilted"]]
+)
+def test_help_fits_a_terminal_of_80_columns(argv, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert 0 == main([*argv, "--help"])
+    assert [] == [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]

@@ -67,14 +67,14 @@ def test_its_help_says_what_its_options_are(capsys: pytest.CaptureFixture[str]) 
     assert main(["greet", "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "says hello. Of greeting 1.0." in out
-    assert "--times int How often. (default: 1)" in out
+    assert "--times TIMES How often. (int, default: 1)" in out
     assert "--to_whom str Who is greeted." in out
 
 
 def test_it_is_listed_beside_those_of_dimo(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert "  greet      says hello\n" in out
+    assert "  greet       says hello\n" in out
     assert "would replace" not in out
     assert main(["greed"]) == 2
     assert "Did you mean 'greet'?" in capsys.readouterr().err
