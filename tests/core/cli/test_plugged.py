@@ -68,7 +68,7 @@ def test_its_help_says_what_its_options_are(capsys: pytest.CaptureFixture[str]) 
     out = " ".join(capsys.readouterr().out.split())
     assert "says hello. Of greeting 1.0." in out
     assert "--times TIMES How often. (int, default: 1)" in out
-    assert "--to_whom str Who is greeted." in out
+    assert "--to_whom TO_WHOM Who is greeted. (str, required)" in out
 
 
 def test_it_is_listed_beside_those_of_dimo(capsys: pytest.CaptureFixture[str]) -> None:
