@@ -9,7 +9,8 @@ import attrs
 from dimo_core.cli.command import Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
-from dimo_core.registry import Offer, Registry
+from dimo_core.offers import Offer
+from dimo_core.registry import Registry
 from dimo_core.texts import shown
 
 
