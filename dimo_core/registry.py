@@ -177,7 +177,7 @@ def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     manager.register(point.load(), name=f"{source.dist}:{point.name}")
     manager.check_pending()
     if not (hooks := manager.hook.dimo_register.get_hookimpls()) or "register" not in hooks[0].argnames:
-        what = "has no @hookimpl function" if not hooks else "registers nothing, as it has not the argument of"
+        what = "has no @hookimpl function" if not hooks else "registers nothing: it lacks the argument of"
         raise PluginError(f"{point.value} {what} dimo_register(register)")
     manager.hook.dimo_register(register=register)
     return offers

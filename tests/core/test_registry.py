@@ -32,7 +32,7 @@ IMPOSSIBLE = {
     ),
     "no_argument": (
         "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_register(): pass",
-        "registers nothing, as it has not the argument of dimo_register(register)",
+        "registers nothing: it lacks the argument of dimo_register(register)",
     ),
     "other_hook": (
         "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_registre(register): pass",
