@@ -81,11 +81,10 @@ def _check_conditions(teacher: Teacher, raw: Sequence[Any]) -> Condition:
 
 
 def _alike(space: TokenSpace, c: Condition, count: int) -> Tokens:
-    """The same partly masked tokens for all, but for what conditions give."""
-    one = partly_masked(space, conditions.index(c, slice(0, 1)), Draws(seed=0, phase="alike", total=1))
-    x = one.expand(count, -1)
-    given = space.given(c)
-    return given.put(x) if given else x.clone()
+    """Tokens that differ between samples by nothing but what conditions give."""
+    if (given := space.given(c)) is not None:
+        return given.put(torch.full((count, space.length), space.mask_id))
+    return partly_masked(space, None, Draws(seed=0, phase="alike", total=1)).repeat(count, 1)
 
 
 def _check_weights(teacher: Teacher) -> None:
