@@ -8,7 +8,8 @@ sentence on what the interface asks for and what was found::
     def test_my_teacher_keeps_the_contract():
         check_teacher(MyTeacher(), ["a prompt", "another"])
 
-Checks are small and run on the CPU; weights that a plugin needs must be at hand.
+Checks are small and run on the CPU; weights that a plugin needs must be at hand. ``TinyTeacher`` is a teacher
+for the tests of what needs one.
 """
 
 from dimo_core.testing.backbones import check_backbone
@@ -21,8 +22,10 @@ from dimo_core.testing.parts import check_auxiliary, check_generator
 from dimo_core.testing.samplers import check_guidance, check_sampler
 from dimo_core.testing.sources import check_conditions, check_data
 from dimo_core.testing.teachers import check_teacher
+from dimo_core.testing.tiny import TinyTeacher
 
 __all__ = [
+    "TinyTeacher",
     "check_auxiliary",
     "check_backbone",
     "check_command",

@@ -23,6 +23,7 @@ from dimo_core.objective import Ingredients
 from dimo_core.registry import Registry
 from dimo_core.sources import Data
 from dimo_core.testing import (
+    TinyTeacher,
     check_auxiliary,
     check_command,
     check_data,
@@ -31,6 +32,7 @@ from dimo_core.testing import (
     check_guidance,
     check_metric,
     check_objective,
+    check_teacher,
     check_tracker,
 )
 from dimo_core.tracker import Tracker
@@ -62,6 +64,11 @@ def found(text: str) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_check(kind: str) -> None:
     assert f"check_{kind}" in dimo_core.testing.__all__
+
+
+@pytest.mark.parametrize("kind", ["label", "text", "none"])
+def test_the_tiny_teacher_passes(kind: Any) -> None:
+    check_teacher(TinyTeacher(kind=kind), [0, 1, 2] if kind == "label" else ["a", "", "bc"])
 
 
 @pytest.mark.parametrize("name", ["one_step", "few_step", "imdm"])
