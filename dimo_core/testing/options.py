@@ -1,5 +1,7 @@
 """Options: what every plugin is."""
 
+from typing import Any
+
 import attrs
 
 from dimo_core.options import field_docs
@@ -9,10 +11,10 @@ from dimo_core.testing.expectations import explains, require
 @explains
 def check_options(plugin: object) -> None:
     """A plugin is a frozen, keyword-only attrs class of documented options, which build an equal plugin."""
-    cls = type(plugin)
+    cls: Any = type(plugin)
     name = cls.__qualname__
     require(attrs.has(cls), f"{name} is a frozen attrs class whose fields are its options")
-    fields = [field for field in attrs.fields(cls) if field.init]  # type: ignore[arg-type]
+    fields = [field for field in attrs.fields(cls) if field.init]
     for field in fields:
         require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
         where = f"option {field.name} in its 'Attributes:' section"

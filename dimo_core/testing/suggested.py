@@ -1,6 +1,7 @@
 """What teachers and data suggest by names of plugins: recipes, samplings and evaluation plans."""
 
 from collections.abc import Callable
+from functools import partial
 
 from dimo_core.config.distil import DistilDraft
 from dimo_core.config.layers import from_mapping
@@ -32,7 +33,7 @@ def require_suggestions(teacher: Teacher) -> None:
     for name, sampling in samplings.items():
         require(bool(sampling.source), f"the sampling {name!r} tells its source")
         what = f"sampler and guidance of the sampling {name!r} can be built"
-        _require_built(what, lambda: TeacherSampling.of(sampling, registry, name), DimoError)  # noqa: B023
+        _require_built(what, partial(TeacherSampling.of, sampling, registry, name), DimoError)
 
 
 def require_plan(plan: EvaluationPlan, registry: Registry) -> None:
@@ -44,7 +45,7 @@ def require_plan(plan: EvaluationPlan, registry: Registry) -> None:
         for choice in choices(getattr(plan, field)):
             what = f"the evaluation plan names a {kind} that exists"
             # What needs a library that is missing here is the user's business.
-            _require_built(what, lambda: built(registry, kind, choice), UsageError)  # noqa: B023
+            _require_built(what, partial(built, registry, kind, choice), UsageError)
 
 
 def _require_built(what: str, build: Callable[[], object], wrong: type[DimoError]) -> None:

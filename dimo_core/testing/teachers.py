@@ -1,6 +1,7 @@
 """Teachers: conditions, weights, network, capabilities and suggestions."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import attrs
@@ -76,7 +77,7 @@ def _check_conditions(teacher: Teacher, raw: Sequence[Any]) -> Condition:
         require_refusal(lambda: teacher.encode_conditions([Unheard()]), what.format(Unheard()))
     labels = len(teacher.conditioning.classes) if teacher.conditioning.kind == "label" else 0
     for label in (labels, -1) if labels else ():
-        require_refusal(lambda label=label: teacher.encode_conditions([label]), what.format(label))
+        require_refusal(partial(teacher.encode_conditions, [label]), what.format(label))
     return c
 
 

@@ -41,8 +41,9 @@ class TinyNetwork(Backbone):
     ) -> Float[Tensor, "B L D"]:
         """Each site sees all others, and the condition."""
         e = x if x.is_floating_point() else self.embed(x)
-        hidden: Tensor = e + self.told(c)[:, None]
-        return hidden + self.mix(hidden.flatten(1)).view_as(e).tanh()
+        e = e + self.told(c)[:, None]
+        hidden: Tensor = e + self.mix(e.flatten(1)).view_as(e).tanh()
+        return hidden
 
     def head(self, hidden: Float[Tensor, "... D"], rows: Rows | None = None) -> Float[Tensor, "... V"]:
         """Linear."""

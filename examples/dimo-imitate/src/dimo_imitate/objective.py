@@ -48,11 +48,12 @@ class Imitate(ObjectiveOptions):
         """
         i = ingredients
         if i.generator is None or i.divergence is None or i.guidance is None:
-            raise UsageError("the objective 'imitate' needs a generator, a divergence and a guidance")
+            raise UsageError("'imitate' needs a generator, a divergence and a guidance")
         i.guidance.check(i.teacher)
         p_phi = i.teacher.skeleton() if i.skeleton else i.teacher.network(share=True)
         p_theta = i.generator.build(i.teacher, skeleton=i.skeleton)
-        phase = ImitatePhase(i.teacher, p_phi.requires_grad_(False), p_theta.eval(), i.divergence, i.guidance)
+        networks = (p_phi.requires_grad_(False), p_theta.eval())
+        phase = ImitatePhase(i.teacher, *networks, i.divergence, i.guidance)
         return ImitateObjective(self, phase)
 
 

@@ -17,7 +17,9 @@ class Repeats(Metric):
         distance: How far before, in sites.
     """
 
-    better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {"repeats": "smaller"}
+    better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {
+        "repeats": "smaller",
+    }
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     distance: int = attrs.field(default=1, validator=attrs.validators.ge(1))
@@ -30,7 +32,7 @@ class Repeats(Metric):
         """
         x, far = samples.tokens, self.distance
         if x is None or x.shape[1] <= far:
-            raise UsageError(f"metric 'repeats' needs samples of more than {far} tokens each")
+            raise UsageError(f"metric 'repeats' needs samples of over {far} tokens each")
         same = x[:, far:] == x[:, :-far]
         if samples.counted is not None:  # not what conditions give, nor what is behind the end
             same = same[samples.counted[:, far:] & samples.counted[:, :-far]]

@@ -37,7 +37,8 @@ class TopicsStream(ConditionStream):
         return [self.texts[number] for number in numbers[start - first * BLOCK :][:count]]
 
     def _block(self, index: int) -> list[int]:
-        generator = torch.Generator().manual_seed(stream_seed("topics", self.seed, index))
+        seed = stream_seed("topics", self.seed, index)
+        generator = torch.Generator().manual_seed(seed)
         numbers: list[int] = torch.randint(len(self.texts), (BLOCK,), generator=generator).tolist()
         return numbers
 
@@ -75,6 +76,6 @@ class Topics(Conditions):
     def _check(self, conditioning: Conditioning) -> None:
         if conditioning.kind != "text":
             raise UsageError(
-                f"conditions 'topics' gives texts, but the teacher takes {conditioning.kind!r} conditions. "
-                "Choose a source of that kind: --conditions NAME."
+                f"conditions 'topics' gives texts, but the teacher takes "
+                f"{conditioning.kind!r} conditions. Choose a source of that kind: --conditions NAME."
             )
