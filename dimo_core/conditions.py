@@ -21,7 +21,8 @@ class Conditioning:
     """What raw conditions look like, so that a source can make them.
 
     Attributes:
-        kind: ``label`` (class indices), ``text`` (prompts), or a name that teacher and source agree on.
+        kind: ``label`` (class indices), ``text`` (prompts), ``none`` (of an unconditional teacher, to which
+            the source ``none`` gives the empty text), or a name that teacher and source agree on.
         classes: Names of the classes, for labels.
     """
 
@@ -47,7 +48,7 @@ class Conditioning:
         raise UsageError(f"unknown class {text!r}. {known} {by_index}.{nearest(text, self.classes)}")
 
 
-KINDS = ("label", "text")
+KINDS = ("label", "text", "none")
 """Kinds of conditions that everybody can read from text; of others their source can."""
 
 KNOWN = 20

@@ -20,75 +20,13 @@ import pluggy
 
 import dimo_core.hookspecs
 from dimo_core.errors import DimoError, PluginError, UnknownNameError, UsageError
-from dimo_core.hookspecs import CHANGED, GROUP, INTERFACES, KINDS, PLUGIN_API
+from dimo_core.hookspecs import GROUP, INTERFACES, KINDS
+from dimo_core.offers import Offer, Source
 from dimo_core.options import build
 from dimo_core.suggestions import Choice
 
 OWN = "dimo"
 """The distribution that holds the core and the shipped plugins."""
-
-
-@attrs.frozen(kw_only=True)
-class Source:
-    """Where something comes from.
-
-    Attributes:
-        entry_point: The entry point that it was registered through.
-        dist: Its distribution.
-        version: That distribution's version.
-        error: Why it cannot be used, in one line; empty where nothing is wrong.
-    """
-
-    entry_point: str
-    dist: str
-    version: str
-    error: str = ""
-
-    @property
-    def origin(self) -> str:
-        """Distribution, version and entry point, as people read it."""
-        return f"{self.dist} {self.version} (entry point {self.entry_point!r})"
-
-
-@attrs.frozen(kw_only=True)
-class Offer(Source):
-    """One thing that an installed plugin offers.
-
-    Attributes:
-        kind: One of ``hookspecs.KINDS``.
-        name: What users type.
-        target: ``module:attribute`` of its options class.
-        summary: One line about it.
-        extra: What to install when the target cannot be imported; may be empty.
-        api: The plugin API that it was written for.
-    """
-
-    kind: str
-    name: str
-    target: str
-    summary: str = ""
-    extra: str = ""
-    api: int = PLUGIN_API
-
-    def __attrs_post_init__(self) -> None:
-        """Refuse what the registry could not use later.
-
-        Raises:
-            PluginError: for another plugin API, an unknown kind, or a bad name or target.
-        """
-        kind, name = self.kind, self.name
-        oldest = CHANGED.get(kind, 1)
-        if not oldest <= self.api <= PLUGIN_API:
-            advice = "a newer version of the plugin" if self.api < oldest else "a newer dimo"
-            speaks = f"{oldest} to {PLUGIN_API}" if oldest < PLUGIN_API else f"{PLUGIN_API}"
-            text = f"{kind} {name!r} speaks plugin API {self.api}, this dimo speaks {speaks}"
-            raise PluginError(f"{text}: install {advice}")
-        if kind not in KINDS:
-            raise PluginError(f"unknown kind {kind!r} of {name!r}. Kinds: {', '.join(KINDS)}")
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-            raise PluginError(f"bad name {name!r} of a {kind}: use lower case letters, digits and - _ .")
-        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", self.target):
-            raise PluginError(f"bad target {self.target!r} of {kind} {name!r}: write 'module:attribute'")
 
 
 @attrs.frozen(kw_only=True)
@@ -224,8 +162,7 @@ def _installed() -> Iterator[tuple[EntryPoint, Source]]:
 def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     """Call the hook of one plugin, and of no other, through pluggy.
 
-    Each entry point has its own manager: one manager for all would keep half a plugin when its hook is
-    rejected, and could not tell whose unknown hook it holds.
+    One manager for all would keep half a plugin when its hook is rejected, and know no hook's owner.
     """
     offers: list[Offer] = []
 
@@ -239,8 +176,9 @@ def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     manager.add_hookspecs(dimo_core.hookspecs)
     manager.register(point.load(), name=f"{source.dist}:{point.name}")
     manager.check_pending()
-    if not manager.hook.dimo_register.get_hookimpls():
-        raise PluginError(f"{point.value} has no @hookimpl function dimo_register(register)")
+    if not (hooks := manager.hook.dimo_register.get_hookimpls()) or "register" not in hooks[0].argnames:
+        what = "has no @hookimpl function" if not hooks else "registers nothing: it lacks the argument of"
+        raise PluginError(f"{point.value} {what} dimo_register(register)")
     manager.hook.dimo_register(register=register)
     return offers
 
@@ -255,10 +193,15 @@ def _resolve(target: str) -> object:
     return attrgetter(path)(import_module(module))
 
 
+def _interface(kind: str) -> type:
+    interface = _resolve(INTERFACES[kind])
+    assert isinstance(interface, type)
+    return interface
+
+
 def _checked(offer: Offer, found: object) -> type:
     """Refuse what is no concrete attrs class of the kind's interface."""
-    interface = _resolve(INTERFACES[offer.kind])
-    assert isinstance(interface, type)
+    interface = _interface(offer.kind)
     if not isinstance(found, type) or not issubclass(found, interface):
         wrong = f"is no subclass of {interface.__module__}.{interface.__name__}."
     elif not attrs.has(found):
@@ -289,9 +232,14 @@ def built(registry: Registry, kind: str, choice: Choice, whose: str = "") -> Any
     """The plugin that ``choice`` names, with its options; ``whose`` tells what plugin suggested it, if any.
 
     Raises:
-        UsageError: for an unknown name, or options that it refuses; a ``PluginError`` of a suggestion.
+        UsageError: for an unknown name, an object of another kind, or options that it refuses; a
+            ``PluginError`` of a suggestion.
     """
     try:
+        if choice.plugin is not None:
+            if isinstance(choice.plugin, _interface(kind)):
+                return choice.plugin
+            raise UsageError(f"{choice.plugin!r} is no {_interface(kind).__name__}")
         return build(registry.load(kind, choice.name), choice.options)
     except UsageError as error:
         if not whose:

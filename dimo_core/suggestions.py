@@ -7,6 +7,10 @@ import attrs
 from attrs import validators as v
 
 from dimo_core.errors import CheckpointError
+from dimo_core.options import plain
+
+UNREGISTERED = "python:"
+"""Begins the recorded name of an object that no plugin registers."""
 
 Recipe = Mapping[str, Any]
 """A preset: nested option values, in the shape of a config file."""
@@ -17,26 +21,33 @@ class Choice:
     """A plugin by registry name, with options that differ from its defaults.
 
     Attributes:
-        name: Registered name.
+        name: Registered name, or ``python:module.Class`` of an object that need not be registered.
         options: Values by option name.
+        plugin: That object; None for what is registered.
     """
 
     name: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    plugin: object = attrs.field(default=None, eq=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """``{"name": ..., **options}``, the form that YAML holds."""
         return {"name": self.name, **self.options}
 
     @classmethod
-    def from_dict(cls, data: "Mapping[str, Any] | str | Choice") -> "Choice":
+    def from_dict(cls, data: "Mapping[str, Any] | str | Choice | object") -> "Choice":
         """Read the YAML form; a bare string is a name without options, and a choice is itself.
+
+        A finished options object, such as a metric of a notebook, stands for itself: files record its class
+        and options, and cannot build it again.
 
         Raises:
             ValueError: for anything else.
         """
         if isinstance(data, Choice):
             return data
+        if attrs.has(made := type(data)):
+            return cls(f"{UNREGISTERED}{made.__module__}.{made.__qualname__}", plain(data), plugin=data)
         if isinstance(data, str):
             return cls(data)
         if not isinstance(data, Mapping) or "name" not in data:

@@ -211,20 +211,24 @@ class Teacher(ABC):
         """What is known to go wrong with this resolved configuration; said as warnings before a run."""
         return ()
 
-    @abstractmethod
     def recipes(self) -> Mapping[str, Recipe]:
-        """The named presets (``paper``, ``fast``, ...); the first one is used unless another is chosen."""
+        """The named presets (``paper``, ``fast``, ...); the first one is used unless another is chosen.
+
+        A teacher without any is distilled with the defaults of the plugins.
+        """
+        return {}
 
     def samplings(self) -> Mapping[str, Sampling]:
         """The named ways to sample it in many steps; `dimo sample` takes the first one unless told another.
 
-        A teacher without any is sampled as its evaluation plan says.
+        A teacher without any is sampled as its evaluation plan says, and one without a plan in 16 steps of
+        the sampler ``maskgit``.
         """
         return {}
 
-    @abstractmethod
     def evaluation(self) -> EvaluationPlan | None:
-        """How its samples are judged; None when nothing is known about them."""
+        """How its samples are judged; None, the default, when nothing is known about them."""
+        return None
 
     def provenance(self) -> Mapping[str, str]:
         """Where each frozen part came from: its URL or path, and its SHA-256."""

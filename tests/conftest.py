@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dimo_core.backbone import Backbone, Rows
 from dimo_core.conditions import Conditioning
+from dimo_core.errors import UsageError
 from dimo_core.suggestions import EvaluationPlan, Recipe
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens, TokenSpace
@@ -95,6 +96,8 @@ class TinyTeacher(Teacher):
         return TinyBackbone(self.tokens, 2)
 
     def encode_conditions(self, raw: Sequence[Any]) -> Tensor:
+        if wrong := [label for label in raw if label not in (0, 1)]:
+            raise UsageError(f"there is no class {wrong[0]!r}")
         return torch.tensor(list(raw))
 
     def null_condition(self, c: Tensor) -> Tensor:

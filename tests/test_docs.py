@@ -24,8 +24,9 @@ from dimo_core.method.dimo import Dimo
 from dimo_core.method.one_step import OneStep
 from dimo_core.method.process import draw_remask
 from dimo_core.objective import Ingredients
+from dimo_core.offers import Offer
 from dimo_core.options import field_docs
-from dimo_core.registry import Offer, Registry
+from dimo_core.registry import Registry
 from dimo_core.settings import Evaluate, Train
 from dimo_core.teacher import Teacher
 

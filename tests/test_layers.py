@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
-EXAMPLES = [path.parent for path in sorted(ROOT.glob("examples/*/*/plugin.py"))]
+EXAMPLES = [path.parent for path in sorted(ROOT.glob("examples/**/plugin.py"))]
 CORE = "dimo_core"
 PLUGINS = [package for package in [*PACKAGES, *EXAMPLES] if package.name != CORE]
 NAMES = {package.name for package in [*PACKAGES, *EXAMPLES]}

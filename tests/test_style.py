@@ -10,7 +10,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 PACKAGES = [
     *(ROOT / folder for folder in FOLDERS),
-    *(path.parent for path in sorted(ROOT.glob("examples/*/*/plugin.py"))),
+    *(path.parent for path in sorted(ROOT.glob("examples/**/plugin.py"))),
 ]
 SOURCES = [path for package in PACKAGES for path in sorted(package.rglob("*.py"))]
 CLI = ROOT / "dimo_core" / "cli"

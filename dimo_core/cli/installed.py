@@ -1,23 +1,28 @@
 """``dimo plugins`` and ``dimo doctor``: what is installed, from where, and what is missing or failed."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from dimo_core.cli.command import Parser
+from dimo_core.cli.command import Parser, option
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
-from dimo_core.registry import Offer, Registry
+from dimo_core.offers import Offer
+from dimo_core.registry import Registry
 from dimo_core.texts import shown
 
 
 def plugins(argv: Sequence[str]) -> int:
-    """``dimo plugins``: what is installed, from which package, and what failed and why."""
+    """``dimo plugins``: what is installed, from which package, and what failed and why; or ``new``."""
+    if argv[:1] == ["new"]:
+        return new(argv[1:])
     parser = Parser(
         "dimo plugins",
-        "List installed plugins. Only what registers them is imported, unless --check is given.",
+        "List installed plugins. Only what registers them is imported, unless --check is given. "
+        "`dimo plugins new KIND NAME` writes a package of your own.",
         "Exit code 1 when --check finds a plugin that cannot be used. DIMO_DISABLE_PLUGINS=NAME,... "
         "leaves out entry points or distributions, 'all' every distribution but dimo; DIMO_STRICT_PLUGINS=1 "
         "stops at the first broken one.",
@@ -35,6 +40,26 @@ def plugins(argv: Sequence[str]) -> int:
         print(_table(rows, registry))
     failed = registry.broken or any(row["state"] != "ok" for row in rows)
     return 1 if options.check and failed else 0
+
+
+def new(argv: Sequence[str]) -> int:
+    """``dimo plugins new``: a package of one's own to start from."""
+    from dimo_core.jobs.new_package import EXAMPLES, new_package
+
+    parser = Parser(
+        "dimo plugins new",
+        "Write a complete package with a plugin that works and passes its tests, to be changed into yours.",
+        "Nothing is overwritten. docs/plugins.md goes through such a package.",
+    )
+    parser.add_argument("kind", choices=tuple(EXAMPLES), metavar="KIND", help=" | ".join(EXAMPLES))
+    parser.add_argument("name", metavar="NAME", help="what users will type: --divergence NAME")
+    option(parser, "--out", "FOLDER", "the folder to make (default: dimo-NAME)")
+    options = parser.parse_args(argv)
+    folder = new_package(options.kind, options.name, options.out)
+    _, _, block = (folder / "README.md").read_text(encoding="utf-8").partition("```sh\n")
+    steps = ["cd " + shlex.quote(str(folder)), *block.partition("```")[0].splitlines()]
+    print("\n".join([f"{folder} holds a {options.kind} that works. Now:", *(f"  {step}" for step in steps)]))
+    return 0
 
 
 def describe(registry: Registry, offer: Offer, *, check: bool = False) -> dict[str, Any]:

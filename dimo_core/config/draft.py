@@ -16,13 +16,11 @@ from dimo_core.hookspecs import INTERFACES
 from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
 from dimo_core.registry import Registry
+from dimo_core.suggestions import UNREGISTERED
 from dimo_core.texts import masked
 
 if TYPE_CHECKING:
     from dimo_core.teacher import Teacher
-
-UNREGISTERED = "python:"
-"""Begins the recorded name of an object that no plugin registers."""
 
 Given = dict[Path, tuple[Any, Layer]]
 """Typed values by path, each with the layer that gave it."""

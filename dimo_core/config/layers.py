@@ -88,7 +88,7 @@ def from_mapping(
     layer = Layer(origin=origin, data=sections, suggested=bool(assumed))
     for key, value in _nested(data, layer).items():
         if isinstance(value, Choice):
-            value = value.as_dict()
+            value = value.plugin or value.as_dict()
         elif isinstance(value, os.PathLike):
             value = os.fspath(value)
         if isinstance(value, Mapping):

@@ -15,7 +15,7 @@ from dimo_core.evaluation.numbers import aligned, fine_decimals, shortened
 from dimo_core.suggestions import several
 from dimo_core.texts import shown
 
-RATES = ("samples/s", "images/s")
+RATES = ("samples/s",)
 FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
 """What a terminal shows: whether spreads and intervals, and which columns it does without."""
 
@@ -168,8 +168,8 @@ class Table:
         sizes = []
         if self.compares:
             costs = [
-                cost("s/image", lambda row: row.each, fine_decimals([row.each for row in self.rows])),
-                cost("images/s", lambda row: 1 / row.each if row.each else 0.0),
+                cost("s/sample", lambda row: row.each, fine_decimals([row.each for row in self.rows])),
+                cost("samples/s", lambda row: 1 / row.each if row.each else 0.0),
             ]
             sizes = [Column(title="parameters", cells=tuple(shortened(row.parameters) for row in self.rows))]
         counts = [f"{row.samples}{f' x {row.seeds}' if row.seeds > 1 else ''}" for row in self.rows]

@@ -118,7 +118,8 @@ def sample_teacher(
     Args:
         teacher: The teacher.
         sampling: One of ``teacher.samplings()`` by name, or any other, such as
-            ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; the teacher's first one when None.
+            ``attrs.evolve(teacher.samplings()["v1.0"], steps=4)``; None for the teacher's first one, or,
+            where it has none, for what its evaluation plan says.
         count, conditions, seed, device, precision, batch_size: As for ``sample_folder``.
         out: Where to write: empty, missing, or with the first part of these samples; None writes nothing.
 

@@ -88,6 +88,8 @@ class Wanted:
             UsageError: for one that the teacher does not take, or when there are none.
         """
         texts = given.conditions() if isinstance(given, PromptSet) else given
+        if source is None and conditioning.kind == "none":
+            texts = texts or [""]
         if texts:
             raw = (source.parse if source else from_text)(conditioning, texts)
         elif source is None and not conditioning.classes:

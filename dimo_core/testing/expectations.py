@@ -1,6 +1,11 @@
 """How the conformance checks compare, and how they say what they expected."""
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
 
 import torch
 from jaxtyping import Float, Int
@@ -9,12 +14,47 @@ from torch import Tensor
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
 from dimo_core.draws import Draws
-from dimo_core.errors import DimoError, UsageError
-from dimo_core.registry import Registry
-from dimo_core.sampler import TeacherSampling
-from dimo_core.suggestions import EvaluationPlan
-from dimo_core.teacher import Teacher
+from dimo_core.errors import UsageError
 from dimo_core.tokens import Tokens, TokenSpace
+
+TOLERANCE = 1e-4
+"""Largest difference of fp32 logits that count as equal, relative to the largest entry."""
+
+OTHERS = ("dimo_core", "torch", "attr", "jaxtyping", "beartype")
+"""Packages whose frames are passed over when an error is located."""
+
+P = ParamSpec("P")
+
+
+def explains(check: Callable[P, None]) -> Callable[P, None]:
+    """A check that raises nothing but ``AssertionError``, whatever the plugin raises."""
+
+    @wraps(check)
+    def explaining(*args: P.args, **kwargs: P.kwargs) -> None:
+        with explained(f"{check.__name__} meets no error"):
+            check(*args, **kwargs)
+
+    return explaining
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """What is raised within becomes an ``AssertionError`` that names the promise, the error and its place.
+
+    Args:
+        what: The promise.
+    """
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:
+        frames = [*traceback.walk_tb(error.__traceback__)]
+        own = [f for f in frames if str(f[0].f_globals.get("__name__")).split(".")[0] not in OTHERS]
+        frame, line = (own[1:] or frames)[-1]  # the first one is contextlib's
+        place = f"{Path(frame.f_code.co_filename).name}:{line}, in {frame.f_code.co_qualname}"
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise AssertionError(f"expected: {what}, not {text} ({place})") from error
 
 
 def require(condition: bool, text: str) -> None:
@@ -49,6 +89,20 @@ def require_close(actual: Condition, expected: Condition, what: str, tolerance: 
         torch.testing.assert_close(actual, expected, rtol=0, atol=atol, check_dtype=not tolerance)
     except (AssertionError, TypeError) as error:  # the latter: of a tensor and something else
         raise AssertionError(f"expected: {what} ({error})") from error
+
+
+def require_condition(c: Condition, count: int, what: str) -> None:
+    """A condition batch: tensors with ``count`` rows, in dicts, lists and tuples."""
+    if isinstance(c, Tensor):
+        told = f"{what} gives one row for each raw condition: {count}, not a tensor of shape {list(c.shape)}"
+        require(c.ndim > 0 and len(c) == count, told)
+        return
+    inside = [*c.values()] if isinstance(c, dict) else c
+    told = f"{what} gives tensors in dicts, lists and tuples; a {type(c).__name__} is none: use torch.tensor"
+    require(isinstance(inside, list | tuple), told)
+    require(len(inside) > 0, f"{what} gives a tensor at least, whose rows are the samples")
+    for leaf in inside:
+        require_condition(leaf, count, what)
 
 
 def partly_masked(space: TokenSpace, c: Condition, draws: Draws) -> Tokens:
@@ -86,29 +140,15 @@ def require_tokens(
 
 
 def require_refusal(call: Callable[[], object], what: str) -> None:
-    """The call raises ``UsageError``."""
+    """The call raises ``UsageError``, and no other error."""
     try:
-        call()
-    except UsageError:
-        return
+        with explained(what):
+            call()
+    except AssertionError as error:
+        if isinstance(error.__cause__, UsageError):
+            return
+        raise
     raise AssertionError(f"expected: {what} (raise dimo_core.errors.UsageError)")
-
-
-def require_suggestions(teacher: Teacher) -> None:
-    """What the teacher suggests can be used: recipes, evaluation plan, and every named sampling."""
-    named = all(isinstance(key, str) for recipe in teacher.recipes().values() for key in recipe)
-    require(named, "recipes are mappings by option name")
-    if (plan := teacher.evaluation()) is not None:
-        require(EvaluationPlan(**plan.as_dict()) == plan, "the evaluation plan survives YAML")
-    samplings = teacher.samplings()
-    for name, sampling in samplings.items():
-        require(bool(sampling.source), f"the sampling {name!r} tells its source")
-        try:
-            TeacherSampling.of(sampling, Registry.discover(), name)
-        except DimoError as error:
-            raise AssertionError(
-                f"expected: sampler and guidance of the sampling {name!r} can be built ({error})"
-            ) from error
 
 
 def require_extra(network: Backbone, x: Tokens, c: Condition, e: Float[Tensor, "B L E"]) -> None:

@@ -9,6 +9,12 @@ def dimo_register(register: Register) -> None:
     register("conditions", "labels", "dimo_prompts.labels:Labels", summary="class labels, drawn uniformly")
     register(
         "conditions",
+        "none",
+        "dimo_prompts.nothing:Nothing",
+        summary="no condition, for unconditional teachers, and for prompts that say nothing",
+    )
+    register(
+        "conditions",
         "prompts",
         "dimo_prompts.prompts:Prompts",
         summary="prompts from webdataset shards, text files or JSON lines, read as a stream",

@@ -7,7 +7,9 @@ import pytest
 from dimo_core import hookspecs
 from dimo_core.errors import PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
-from dimo_core.registry import Offer, Registry, Source
+from dimo_core.offers import Offer, Source
+from dimo_core.registry import Registry, built
+from dimo_core.suggestions import Choice
 
 TOYS = Path(__file__).parents[1] / "data" / "toy_site"
 
@@ -27,6 +29,10 @@ IMPOSSIBLE = {
     "wrong_arguments": (
         "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_register(registry): pass",
         "registry",
+    ),
+    "no_argument": (
+        "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_register(): pass",
+        "registers nothing: it lacks the argument of dimo_register(register)",
     ),
     "other_hook": (
         "from dimo_core.hookspecs import hookimpl\n@hookimpl\ndef dimo_registre(register): pass",
@@ -223,3 +229,16 @@ def test_a_registry_can_be_made_by_hand_for_tests():
     registry = Registry(found=(offer,), broken=(broken,))
     assert Ramp is registry.load("guidance", "x")
     assert "d 1 (entry point 'b')" == registry.broken[0].origin
+
+
+def test_an_object_in_place_of_a_name_is_taken_as_it_is_and_recorded_with_its_options():
+    choice = Choice.from_dict(Ramp(scale=3.0))
+    assert Ramp(scale=3.0) == built(Registry(), "guidance", choice)
+    assert {"name": "python:dimo_core.guidance.Ramp", "scale": 3.0} == choice.as_dict()
+    with pytest.raises(UnknownNameError, match=r"python:dimo_core\.guidance\.Ramp"):
+        built(Registry(), "guidance", Choice.from_dict(choice.as_dict()))
+
+
+def test_an_object_of_another_kind_is_refused_in_the_name_of_who_suggested_it():
+    with pytest.raises(PluginError, match=r"the plan of T: Ramp\(scale=1\.0\) is no Metric"):
+        built(Registry(), "metric", Choice.from_dict(Ramp()), "the plan of T")

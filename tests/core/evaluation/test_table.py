@@ -84,7 +84,7 @@ def test_seconds_keep_two_digits_of_the_fastest_row():
     slow = attrs.evolve(row("slow"), seconds=62.0, parameters=1_870_000)
     fast = attrs.evolve(row("fast"), seconds=1.1)
     columns = {column.title: column.cells for column in Table(rows=(slow, fast)).columns()}
-    assert ("0.0620", "0.0011") == columns["s/image"]
+    assert ("0.0620", "0.0011") == columns["s/sample"]
     assert ("1.87 M", "-") == columns["parameters"]
 
 

@@ -27,7 +27,7 @@ from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.sources import Conditions
 from dimo_core.suggestions import ASSUMED, EvaluationPlan, Sampling
-from dimo_core.testing.expectations import require_suggestions
+from dimo_core.testing.suggested import require_suggestions
 
 LABELS = Conditioning(kind="label", classes=("even", "odd"))
 

@@ -50,6 +50,8 @@ class PromptSpace(TokenSpace):
 def encoded(raw: Sequence[Sequence[int | None]], length: int) -> dict[str, Tensor]:
     """Prompts from the left; None and what is behind them is the model's."""
     tokens, valid = torch.zeros(len(raw), length, dtype=torch.long), torch.ones(len(raw), length).bool()
+    if wrong := [prompt for prompt in raw if not isinstance(prompt, tuple | list)]:
+        raise UsageError(f"a prompt is a list of tokens, not {wrong[0]!r}")
     for row, prompt in enumerate(raw):
         for site, token in enumerate(prompt):
             if token is not None:

@@ -63,9 +63,9 @@ def test_costs_count_decoding_and_all_seeds():
     assert 2.5 / 250 == one.each
     columns = {column.title: column.cells for column in result(one).table.columns()}
     assert ("0.010", "100.0", "50 x 5", "485 k", "8") == tuple(
-        columns[name][0][:6] for name in ("s/image", "images/s", "n", "parameters", "passes")
+        columns[name][0][:6] for name in ("s/sample", "samples/s", "n", "parameters", "passes")
     )
-    assert ("-", "-") == (columns["s/image"][1], columns["parameters"][1])
+    assert ("-", "-") == (columns["s/sample"][1], columns["parameters"][1])
 
 
 def test_spread_and_interval_stand_beside_a_number():

@@ -4,13 +4,17 @@ import re
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 
 from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
+from dimo_core.errors import UsageError
 from dimo_core.sampler import Sampled
 from dimo_core.sources import ConditionStream
+from dimo_core.suggestions import EvaluationPlan
+from dimo_core.teacher import Teacher
 from dimo_core.testing import (
     check_conditions,
     check_divergence,
@@ -18,42 +22,13 @@ from dimo_core.testing import (
     check_sampler,
     check_teacher,
 )
+from dimo_core.tokens import TokenSpace
 from dimo_divergences import FKL, RKL, Jeffrey
 from dimo_maskgit.codebook import PatchCodebook
 from dimo_maskgit.teacher import MaskGit
 from dimo_maskgit.transformer import Architecture, MaskTransformer
 from dimo_prompts.labels import Labels
 from dimo_samplers.maskgit import MaskGitSampler
-
-
-def broken(plugin: Any, **methods: Any) -> Any:
-    """The same plugin, some of its methods replaced."""
-    cls = type(plugin)
-    worse = attrs.frozen(kw_only=True, slots=False)(
-        type(cls.__name__, (cls,), {"__doc__": cls.__doc__, **methods})
-    )
-    return worse(**{field.name: getattr(plugin, field.name) for field in attrs.fields(cls)})
-
-
-def sharing(teacher: Any) -> Any:
-    """The tiny teacher with a real ``share=True``."""
-    first: list[Any] = []
-
-    def network(self: Any, *, share: bool = False) -> Any:
-        made = type(teacher).network(self)
-        if share:
-            first.append(made)
-            for name, p in first[0].named_parameters():
-                owner, _, leaf = name.rpartition(".")
-                setattr(made.get_submodule(owner), leaf, p)
-        return made
-
-    return broken(teacher, network=network)
-
-
-@pytest.fixture
-def whole(tiny_teacher: Any) -> Any:
-    return sharing(tiny_teacher)
 
 
 def test_a_whole_teacher_passes(whole: Any) -> None:
@@ -69,7 +44,7 @@ def test_the_shipped_teacher_passes() -> None:
     check_sampler(MaskGitSampler(), made, ["even", 1])
 
 
-def backbone_with(teacher: Any, name: str, method: Any) -> Any:
+def backbone_with(broken: Any, teacher: Any, name: str, method: Any) -> Any:
     plain = type(teacher).network
 
     def network(self: Any, *, share: bool = False) -> Any:
@@ -99,6 +74,47 @@ def mixing(forward: Any) -> Any:
         return hidden + hidden.mean(0, keepdim=True)
 
     return mix
+
+
+def ignoring(forward: Any) -> Any:
+    return lambda self, x, c, *, mask_ratio: forward(self, x, torch.zeros_like(c), mask_ratio=mask_ratio)
+
+
+def untrained(head: Any) -> Any:
+    def apply(self: Any, hidden: Any, rows: Any = None) -> Any:
+        hidden = hidden if rows is None else hidden.flatten(0, 1)[rows]
+        return hidden @ self.out.weight.detach().T + self.out.bias
+
+    return apply
+
+
+def in_double(head: Any) -> Any:
+    return lambda self, hidden, rows=None: head(self, hidden, rows).double()
+
+
+def in_half(head: Any) -> Any:
+    return lambda self, hidden, rows=None: head(self, hidden, rows).half()
+
+
+def most_likely(embed: Any) -> Any:
+    return lambda self, x: embed(self, x.argmax(-1) if x.is_floating_point() else x)
+
+
+def of_four_sites(forward: Any) -> Any:
+    def four(self: Any, x: Any, c: Any, *, mask_ratio: Any) -> Any:
+        if x.shape[1] != 4:
+            raise IndexError("index 4 is out of bounds")
+        return forward(self, x, c, mask_ratio=mask_ratio)
+
+    return four
+
+
+def without_mix(forward: Any) -> Any:
+    def skip(self: Any, x: Any, c: Any, *, mask_ratio: Any) -> Any:
+        e = x if x.is_floating_point() else self.embed(x)
+        return e + self.class_emb(c)[:, None]
+
+    return skip
 
 
 def rows_by_sample(head: Any) -> Any:
@@ -134,6 +150,12 @@ def spoiling(targets: Any) -> Any:
         ("adapter_targets", naming_nothing, "'nothing' is none"),
         ("adapter_targets", spoiling, "adapter_targets changes no logits"),
         ("forward", detached, "gradients flow from logits to embeddings"),
+        ("forward", ignoring, "logits depend on the condition: the network ignores c"),
+        ("forward", without_mix, "to every weight, and ['mix.0.weight'] gets none: use it"),
+        ("head", untrained, "to every weight, and ['out.weight'] gets none: use it in the forward pass"),
+        ("head", in_double, "of the dtype of the weights, which is no float64; they are torch.float64"),
+        ("head", in_half, "which is no float64; they are torch.float16"),
+        ("embed", most_likely, "embed of probabilities is differentiable in them: their mean embedding"),
         ("forward", remembering, "leaves nothing behind"),
         ("forward", mixing, "do not depend on the others of its batch"),
         ("head", rows_by_sample, "gives these flat rows"),
@@ -141,9 +163,22 @@ def spoiling(targets: Any) -> Any:
         ("embed", rounded, "one-hot probabilities"),
     ],
 )
-def test_a_backbone_that_breaks_the_contract_is_named(whole: Any, name: str, method: Any, text: str) -> None:
+def test_a_backbone_that_breaks_the_contract_is_named(
+    broken: Any, whole: Any, name: str, method: Any, text: str
+) -> None:
     with pytest.raises(AssertionError, match=re.escape(text)):
-        check_teacher(backbone_with(whole, name, method), [0, 1])
+        check_teacher(backbone_with(broken, whole, name, method), [0, 1])
+
+
+def beyond(self: Any, raw: Any) -> Any:
+    try:
+        return torch.tensor(list(raw))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError("no class") from error
+
+
+def plan(**fields: Any) -> EvaluationPlan:
+    return EvaluationPlan(**{"metrics": (), "best": "fid", **fields})
 
 
 @pytest.mark.parametrize(
@@ -152,13 +187,72 @@ def test_a_backbone_that_breaks_the_contract_is_named(whole: Any, name: str, met
         ({"capabilities": frozenset()}, "without the capability 'guidance', null_condition refuses"),
         ({"encode_conditions": lambda self, raw: torch.zeros(1)}, "one row for each raw condition"),
         ({"frozen_parameters": lambda self: ("nothing",)}, "'nothing' is none"),
-        ({"__doc__": "No options are described."}, "describes option seed"),
         ({"null_condition": lambda self, c: c.float()}, "structure, shapes and dtypes"),
+        (
+            {"null_condition": Teacher.null_condition},
+            "the capability 'guidance' comes with null_condition(c)",
+        ),
+        ({"encode_conditions": lambda self, raw: np.array(list(raw))}, "a ndarray is none: use torch.tensor"),
+        ({"encode_conditions": lambda self, raw: {}}, "gives a tensor at least, whose rows are the samples"),
+        (
+            {"encode_conditions": lambda self, raw: torch.tensor([{0: 0, 1: 1}[label] for label in raw])},
+            "raises UsageError, as for all that it does not know, not KeyError",
+        ),
+        ({"encode_conditions": beyond}, "encode_conditions([2]) raises UsageError"),
+        (
+            {"capabilities": frozenset({"guidance", "decodes"})},
+            "capabilities are among guidance, decode, encode, create, save; decodes is none",
+        ),
+        (
+            {"capabilities": frozenset({"guidance", "create"})},
+            "the capability 'create' comes with an attrs class pretraining_options",
+        ),
+        (
+            {"tokens": property(lambda self: TokenSpace(length=4, codes=5, mask_id=2))},
+            "codes that tokens forbids have logits of -inf: end the head with tokens.restrict(z, rows)",
+        ),
+        (
+            {"tokens": property(lambda self: TokenSpace(length=4, codes=5, mask_id=9))},
+            "sites with ids 0 .. 9, the mask id being 9, not IndexError",
+        ),
+        ({"recipes": lambda self: {"a": {"divergence": "no-such"}}}, "unknown divergence 'no-such'"),
+        ({"recipes": lambda self: {"a": {"train": {"stepz": 3}}}}, "train.stepz in preset 'a' of teacher"),
+        ({"evaluation": lambda self: plan(metrics="no-such")}, "names a metric that exists (unknown metric"),
+        ({"evaluation": lambda self: plan(sampler="no-such")}, "names a sampler that exists (unknown"),
+        (
+            {"evaluation": lambda self: plan(conditions={"name": "labels", "klasses": 3})},
+            "names a conditions that exists (",
+        ),
     ],
 )
-def test_a_teacher_that_breaks_the_contract_is_named(whole: Any, methods: dict[str, Any], text: str) -> None:
+def test_a_teacher_that_breaks_the_contract_is_named(
+    broken: Any, whole: Any, methods: dict[str, Any], text: str
+) -> None:
     with pytest.raises(AssertionError, match=re.escape(text)):
         check_teacher(broken(whole, **methods), [0, 1])
+
+
+def test_a_network_whose_length_is_another_is_named_with_the_place_of_the_error(
+    broken: Any, whole: Any
+) -> None:
+    class Longer(type(whole)):  # type: ignore[misc]
+        """A teacher.
+
+        Attributes:
+            seed: Seed of the weights.
+            keep: Whether the mask token is scored.
+        """
+
+        @property
+        def tokens(self) -> TokenSpace:
+            return TokenSpace(length=5, codes=5, mask_id=5)
+
+    longer = backbone_with(broken, attrs.frozen(kw_only=True)(Longer)(), "forward", of_four_sites)
+    text = (
+        r"takes tokens of L = tokens.length = 5 sites .* not IndexError: .* \(test_checks.py:\d+, in of_four"
+    )
+    with pytest.raises(AssertionError, match=text):
+        check_teacher(longer, [0, 1])
 
 
 def test_a_teacher_that_does_not_share_is_named(tiny_teacher: Any) -> None:
@@ -166,7 +260,7 @@ def test_a_teacher_that_does_not_share_is_named(tiny_teacher: Any) -> None:
         check_teacher(tiny_teacher, [0, 1])
 
 
-def test_a_skeleton_that_allocates_is_named(whole: Any) -> None:
+def test_a_skeleton_that_allocates_is_named(broken: Any, whole: Any) -> None:
     def skeleton(self: Any) -> Any:
         made = type(whole).skeleton(self)
         made.register_buffer("cache", torch.zeros(3, device="cpu"))
@@ -191,7 +285,9 @@ def test_a_whole_divergence_passes(divergence: Divergence) -> None:
         ({"grad": lambda self, log_p, log_q: (log_q.exp() - log_p.exp()).double()}, "keeps the dtype"),
     ],
 )
-def test_a_divergence_that_breaks_the_contract_is_named(methods: dict[str, Any], text: str) -> None:
+def test_a_divergence_that_breaks_the_contract_is_named(
+    broken: Any, methods: dict[str, Any], text: str
+) -> None:
     with pytest.raises(AssertionError, match=re.escape(text)):
         check_divergence(broken(FKL(), **methods))
 
@@ -225,7 +321,9 @@ def consumed(self: Any, conditioning: Conditioning, *, seed: int) -> ConditionSt
         ({"open": of_any_kind}, "refuses conditions of a kind"),
     ],
 )
-def test_conditions_that_break_the_contract_are_named(whole: Any, methods: dict[str, Any], text: str) -> None:
+def test_conditions_that_break_the_contract_are_named(
+    broken: Any, whole: Any, methods: dict[str, Any], text: str
+) -> None:
     with pytest.raises(AssertionError, match=re.escape(text)):
         check_conditions(broken(Labels(), **methods), whole)
 
@@ -259,7 +357,7 @@ def at_random(done: Sampled) -> torch.Tensor:
         ),
     ],
 )
-def test_a_sampler_that_breaks_the_contract_is_named(whole: Any, sample: Any, text: str) -> None:
+def test_a_sampler_that_breaks_the_contract_is_named(broken: Any, whole: Any, sample: Any, text: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(text)):
         check_sampler(broken(MaskGitSampler(), sample=sample), whole, [0, 1])
 
@@ -270,11 +368,24 @@ def test_options_must_be_a_frozen_attrs_class() -> None:
 
     @attrs.define(kw_only=True)
     class Loose:
-        """Attributes:
-        a: A number.
+        """A plugin.
+
+        Attributes:
+            a: A number.
         """
 
         a: int = 0
 
     with pytest.raises(AssertionError, match="is frozen"):
         check_options(Loose())
+
+
+def test_an_option_without_help_is_named() -> None:
+    @attrs.frozen(kw_only=True)
+    class Bare:
+        """A plugin."""
+
+        a: int = 0
+
+    with pytest.raises(AssertionError, match=r"Bare describes option a in its 'Attributes:' section"):
+        check_options(Bare())

@@ -1,0 +1,28 @@
+"""Options: what every plugin is."""
+
+from typing import Any
+
+import attrs
+
+from dimo_core.options import field_docs
+from dimo_core.testing.expectations import explains, require
+
+
+@explains
+def check_options(plugin: object) -> None:
+    """A plugin is a frozen, keyword-only attrs class of documented options, which build an equal plugin."""
+    cls: Any = type(plugin)
+    name = cls.__qualname__
+    require(attrs.has(cls), f"{name} is a frozen attrs class whose fields are its options")
+    fields = [field for field in attrs.fields(cls) if field.init]
+    for field in fields:
+        require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
+        where = f"option {field.name} in its 'Attributes:' section"
+        require(bool(field_docs(cls).get(field.name)), f"the docstring of {name} describes {where}")
+    again = cls(**{field.alias: getattr(plugin, field.name) for field in fields})
+    require(again == plugin, f"{name} built again from its own options equals the first")
+    try:
+        setattr(again, fields[0].name if fields else "anything", None)
+    except (attrs.exceptions.FrozenInstanceError, AttributeError):
+        return
+    raise AssertionError(f"{name} is frozen (attrs.frozen): its options cannot be assigned")
