@@ -1,6 +1,10 @@
 """Sphinx: builds offline and strictly, ``python -m sphinx -W --keep-going -b html docs docs/_build/html``."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "dimo"
 author = "The dimo authors"
@@ -10,10 +14,13 @@ version = release = installed_version("dimo")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "generated",
+    "mathml",
+    "notebook",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext"]
+html_math_renderer = "mathml"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -33,3 +40,5 @@ python_maximum_signature_line_length = 90
 html_theme = "furo"
 html_title = "dimo"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["dimo.css"]
