@@ -3,8 +3,8 @@
     python benchmarks/failures.py              # about a quarter of an hour of one core
     python benchmarks/failures.py --summary    # train nothing, draw what is finished
 
-Each is the user's command in 600 steps with one option changed. Table and pictures go to docs/results, which
-docs/diagnose.md shows; runs stay in runs/failures and can be interrupted and continued.
+Each is the user's command in 600 steps of 32 with one option changed. Table and pictures go to docs/results;
+docs/diagnose.md shows them. Runs stay in runs/failures and can be interrupted and continued.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from dimo_core.jobs.distil import distill
 from dimo_core.jobs.sample import sample_folder
 
 RUNS, STEPS, EVERY = Path("runs/failures"), 600, 100
+BATCH, SAMPLES = 32, 500
 DIVERGED = "diverged.txt"
 
 RUNS_OF: Mapping[str, Mapping[str, Any]] = {
@@ -64,8 +65,8 @@ def trained(name: str, steps: int) -> Path:
     if (out / "generator" / "generator.yaml").exists() or (out / DIVERGED).exists():
         return out
     options = {"divergence": {"name": "jeffrey", "beta": 0.2}, **RUNS_OF[name]}
-    evaluation = {"every": EVERY, "samples_on_the_way": 1000, "samples": 1000, "steps": [16, 1]}
-    train = {"steps": steps, "sample_every": EVERY}
+    evaluation = {"every": EVERY, "samples_on_the_way": SAMPLES, "samples": SAMPLES, "steps": [1]}
+    train = {"steps": steps, "batch_size": BATCH, "sample_every": 0}
     resume = (out / "config.yaml").exists()
     try:
         distill(out=str(out), train=train, eval=evaluation, device="cpu", resume=resume, **options)

@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -36,6 +37,8 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
+# Libraries of optional teachers are not needed to describe them.
+autodoc_mock_imports = [name for name in ("diffusers", "transformers", "peft") if find_spec(name) is None]
 
 html_theme = "furo"
 html_title = "dimo"

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 import attrs
+import docstring_parser
 import yaml
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -33,7 +34,13 @@ from dimo_core.teacher import Teacher
 
 WIDTH = 108
 FENCE = re.compile(r"^```\{generated\} *(\S+)\n```$", re.MULTILINE)
-PLURALS = {"auxiliary": "auxiliaries", "data": "data", "conditions": "conditions", "features": "features"}
+PLURALS = {
+    "auxiliary": "auxiliaries",
+    "guidance": "guidance",
+    "data": "data",
+    "conditions": "conditions",
+    "features": "features",
+}
 
 
 def offers(kind: str | None = None) -> list[Offer]:
@@ -124,10 +131,15 @@ def value(default: Any) -> str:
 
 def hooks() -> Iterator[str]:
     """The hook, and what each kind of plugin must and may implement."""
-    hook = hookspecs.dimo_register
-    yield f"## `{hook.__name__}{inspect.signature(hook)}`\n".replace(" -> None", "")
-    yield f"{inspect.getdoc(hook)}\n"
-    yield f"The plugin API is version {hookspecs.PLUGIN_API}; the entry point group is `{hookspecs.GROUP}`.\n"
+    hook, register = hookspecs.dimo_register, hookspecs.Register.__call__
+    given = docstring_parser.parse(inspect.getdoc(register) or "", docstring_parser.DocstringStyle.GOOGLE)
+    signature = str(inspect.signature(register)).replace("self, ", "").replace(" -> None", "")
+    yield f"## `{hook.__name__}(register)`\n\n{cell(inspect.getdoc(hook) or '')}\n"
+    yield f"```python\nregister{signature}\n```\n\n| argument | what it is |\n|---|---|"
+    for argument in given.params:
+        yield f"| `{argument.arg_name}` | {cell(' '.join((argument.description or '').split()))} |"
+    api, group = hookspecs.PLUGIN_API, hookspecs.GROUP
+    yield f"\nThe plugin API is version {api}; the entry point group is `{group}`.\n"
     for kind in hookspecs.KINDS:
         cls = interface(kind)
         yield f"(interface-{kind})=\n## {kind}\n\n{reference(cls)}: {cell(first_line(cls))}\n"

@@ -188,7 +188,7 @@ def faults(browser: Browser, pages: list[Path]) -> dict[str, list[str]]:
             elif address in ids and unquote(anchor) not in ids[address]:
                 mistakes.append(f"dead anchor {link}")
         if mistakes:
-            wrong[page.name] = mistakes
+            wrong["/".join(page.parts[-2:])] = mistakes
     return wrong
 
 
