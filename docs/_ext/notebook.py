@@ -80,7 +80,7 @@ class NotebookParser(MystParser):
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Parse a source text."""
-        execute = bool(self.config.notebook_execute)
+        execute = bool(document.settings.env.config.notebook_execute)
         super().parse(markdown(inputstring, str(document["source"]), execute=execute), document)
 
 
