@@ -36,8 +36,10 @@ README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [ROOT / folder for folder in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+NOTEBOOKS = sorted(path for path in DOCS.rglob("*.ipynb") if "_build" not in path.parts)
 OFFERS = [offer for offer in Registry.discover({}).offers() if offer.dist == "dimo"]
 OWN_OPTIONS: list[type] = [Train, Evaluate, Job]
+TUTORIALS = ("index", "start", "text-to-image", "evaluating", "tuning")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -92,6 +94,7 @@ def test_every_plugin_says_in_one_line_what_it_is(offer: Offer) -> None:
 
 
 def test_every_page_is_in_a_table_of_contents_and_every_entry_is_a_page() -> None:
+    notebooks = {path.with_suffix(".md") for path in NOTEBOOKS}
     listed = {
         (page.parent / f"{line.strip()}.md").resolve()
         for page in PAGES
@@ -99,7 +102,7 @@ def test_every_page_is_in_a_table_of_contents_and_every_entry_is_a_page() -> Non
         for line in block.splitlines()
         if line.strip() and not line.startswith(":")
     }
-    pages = set(PAGES) - {DOCS / "index.md"}
+    pages = {*PAGES, *notebooks} - {DOCS / "index.md"}
     assert ([], []) == (sorted(pages - listed), sorted(listed - pages))
 
 
@@ -145,11 +148,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def run_commands() -> list[str]:
-    """``dimo run`` as README and docs/start.md write it, where it starts a run of its own."""
-    lines = [*shell_lines(README), *shell_lines((DOCS / "start.md").read_text())]
+    """``dimo run`` as README and the tutorials write it, where it starts a run of its own."""
+    tutorials = [(DOCS / f"{name}.md").read_text() for name in TUTORIALS]
+    lines = [line for text in (README, *tutorials) for line in shell_lines(text)]
     written = [line.partition("bin/dimo run" if "bin/dimo" in line else "dimo run")[2] for line in lines]
     bare = [re.split(r" [#>] ", f"{text} ")[0].strip() for text in written if text]
-    special = ("--help", "--resume", "--dry-run", "--teacher.checkpoint", "--print_config")
+    special = ("--help", "--resume", "--dry-run", "--teacher.checkpoint", "--print_config", "$seed")
     return sorted({text for text in bare if not any(flag in text for flag in special)})
 
 

@@ -78,7 +78,8 @@ class OneStep(OneStepOptions):
     Attributes:
         train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too.
         init: Folder of a trained generator to continue from, or a published weights file or folder of one
-            (FILE::key takes the set of weights under that key, such as ema); null starts from the teacher.
+            (``FILE::key`` takes the set of weights under that key, such as ema); null starts from the
+            teacher.
     """
 
     train_embeddings: bool = False

@@ -44,7 +44,7 @@ class Mdlm(Teacher):
     Attributes:
         checkpoint: Folder of a teacher as ``dimo pretrain`` and ``dimo convert`` write it, a folder with
             config.json and model.safetensors such as hf://kuleshov-group/mdlm-owt, or a weights file, such as
-            a checkpoint of Lightning (FILE::state_dict for its weights without the average); a path or
+            a checkpoint of Lightning (``FILE::state_dict`` for its weights without the average); a path or
             fsspec URL.
         revision: Commit, tag or branch of a checkpoint hf://OWNER/NAME; null for the main branch.
         tokenizer: Folder with characters.json, tokenizer.json, or vocab.json and merges.txt (GPT-2's); null
