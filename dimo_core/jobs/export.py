@@ -150,4 +150,5 @@ def _known(teacher: Teacher, card: dict[str, Any], given: Sequence[str] | None) 
     classes = len(teacher.conditioning.classes)
     if given is None and 0 < classes <= LISTED:
         return Known.of(teacher, range(classes), complete=True)
-    return Known.of(teacher, conditions_of(teacher, card, given, EXAMPLES), complete=False)
+    count = len(given) if given else EXAMPLES
+    return Known.of(teacher, conditions_of(teacher, card, given, count), complete=False)

@@ -170,19 +170,18 @@ def _loaded(
 def conditions_of(
     teacher: Teacher, card: Mapping[str, Any], given: Sequence[str] | None, count: int
 ) -> Sequence[Any]:
-    """Raw conditions for a generator of this card: so many of those that are given, or evenly spread.
+    """So many raw conditions for a generator of this card: those that are given, in turn, or evenly spread.
 
     Args:
         teacher: The generator's.
         card: ``generator.yaml``.
         given: Class names, indices or prompts; None for some of those that its source has.
-        count: How many, where none are given; else as many as are given.
+        count: How many.
 
     Raises:
         UsageError: for one that the teacher does not take, or when there are none.
     """
-    wanted = len(given) if given else count
-    return Wanted.of(teacher.conditioning, _source(teacher, card), given, wanted).raw
+    return Wanted.of(teacher.conditioning, _source(teacher, card), given, count).raw
 
 
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:

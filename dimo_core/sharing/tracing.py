@@ -147,8 +147,8 @@ def traced(teacher: Teacher, generator: Generator, c: Condition, seed: int = 0) 
             text = " ".join(str(error).split())[:300]
             raise UsageError(
                 f"{type(generator).__name__} with the teacher {type(teacher).__name__} cannot be exported: "
-                f"torch.export does not follow it ({type(error).__name__}: {text}). `dimo export --merge` and"
-                " `dimo push` of the generator folder itself work without a graph."
+                f"torch.export does not follow it ({type(error).__name__}: {text}). Its generator folder is "
+                "for dimo alone."
             ) from error
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names files of this machine
