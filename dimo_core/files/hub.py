@@ -124,8 +124,11 @@ class Repository:
             text = f"{self.name} has no branch {self.branch!r}. Make it first, or leave '@{self.branch}' out."
             raise UsageError(text) from error
         except Exception as error:  # of httpx, of the Hub's answers, of the upload
+            first: BaseException = error  # the library tells which file, and its cause why
+            while first.__cause__ is not None:
+                first = first.__cause__
             status = getattr(getattr(error, "response", None), "status_code", None)
-            text = " ".join(str(error).split())[:300]
+            text = " ".join(f"{error} {first if first is not error else ''}".split())[:300]
             if status in (401, 403):
                 raise UsageError(
                     f"{hub.constants.ENDPOINT} refuses to let the token write to {self.name} ({status}). "
