@@ -62,10 +62,8 @@ class Wish:
         """
         if not isinstance(given, dict) or (strange := given.keys() - set(attrs.fields_dict(cls))):
             names = ", ".join(attrs.fields_dict(cls))
-            what = (
-                f"what is none: {', '.join(map(repr, strange))}" if isinstance(given, dict) else "no object"
-            )
-            raise UsageError(f"an object with {names} is wanted, and {what} was given"[:500])
+            found = ", ".join(map(repr, strange)) if isinstance(given, dict) else f"a {type(given).__name__}"
+            raise UsageError(f"an object with {names} is wanted, and {found} was given"[:500])
         wish = {**{f.name: f.default for f in attrs.fields(cls)}, **given}
         if wish["who"] not in ("generator", "teacher"):
             raise UsageError(f"who draws is 'generator' or 'teacher', not {wish['who']!r}"[:200])

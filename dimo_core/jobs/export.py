@@ -104,7 +104,9 @@ def export_generator(
         card = read_card(source)
         generator, card = _whole(teacher, generator, card)
         check_finite(source.url, generator.backbone.state_dict())
-        known = _known(teacher, card, conditions)
+        known, run = _known(teacher, card, conditions), Run.of(source)
+        if temperature is not None or steps is not None:
+            run = run.noted("Measured at the run's own temperature and steps, not at those of this export.")
         count = batch_size or max(1, min(TOGETHER, SITES // teacher.tokens.length))
         logger.info("tracing {} samples at a time", count)
         export = Export(
@@ -113,7 +115,7 @@ def export_generator(
             traced=traced(teacher, generator, known.first(count)),
             known=known,
             config=card,
-            run=Run.of(source),
+            run=run,
             licence=licence,
         )
         export.write(folder, form)

@@ -90,6 +90,7 @@ class Card:
             lead=self._lead(),
             picture=self.picture,
             samples=[printable(line) for line in self.samples],
+            drawn=[printable(name) for name in self.known.names[: self.facts["batch"]]],
             kind=self.facts["kind"],
             examples=[shlex.quote(name) for name in names],
             quoted=[json.dumps(name, ensure_ascii=False) for name in names],

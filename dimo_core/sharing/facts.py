@@ -37,6 +37,12 @@ class Run:
     config: Mapping[str, Any] = attrs.field(factory=dict)
     table: Table | None = None
 
+    def noted(self, note: str) -> "Run":
+        """The same, with a note below the numbers."""
+        if self.table is None:
+            return self
+        return attrs.evolve(self, table=attrs.evolve(self.table, notes=(*self.table.notes, note)))
+
     @classmethod
     def of(cls, generator: Folder) -> "Run":
         """The run that the folder ``generator`` lies in, if it does.

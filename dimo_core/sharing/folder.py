@@ -108,6 +108,8 @@ class Export:
         """The folder that dimo reads, the graph, and its tensors; names of their files."""
         graph = graph_of(self.traced.program)
         config = {**self.config, "teacher": impersonal(self.config["teacher"])}
+        if impersonal(config.get("conditions")) != config.get("conditions"):
+            config.pop("conditions")  # files that are not in the folder; the teacher suggests a source
         kept: dict[str, Any] = {key: config[key] for key in ("step", "seed", "merged_from") if key in config}
         save_generator(folder, self.generator, self.teacher, config, kept)
         folder.write_yaml(CARD, impersonal(read_card(folder)))

@@ -11,7 +11,7 @@ from loguru import logger
 from dimo_core.errors import MissingLibraryError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.sharing.copying import put
-from dimo_core.sharing.tracing import Traced
+from dimo_core.sharing.tracing import Traced, quiet
 
 NAME = "model.onnx"
 DATA = f"{NAME}.data"
@@ -59,14 +59,15 @@ def write_onnx(folder: Folder, traced: Traced) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / NAME
         try:
-            model = torch.onnx.export(
-                traced.program,
-                dynamo=True,
-                verbose=False,
-                input_names=[*traced.inputs],
-                output_names=[*traced.outputs],
-                custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
-            )
+            with quiet():
+                model = torch.onnx.export(
+                    traced.program,
+                    dynamo=True,
+                    verbose=False,
+                    input_names=[*traced.inputs],
+                    output_names=[*traced.outputs],
+                    custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
+                )
             assert model is not None
             for node in model.model.graph.all_nodes():
                 node.metadata_props.clear()  # traces, which name files of this machine

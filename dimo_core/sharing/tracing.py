@@ -1,6 +1,9 @@
 """A generator's sample as one graph: conditions and random numbers in, tokens and pixels out."""
 
+import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import attrs
@@ -140,7 +143,8 @@ def traced(teacher: Teacher, generator: Generator, c: Condition, seed: int = 0) 
         whole = Whole(teacher, generator, c, heard.streams).eval()
         inputs = (*conditions.values(), *heard.values.values())
         try:
-            program = torch.export.export(whole, inputs, strict=False)
+            with quiet():
+                program = torch.export.export(whole, inputs, strict=False)
         except DimoError:
             raise
         except Exception as error:  # torch's own, and whatever code of others raises when it is followed
@@ -161,6 +165,18 @@ def traced(teacher: Teacher, generator: Generator, c: Condition, seed: int = 0) 
         )
         found.check(program.module()(*inputs), "the graph")
     return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, torch neither logs nor prints a graph that it could not finish: the error says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def leaves(c: Condition, name: str = "condition") -> Iterator[tuple[str, Tensor]]:

@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
             more = {"Content-Range": f"bytes {first}-{end}/{len(data)}"}
             data, status = data[int(first) : end + 1], 206
         more |= {"ETag": f'"{hashlib.sha256(files[file]).hexdigest()}"', "X-Repo-Commit": self._sha(name)}
-        self._send(status, data, {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **more})
+        self._send(status, data, {"Content-Type": "application/octet-stream", **more})
 
     def _files(self, name: str, revision: str) -> dict[str, bytes] | None:
         commits = self.server.commits[name]

@@ -41,7 +41,7 @@ def test_what_was_pushed_is_a_path_like_any_other(hub, made):
     assert folder.exists("export.json")
     assert not folder.exists("generator.yaml")
     assert b"weights" == Folder(f"{URL}@{1:040x}").read("generator.safetensors")
-    with pytest.raises(StorageError, match="cannot look up 'hf://me/other/x'"):
+    with pytest.raises(StorageError, match=r"cannot look up 'hf://me/other/x'"):
         Folder("hf://me/other").exists("x")
 
 
@@ -58,7 +58,7 @@ def test_files_of_an_earlier_export_go_in_the_same_commit(hub, made):
 def test_a_push_that_fails_leaves_the_repository_as_it_was(hub, made, failing):
     hub.commits["me/digits"] = [{"README.md": b"before"}]
     hub.failing = failing
-    with pytest.raises(StorageError, match="was not pushed .* It is as it was before"):
+    with pytest.raises(StorageError, match=r"was not pushed .* It is as it was before"):
         push(str(made()), URL)
     assert [{"README.md": b"before"}] == hub.commits["me/digits"]
 
@@ -74,14 +74,14 @@ def test_a_dry_run_lists_all_and_asks_nobody(hub, made, monkeypatch, capsys):
 
 
 def test_without_a_repository_nothing_is_made_unless_it_is_asked_for(hub, made):
-    with pytest.raises(UsageError, match="no repository me/digits on .* --create makes it"):
+    with pytest.raises(UsageError, match=r"no repository me/digits on .* --create makes it"):
         push(str(made()), URL)
     assert {} == hub.commits
 
 
 def test_without_a_token_nobody_is_asked(hub, made, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UsageError, match="no token for .* `hf auth login`, or set HF_TOKEN"):
+    with pytest.raises(UsageError, match=r"no token for .* `hf auth login`, or set HF_TOKEN"):
         push(str(made()), URL)
     assert [] == hub.asked
 
@@ -96,13 +96,13 @@ def test_a_token_that_may_not_write_is_named(hub, made, monkeypatch):
 
 def test_a_branch_that_is_not_there_is_named(hub, made):
     hub.commits["me/digits"] = [{}]
-    with pytest.raises(UsageError, match="me/digits has no branch 'try'"):
+    with pytest.raises(UsageError, match=r"me/digits has no branch 'try'"):
         push(str(made()), f"{URL}@try")
 
 
 def test_offline_is_told(hub, made, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(StorageError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(StorageError, match=r"HF_HUB_OFFLINE is set"):
         push(str(made()), URL)
     assert [] == hub.asked
 
@@ -112,7 +112,7 @@ def test_a_hub_that_does_not_answer_is_told(hub, made, monkeypatch):
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's attempts
-    with pytest.raises(StorageError, match="was not pushed .* when http://127.0.0.1:9 can be reached"):
+    with pytest.raises(StorageError, match=r"was not pushed .* when http://127.0.0.1:9 can be reached"):
         push(str(made()), URL)
 
 
@@ -123,10 +123,11 @@ def test_without_the_library_it_says_what_to_install(made, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["me/digits", "hf://me", "hf://me/a/b", "hf://datasets/a", "s3://me/a", "hf://me/a@", "hf://me/a b"]
+    "url",
+    ["me/digits", "hf://me", "hf://me/a/b", "hf://datasets/a", "s3://me/a", "hf://me/a@", "hf://me/a b"],
 )
 def test_other_addresses_are_refused(url):
-    with pytest.raises(UsageError, match="no repository of a model. Write hf://OWNER/NAME"):
+    with pytest.raises(UsageError, match=r"no repository of a model. Write hf://OWNER/NAME"):
         Repository.of(url)
 
 
@@ -180,5 +181,5 @@ def test_a_folder_without_anything_to_push_is_named(tmp_path, capsys):
 
 
 def test_a_licence_belongs_to_what_is_exported_now(made):
-    with pytest.raises(UsageError, match="edit README.md"):
+    with pytest.raises(UsageError, match=r"edit README.md"):
         push(str(made()), URL, licence="MIT", dry_run=True)
