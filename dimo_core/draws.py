@@ -195,9 +195,8 @@ def categorical(logits: Float[Tensor, "*B V"], uniform: Float[Tensor, "*B"]) -> 
     p = logits.float().softmax(-1) if logits.dtype != torch.float64 else logits.softmax(-1)
     cdf = p.cumsum(-1)
     total = cdf[..., -1:]
-    u = torch.minimum(
-        uniform.to(cdf.dtype)[..., None] * total, torch.nextafter(total, torch.zeros_like(total))
-    )
+    below = total * (1 - torch.finfo(cdf.dtype).eps / 2)  # the next smaller number, in an operation of ONNX
+    u = torch.minimum(uniform.to(cdf.dtype)[..., None] * total, below)
     return (cdf <= u).sum(-1)
 
 

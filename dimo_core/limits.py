@@ -46,6 +46,12 @@ DIGITS = 100
 CAPTION = 100_000
 """Characters of a prompt: text towers read some hundreds."""
 
+PROMPT = 4_000
+"""Characters of a prompt that a page sends."""
+
+REQUEST = 2**16
+"""Bytes of what a page sends."""
+
 CLASSES = 1_000_000
 """Classes of labels: each has a name, and a row of a table."""
 

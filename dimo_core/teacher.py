@@ -234,6 +234,13 @@ class Teacher(ABC):
         """Where each frozen part came from: its URL or path, and its SHA-256."""
         return {}
 
+    def credits(self) -> Mapping[str, str]:
+        """Licence and author of what it is made of, by part, for whoever shares what is made of it.
+
+        Nothing by default: nobody has said.
+        """
+        return {}
+
     def tokenizer_identity(self) -> Mapping[str, Any]:
         """What tells its tokenizer from every other, such as the SHA-256 of its tensors: plain data.
 

@@ -24,8 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("compare:compare", "the paper's table: samplers of a teacher, and generators"),
     "pretrain": ("command:pretrain", "train a masked diffusion teacher from images or texts"),
     "convert": ("command:convert", "turn foreign weights into a folder of safetensors and YAML"),
-    "export": ("export:main", "write a trained generator in another form: whole weights for adapters"),
     "watch": ("watch:main", "show curves and newest samples of a run in the terminal"),
+    "export": ("export:main", "write a trained generator in another form, for use without dimo"),
+    "push": ("push:main", "push an export to the Hugging Face Hub, in one commit"),
+    "demo": ("demo:main", "serve a local page that draws from a generator, beside its teacher"),
     "config": ("config_file:main", "check a configuration file, and tell where each value comes from"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "completion": ("completion:main", "print the script that lets a shell complete commands and options"),
@@ -33,8 +35,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 
-ALONE = ("convert", "export", "compare --merge")
-"""Commands that write to a folder, and work in one process."""
+ALONE = ("convert", "export", "push", "demo", "compare --merge")
+"""Commands that work in one process."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

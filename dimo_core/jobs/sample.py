@@ -168,6 +168,23 @@ def _loaded(
     return teacher, generator, _source(teacher, read_card(source))
 
 
+def conditions_of(
+    teacher: Teacher, card: Mapping[str, Any], given: Sequence[str] | None, count: int
+) -> Sequence[Any]:
+    """So many raw conditions for a generator of this card: those that are given, in turn, or evenly spread.
+
+    Args:
+        teacher: The generator's.
+        card: ``generator.yaml``.
+        given: Class names, indices or prompts; None for some of those that its source has.
+        count: How many.
+
+    Raises:
+        UsageError: for one that the teacher does not take, or when there are none.
+    """
+    return Wanted.of(teacher.conditioning, _source(teacher, card), given, count).raw
+
+
 def _way(teacher: Teacher, sampling: str | Sampling | TeacherSampling | None) -> TeacherSampling:
     if isinstance(sampling, TeacherSampling):
         return sampling

@@ -1,6 +1,7 @@
 """A generator of a few steps: it completes, hides a part again, and completes that."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -71,13 +72,18 @@ def decided_per_pass(length: int, steps: int, schedule: process.Schedule = "arcc
         steps: Steps asked for.
         schedule: r(t).
     """
+    return [*_decided(length, steps, schedule)]
+
+
+@cache
+def _decided(length: int, steps: int, schedule: process.Schedule) -> tuple[int, ...]:
     if length == 0:
-        return []
+        return ()
     k, done = min(steps, length), [0]
     left = 1 - torch.arange(1, k + 1, dtype=torch.float64, device="cpu") / k
     for i, masked in enumerate((process.mask_ratio(left, schedule) * length).round().tolist(), 1):
         done.append(min(max(length - int(masked), done[-1] + 1), length - (k - i)))
-    return [after - before for before, after in pairwise(done)]
+    return tuple(after - before for before, after in pairwise(done))
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -38,6 +38,13 @@ from dimo_maskgit.samplings import SAMPLINGS
 from dimo_maskgit.tokenizer import Tokenizer
 from dimo_maskgit.transformer import Architecture, MaskTransformer
 
+CREDITS = {
+    "embedded teacher": "Apache-2.0, the dimo authors",
+    "its data": "CC BY 4.0, Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI, 1998, "
+    "https://doi.org/10.24432/C50P49",
+}
+"""Licence and author of what the embedded teacher is made of."""
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class MaskGit(Teacher):
@@ -190,6 +197,10 @@ class MaskGit(Teacher):
     def provenance(self) -> Mapping[str, str]:
         """Where network and tokenizer came from, and their SHA-256."""
         return dict(self._parts.provenance())
+
+    def credits(self) -> Mapping[str, str]:
+        """Those of the embedded teacher."""
+        return CREDITS if self.checkpoint is None else {}
 
     def tokenizer_identity(self) -> Mapping[str, str]:
         """The SHA-256 of the tokenizer's file."""

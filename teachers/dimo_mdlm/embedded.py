@@ -1,5 +1,6 @@
 """The teacher ``text``: a small MDLM of the King James Version that ships with dimo."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
 
@@ -9,6 +10,13 @@ from dimo_mdlm.parts import Parts, pinned
 from dimo_mdlm.teacher import Mdlm
 
 NAME = "embedded in dimo_mdlm"
+
+CREDITS = {
+    "embedded teacher": "Apache-2.0, the dimo authors",
+    "its data": "public domain, the King James Version (in the United Kingdom its printing is under letters "
+    "patent)",
+}
+"""Licence and author of what the embedded teacher is made of."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -31,6 +39,10 @@ class Text(Mdlm):
             return self._parts_in(pinned(self.checkpoint, self.revision))
         parts = self._parts_in(str(files("dimo_mdlm") / "embedded"))
         return attrs.evolve(parts, provenance=lambda: {**parts.provenance(), "folder": NAME})
+
+    def credits(self) -> Mapping[str, str]:
+        """Those of the embedded teacher."""
+        return CREDITS if self.checkpoint is None else {}
 
     @property
     def _source(self) -> str:

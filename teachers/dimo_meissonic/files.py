@@ -30,6 +30,13 @@ OPTIONAL: Mapping[str, type] = {"grid": list, "negative_prompt": str, "prompts":
 """What the card may hold besides."""
 
 EMBEDDED = "embedded in dimo_meissonic"
+
+CREDITS = {
+    "embedded teacher": "Apache-2.0, the dimo authors",
+    "its data": "CC BY 4.0, Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI, 1998, "
+    "https://doi.org/10.24432/C50P49",
+}
+"""Licence and author of what the embedded teacher is made of."""
 """What the teacher that ships with the package is called."""
 
 TRANSFORMER, VQVAE, TEXT, TOKENIZER = "transformer", "vqvae", "text_encoder", "tokenizer"

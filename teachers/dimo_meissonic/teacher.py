@@ -24,7 +24,7 @@ from dimo_core.teacher import Capability, Teacher
 from dimo_core.tokens import Tokens, TokenSpace
 from dimo_meissonic.architecture import Architecture
 from dimo_meissonic.conditions import PromptConditions
-from dimo_meissonic.files import CARD, VQVAE
+from dimo_meissonic.files import CARD, CREDITS, VQVAE
 from dimo_meissonic.images import ImageTokenizer
 from dimo_meissonic.parts import Parts
 from dimo_meissonic.pretraining import Pretraining
@@ -216,11 +216,7 @@ class Meissonic(Teacher):
         return self._placed[device]
 
     def encode_conditions(self, raw: Sequence[Any]) -> dict[str, Tensor]:
-        """Prompts to ``text`` [B, S, J], ``pooled`` [B, D] and ``micro`` [B, 5].
-
-        Raises:
-            UsageError: for a condition that is no text.
-        """
+        """Prompts, which are texts, to ``text`` [B, S, J], ``pooled`` [B, D] and ``micro`` [B, 5]."""
         return self._conditions.encode(raw)
 
     def condition_skeleton(self, raw: Sequence[Any]) -> dict[str, Tensor]:
@@ -267,6 +263,10 @@ class Meissonic(Teacher):
     def provenance(self) -> Mapping[str, str]:
         """The folder, and the SHA-256 of each file that was or would be read."""
         return self._parts.provenance()
+
+    def credits(self) -> Mapping[str, str]:
+        """Those of the embedded teacher."""
+        return CREDITS if self.checkpoint is None else {}
 
     def tokenizer_identity(self) -> Mapping[str, str]:
         """The SHA-256 of the image tokenizer's weights, and the grid."""
