@@ -11,13 +11,13 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, get_args
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
 import attrs
 import yaml
 from loguru import logger
 
-from dimo_core.cli.described import Describable
 from dimo_core.cli.streams import follows
 from dimo_core.config.draft import Draft
 from dimo_core.config.folders import AUTO, resumed, run_in
@@ -26,7 +26,6 @@ from dimo_core.errors import ConfigError, UsageError
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.registry import Registry
-from dimo_core.settings import Precision
 from dimo_core.texts import log_filter
 
 SHORT: Mapping[str, Path] = {
@@ -39,10 +38,15 @@ SHORT: Mapping[str, Path] = {
 
 LEVELS = ("trace", "debug", "info", "warning", "error")
 
+SHOWN: ContextVar[Callable[[argparse.ArgumentParser], str]] = ContextVar(
+    "help text", default=argparse.ArgumentParser.format_help
+)
+"""What a command's help is, from its parser; who wants its options, such as a shell, takes them here."""
+
 STRAY = "unexpected argument {!r}. Options are written --name value; see --help."
 
 
-class Parser(Describable):
+class Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are ``UsageError``."""
 
     def __init__(self, prog: str, description: str, epilog: str = "", **more: Any) -> None:
@@ -52,6 +56,10 @@ class Parser(Describable):
         level = os.environ.get("DIMO_LOG_LEVEL") or "info"
         levels = f"{' | '.join(LEVELS)} (default: info)"
         option(self.top, "--log-level", "LEVEL", levels, type=log_from, default=level)
+
+    def format_help(self) -> str:
+        """The help text."""
+        return SHOWN.get()(self)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``UsageError``."""
@@ -95,20 +103,6 @@ def log_from(level: str) -> str:
         format="<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}",
     )
     return level
-
-
-def positive(text: str) -> int:
-    """An integer from 1 up; ``ValueError`` for anything else."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def device(to: argparse._ActionsContainer) -> None:
-    """Add ``--device`` and ``--precision``."""
-    option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
-    how = "arithmetic of the networks: fp32; tf32, CUDA's rounded products; bf16, autocast (default: fp32)"
-    to.add_argument("--precision", choices=get_args(Precision), help=how, default="fp32")
 
 
 def configs(to: argparse._ActionsContainer) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import yaml
 
-from dimo_core.cli.command import Parser, configs, device, option, positive, words
+from dimo_core.cli.command import Parser, configs, option, words
+from dimo_core.cli.drawing import device, positive
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry

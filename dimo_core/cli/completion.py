@@ -13,8 +13,7 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
-from dimo_core.cli.command import Parser
-from dimo_core.cli.described import described
+from dimo_core.cli.command import SHOWN, Parser
 from dimo_core.errors import DimoError
 from dimo_core.hookspecs import KINDS
 from dimo_core.registry import Registry
@@ -29,6 +28,10 @@ SHELLS: Mapping[str, str] = {
 
 CHOOSING = (*KINDS, "preset", "config", "for")
 """Options whose values say which other options there are."""
+
+
+class _Found(BaseException):
+    """Leaves a command with the parser that its help would have shown; no command handles it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -120,7 +123,7 @@ def _actions(command: Callable[[Sequence[str]], object], words: Sequence[str]) -
             chosen += [word] if has_value else [word, value] if value[:2] not in ("", "--") else []
     for these in (chosen, []):
         with suppress(DimoError, SystemExit):
-            return [*described(command, these)]
+            return described(command, these)
     return []
 
 
@@ -137,3 +140,27 @@ def _about(action: argparse.Action) -> str:
     text = " ".join((action.help or "").replace("%%", "%").split())
     first = text.partition(". ")[0]
     return first if len(first) <= 60 else f"{first[:59]}…"
+
+
+def described(command: Callable[[Sequence[str]], object], words: Sequence[str]) -> list[argparse.Action]:
+    """The options and arguments that a command has after these words, as its help would show them.
+
+    Args:
+        command: Takes the arguments after its name.
+        words: Those that say which options there are: plugins, presets, configuration files.
+
+    Raises:
+        DimoError: when they are wrong.
+    """
+
+    def take(parser: argparse.ArgumentParser) -> str:
+        raise _Found(parser)
+
+    token = SHOWN.set(take)
+    try:
+        command([*words, "--help"])
+    except _Found as found:
+        return [action for action in found.args[0]._actions if action.help != argparse.SUPPRESS]
+    finally:
+        SHOWN.reset(token)
+    return []

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from dimo_core.cli.command import Parser, device, option
+from dimo_core.cli.command import Parser, option
+from dimo_core.cli.drawing import device
 
 PORT = 7860
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import get_args
 
-from dimo_core.cli.command import Parser, option, positive
+from dimo_core.cli.command import Parser, option
+from dimo_core.cli.drawing import positive
 from dimo_core.errors import UsageError
 from dimo_core.texts import shown
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, get_args
 
-from dimo_core.cli.command import Command, Parser, device, option, positive
+from dimo_core.cli.command import Command, Parser, option
+from dimo_core.cli.drawing import device, positive
 from dimo_core.cli.streams import follows
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
