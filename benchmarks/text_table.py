@@ -128,8 +128,11 @@ def frontier_of(rows: Sequence[Row]) -> list[tuple[float, float]]:
     return [(row.metrics["entropy"], row.metrics["perplexity"]) for row in own]
 
 
-def table(others: Sequence[Row], generators: Mapping[str, Found]) -> str:
-    """Markdown: each row, and the perplexity that the teacher has in 16 steps at its entropy."""
+def table(others: Sequence[Row], generators: Mapping[str, Found], before: str = "") -> str:
+    """Markdown: each row, and the perplexity that the teacher has in 16 steps at its entropy.
+
+    Rows of an earlier table whose generators are not here stay, after the others of their method.
+    """
     curve = frontier_of(others)
     lines = [f"| {' | '.join(HEAD)} |", "|---|" + "--:|" * (len(HEAD) - 1)]
     named = [(row.name, "", row) for row in others]
@@ -141,7 +144,20 @@ def table(others: Sequence[Row], generators: Mapping[str, Found]) -> str:
         )
         equal = "-" if there is None else f"{there:.1f}"
         lines.append(f"| {name} | {own} | {row.steps or ''} | {row.passes or ''} | {equal} | {numbers} |")
-    return "\n".join(lines)
+    old = before.splitlines() if before.startswith(lines[0]) else []
+    kept = [line for line in old[2:] if _place(line) and cells(line)[0] not in generators]
+    return "\n".join([*lines[:2], *sorted([*lines[2:], *kept], key=_place)])
+
+
+def cells(line: str) -> list[str]:
+    """Those of a row of Markdown."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def _place(line: str) -> int:
+    """Where a row belongs: after the teacher's, in the order of the methods."""
+    names = [name for name in METHODS.values() if cells(line)[0].startswith(f"{name}, seed ")]
+    return 1 + list(METHODS.values()).index(names[0]) if names else 0
 
 
 def figure(others: Sequence[Row], generators: Mapping[str, Found], path: Path) -> None:
@@ -193,7 +209,9 @@ def main() -> None:
         return
     others, generators = rows_of(given)
     given.results.mkdir(parents=True, exist_ok=True)
-    (given.results / "text.md.inc").write_text(table(others, generators) + "\n")
+    out = given.results / "text.md.inc"
+    before = out.read_text() if out.exists() else ""
+    out.write_text(table(others, generators, before) + "\n")
     figure(others, generators, given.results / "text.png")
 
 

@@ -47,5 +47,9 @@ def test_a_row_tells_what_its_generator_was_trained_for_and_the_teacher_at_its_e
         return Row(name="x", kind=kind, series="x", steps=steps, passes=steps, samples=9, metrics=metrics)
 
     teacher = [row("teacher", 16, 3.6, 40.0), row("teacher", 16, 3.8, 90.0)]
-    lines = script.table(teacher, {"IMDM": [(4, row("generator", 2, 3.7, 70.0))]}).splitlines()
-    assert ["IMDM", "4", "2", "2", "60.0", "70.0"] == lines[-1].strip("| ").split(" | ")[:6]
+    found = {name: [(4, row("generator", 2, 3.7, 70.0))] for name in ("Di[M]O, seed 0", "IMDM, seed 0")}
+    both = script.table(teacher, found)
+    assert ["IMDM, seed 0", "4", "2", "2", "60.0", "70.0"] == script.cells(both.splitlines()[-1])[:6]
+    only = {"IMDM, seed 0": [(2, row("generator", 2, 3.7, 50.0))]}
+    names = [script.cells(line)[:2] for line in script.table(teacher, only, both).splitlines()[2:]]
+    assert [["x", ""], ["x", ""], ["Di[M]O, seed 0", "4"], ["IMDM, seed 0", "2"]] == names
