@@ -1,0 +1,55 @@
+"""The script of the table of text: what a generator of other steps is trained with, and its rows."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dimo_core.evaluation.table import Row
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module("text_table")
+
+
+def test_what_hangs_on_the_steps_is_trained_with_them(script: ModuleType) -> None:
+    assert 4 == script.options("few-step", 4)["generator"]["steps"]
+    four, two, one = (script.options("imdm", n)["objective"]["horizon"] for n in (4, 2, 1))
+    assert 0.25 <= four < two < one == 1.0
+    for n in (8, 4, 2):  # the last of three rounds ends at the student's step
+        objective = script.options("sdtt", n)["objective"]
+        assert n == objective["first_steps"] / 2**3
+
+
+def test_steps_that_nothing_was_trained_for_are_taken_by_the_generator_of_the_preset(
+    script: ModuleType,
+) -> None:
+    assert (1, 2, 4, 8) == script.sampled("imdm", 4, 0)
+    card = script.folder("imdm", 2, 0) / "generator" / "generator.yaml"
+    card.parent.mkdir(parents=True)
+    card.write_text("")
+    assert ((1, 4, 8), (2,)) == (script.sampled("imdm", 4, 0), script.sampled("imdm", 2, 0))
+    assert (1, 2, 4, 8) == script.sampled("imdm", 4, 1)
+
+
+def test_a_row_tells_what_its_generator_was_trained_for_and_the_teacher_at_its_entropy(
+    script: ModuleType,
+) -> None:
+    def row(kind: Any, steps: int, entropy: float, perplexity: float) -> Row:
+        metrics = {"entropy": entropy, "perplexity": perplexity}
+        return Row(name="x", kind=kind, series="x", steps=steps, passes=steps, samples=9, metrics=metrics)
+
+    teacher = [row("teacher", 16, 3.6, 40.0), row("teacher", 16, 3.8, 90.0)]
+    found = {name: [(4, row("generator", 2, 3.7, 70.0))] for name in ("Di[M]O, seed 0", "IMDM, seed 0")}
+    both = script.table(teacher, found)
+    assert ["IMDM, seed 0", "4", "2", "2", "60.0", "70.0"] == script.cells(both.splitlines()[-1])[:6]
+    only = {"IMDM, seed 0": [(2, row("generator", 2, 3.7, 50.0))]}
+    names = [script.cells(line)[:2] for line in script.table(teacher, only, both).splitlines()[2:]]
+    assert [["x", ""], ["x", ""], ["Di[M]O, seed 0", "4"], ["IMDM, seed 0", "2"]] == names
