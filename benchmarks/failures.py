@@ -10,7 +10,6 @@ docs/diagnose.md shows them. Runs stay in runs/failures and can be interrupted a
 import argparse
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -117,19 +116,19 @@ def curves(path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
-def samples(path: Path, columns: int = 24, scale: int = 4) -> None:
+def samples(path: Path, columns: int = 20, gap: float = 0.94) -> None:
     """Samples of each run's last generator: a row of even digits over a row of odd ones."""
-    fig = Figure(figsize=(11, 1.02 * len(RUNS_OF)), layout="constrained", facecolor="#fbfbf9")
-    FigureCanvasAgg(fig)
     shown = [name for name in RUNS_OF if (home(name) / "generator" / "generator.yaml").exists()]
+    fig = Figure(figsize=(11, 1.15 * len(shown)), layout="constrained", facecolor="#fbfbf9")
+    FigureCanvasAgg(fig)
     for ax, name in zip(fig.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
         drawn = home(name) / "drawn"
-        sample_folder(str(home(name)), count=2 * columns, conditions=["even", "odd"], out=str(drawn))
+        if not (drawn / "samples.jsonl").exists():
+            sample_folder(str(home(name)), count=2 * columns, conditions=["even", "odd"], out=str(drawn))
         pictures = [np.asarray(Image.open(file).convert("L")) for file in sorted(drawn.glob("[0-9]*.png"))]
-        rows = [np.concatenate(pictures[parity::2], axis=1) for parity in (0, 1)]
-        ax.imshow(np.concatenate(rows).repeat(scale, 0).repeat(scale, 1), cmap="gray")
-        for top, bottom in pairwise(range(0, 2 * columns + 1, columns)):
-            ax.axvline((top + bottom) / 2, lw=0)
+        framed = [np.pad(picture / 255, 1, constant_values=gap) for picture in pictures[: 2 * columns]]
+        rows = [np.concatenate(framed[parity::2], axis=1) for parity in (0, 1)]
+        ax.imshow(np.concatenate(rows), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set_ylabel(name.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=10)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
