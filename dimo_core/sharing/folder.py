@@ -30,8 +30,6 @@ Form = Literal["folder", "torch-export", "onnx"]
 
 FACTS, LOADER, CONDITIONS, PIECES = "export.json", "load.py", "conditions.safetensors", "pieces.json"
 GRAPH, PROGRAM, DECODER, PICTURE = "graph.json", "program.pt2", "decoder.safetensors", "samples.png"
-BACKBONE = "generator.backbone."
-"""What a traced program puts before the names of the generator's weights."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -113,12 +111,11 @@ class Export:
         kept: dict[str, Any] = {key: config[key] for key in ("step", "seed", "merged_from") if key in config}
         save_generator(folder, self.generator, self.teacher, config, kept)
         folder.write_yaml(CARD, impersonal(read_card(folder)))
-        own = self.generator.backbone.state_dict()
+        own = {_place(tensor): key for key, tensor in self.generator.backbone.state_dict().items()}
         places: dict[str, tuple[str, str]] = {}
         rest: dict[str, Tensor] = {}
         for name, tensor in graph.tensors.items():
-            key = name.removeprefix(BACKBONE)
-            if name.startswith(BACKBONE) and key in own:
+            if (key := own.get(_place(tensor))) is not None:
                 places[name] = (WEIGHTS, key)
             else:
                 places[name], rest[name] = (DECODER, name), tensor.contiguous()
@@ -171,3 +168,8 @@ class Export:
             "versions": versions(),
             "sha256": dict(digests),
         }
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What tells a tensor in memory from every other."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

@@ -172,7 +172,10 @@ class MixtureGenerator(Generator):
     ) -> Callable[[Rows], Float[Tensor, "K V"]]:
         """What gives the logits of rows with ``share`` of the tokens masked."""
         ratio, component = torch.full((len(x),), share), Component(self.backbone, latent)
-        if self.options.negative == "generator" or scale == 1:
+        if scale == 1:
+            hidden = component(x, c, mask_ratio=transfer(ratio, x.device))
+            return lambda rows: full(self.head(hidden, rows))
+        if self.options.negative == "generator":
             scales = torch.full((len(x),), scale)
             ratio = transfer(ratio, x.device)
             return guided(self.teacher, component, x, c, mask_ratio=ratio, scale=scales)

@@ -4,6 +4,7 @@ u runs from 0, all masked, to 1, clean; the time of the rest of dimo is t = 1 - 
 """
 
 import math
+from functools import cache
 from typing import Literal
 
 import attrs
@@ -168,6 +169,11 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule) -> list[int]:
     Raises:
         UsageError: when nothing is left for it.
     """
+    return [*_counts(length, steps, schedule)]
+
+
+@cache
+def _counts(length: int, steps: int, schedule: Schedule) -> tuple[int, ...]:
     u = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     left = (mask_share(u, schedule) * length).round().long()
     counts: list[int] = (left[:-1] - left[1:]).clamp(min=1).tolist()
@@ -177,4 +183,4 @@ def tokens_per_step(length: int, steps: int, schedule: Schedule) -> list[int]:
             f"{steps} steps of at least one token each, by the schedule {schedule!r}, decide all {length} "
             "tokens before the last one. Take fewer steps."
         )
-    return counts
+    return tuple(counts)

@@ -1,7 +1,6 @@
 """``dimo demo`` with a real generator: its samples are those of `dimo sample`, and Ctrl-C ends it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -77,21 +76,31 @@ def test_without_a_generator_it_says_so(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_a_free_port_until_it_is_stopped(made, sign):
+def test_the_command_serves_a_free_port_until_it_is_stopped(made, sign, request):
     folder = made("maskgit")
     command = [sys.executable, "-m", "dimo_core", "demo", folder, "--port", "0", "--device", "cpu"]
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, own))
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ}) as process:
-        line = process.stdout.readline()
-        url = re.findall(r"http://127\.0\.0\.1:\d+/", line)[0]
-        assert "Ctrl-C ends it" in line
-        with urllib.request.urlopen(url) as page:
-            assert "<h1>maskgit, 1 step</h1>" in page.read().decode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{url}draw", b'{"count": 2}', headers)
-        with urllib.request.urlopen(request) as answer:
-            images = json.load(answer)["images"]
-        assert [(8, 8)] * 2 == [Image.open(BytesIO(b64decode(image))).size for image in images]
-        process.send_signal(sign)
-        out, errors = process.communicate(timeout=120)
-        assert (0, "ended\n", "") == (process.returncode, out, errors)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    opened = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    with process.stdout, process.stderr:
+        request.addfinalizer(process.wait)
+        request.addfinalizer(process.kill)
+        _use(process, opened, sign)
+
+
+def _use(process, opened, sign):
+    line = process.stdout.readline()
+    url = re.findall(r"http://127\.0\.0\.1:\d+/", line)[0]
+    assert "Ctrl-C ends it" in line
+    with opened(url) as page:
+        assert "<h1>maskgit, 1 step</h1>" in page.read().decode()
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{url}draw", b'{"count": 2}', headers)
+    with opened(asked) as answer:
+        images = json.load(answer)["images"]
+    assert [(8, 8)] * 2 == [Image.open(BytesIO(b64decode(image))).size for image in images]
+    process.send_signal(sign)
+    out, errors = process.communicate(timeout=120)
+    assert (0, "ended\n", "") == (process.returncode, out, errors)
