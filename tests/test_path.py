@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOMS, FOLLOWED, EXECUTED = 33, 20, 54
 """Files of rooms in which a function ran; files that a reader of the calls opens; all, with the doors, which
-define what the rooms speak of. In version 0.1, when all were in one folder, these were 31, 25 and 53; since then
-what a plugin offers (``offers.py``) left the registry, which had become too long."""
+define what the rooms speak of. In version 0.1, when all were in one folder, these were 31, 25 and 53; what
+plugins offer has left the registry since, and is one file more."""
 
 
 def test_the_way_to_the_first_gradient_is_short(tmp_path: Path) -> None:
