@@ -46,8 +46,8 @@ class Mixture(GeneratorOptions):
         train_embeddings: Train the parameters that the teacher lists as frozen (its embeddings) too, as the
             released code does.
         seed: Seed of the weights that lambda's projection starts with.
-        init: Folder of a trained generator to continue from, or a published weights file (FILE::key takes
-            the set of weights under that key); null starts from the teacher.
+        init: Folder of a trained generator to continue from, or a published weights file (``FILE::key``
+            takes the set of weights under that key); null starts from the teacher.
     """
 
     steps: int = attrs.field(default=4, validator=v.ge(1))
