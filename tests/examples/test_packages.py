@@ -116,4 +116,4 @@ def test_installed_as_their_readme_says_they_are_typed_listed_and_used(
     chosen = [word for kind in parts for word in (f"--{kind}", mine[kind])]
     few = ["--train.steps", "2", "--train.batch_size", "4", "--eval.samples", "8", "--eval.steps", "[2]"]
     run([*dimo, "run", *chosen, *few, "--out", "run"], work, PYTHONPATH=path)
-    run([*dimo, "evaluate", "run", "--metrics", mine["metric"], "-n", "8"], work, PYTHONPATH=path)
+    run([*dimo, "evaluate", "run", "--metrics", mine["metric"], "--samples", "8"], work, PYTHONPATH=path)
