@@ -181,3 +181,17 @@ def test_every_command_that_is_printed_is_read_by_its_parser(monkeypatch: pytest
         if problem:
             found[f"{place}: {text}"] = problem
     assert found == {}
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("dimo distil", "there is no command 'distil'"),
+        ("dimo run --divergense fkl", "there is no option --divergense"),
+        ("dimo run --divergence jefrey", "no divergence 'jefrey'"),
+        ("dimo run --divergence.gamma 1", "no divergence has an option 'gamma'"),
+    ],
+)
+def test_a_command_that_cannot_run_is_found(text: str, problem: str) -> None:
+    assert problem == wrong(text)
