@@ -1,8 +1,7 @@
 """``dimo completion``: shell completion of commands, options, plugins and their words.
 
-The script of a shell asks ``dimo completion words -- WORD ...``, what was typed after ``dimo``, at each key
-press, so what it offers is what the
-installed plugins have. Options that belong to a plugin take as long as importing it.
+The script of a shell hands what was typed after ``dimo`` to ``completion words`` at each key press, so what
+it offers is what the installed plugins have. Options that belong to a plugin take as long as importing it.
 """
 
 import argparse

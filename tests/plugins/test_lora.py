@@ -291,7 +291,7 @@ def test_merged_weights_draw_what_the_adapters_draw(
     assert 2 == dimo(["export", str(run), "--merge", "--out", str(tmp_path / "whole")])
     assert "is not empty" in capsys.readouterr().err
     assert 2 == dimo(["export", str(run)])
-    assert "--merge writes whole weights" in capsys.readouterr().err
+    assert "--merge, which writes whole weights" in capsys.readouterr().err
 
 
 def test_a_generator_of_adapters_is_sampled_like_any_other(run: Path, tmp_path: Path) -> None:

@@ -240,7 +240,8 @@ def test_the_trajectory_is_the_one_that_was_written_down(name: str) -> None:
     found = trajectory(CASES[name])
     assert found.keys() == expected.keys()
     for part, values in expected.items():
-        assert found[part] == pytest.approx(values, rel=1e-9, abs=1e-12), part
+        # Two processors of the kind that wrote them down differ by 2e-9 after twenty steps of Adam.
+        assert found[part] == pytest.approx(values, rel=1e-7, abs=1e-12), part
 
 
 def test_every_trajectory_has_a_case() -> None:

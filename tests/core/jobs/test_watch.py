@@ -38,7 +38,7 @@ def text_of(state: State, **how: Any) -> str:
 
 def test_it_says_how_far_a_run_is_and_shows_its_newest_numbers(tmp_path):
     text = text_of(State.read(run_folder(tmp_path / "run")))
-    assert "step 30 of 40, about 0:05 left" in text
+    assert "step 30 of 40, about 0:05 left" in " ".join(text.split())
     fid, loss = (next(line for line in text.splitlines() if name in line) for name in ("eval/fid", "loss"))
     assert ["eval/fid", "█▅▁", "4.5", "4.5", "8.5"] == fid.split()
     assert ["loss", "█▃▁", "1.333", "1.333", "4"] == loss.split()
