@@ -7,6 +7,9 @@ machine without memory. Checked before anything of that size is taken.
 YAML = 2**20
 """Bytes of a YAML file: longer lists, such as prompts, belong into files of their own."""
 
+NESTED = 100
+"""Lists and mappings of a YAML file, one in another."""
+
 WRITTEN_OUT = 2**22
 """Characters of a YAML file, each as often as aliases repeat it."""
 

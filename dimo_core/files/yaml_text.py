@@ -62,6 +62,18 @@ def _check_length(node: Any) -> None:
         raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
 
 
+def _check_depth(data: bytes) -> None:
+    """Refuse what is nested deeply before it is composed, where libyaml calls itself: old ones crash then."""
+    depth = 0
+    for event in yaml.parse(data, yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > limits.NESTED:
+                text = f"its values are nested deeper than {limits.NESTED} lists and mappings"
+                raise yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+
+
 def parsed(data: bytes) -> Any:
     """The plain data of a YAML file.
 
@@ -74,6 +86,7 @@ def parsed(data: bytes) -> Any:
     if len(data) > limits.YAML:
         raise YamlFault(f"it has {len(data):,} bytes, and at most {limits.YAML:,} are read")
     try:
+        _check_depth(data)
         return yaml.load(data, _Loader)
     except YamlFault:
         raise
@@ -82,8 +95,6 @@ def parsed(data: bytes) -> Any:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise YamlFault(f"{place}{problem}") from error
-    except RecursionError as error:
-        raise YamlFault("its values are nested too deeply") from error
     except ValueError as error:  # numbers and dates that are none
         raise YamlFault(str(error)) from error
 

@@ -23,7 +23,9 @@ def test_aliases_are_read():
         ("a: &a [*a]", "an alias stands for what holds it"),
         (f"a: &a {'x' * 500_000}\nb: [{', '.join(['*a'] * 100)}]", "with its aliases written out"),
         ("a: " + "x" * limits.YAML, "it has 1,048,579 bytes, and at most 1,048,576 are read"),
-        ("[" * 500_000, "nest|deep"),
+        ("[" * 500_000, "nested deeper than 100 lists|maximum nesting depth"),
+        ("{a: " * 200_000, "nested deeper than 100"),
+        ("- " * 500_000, "nested deeper than 100"),
         ("a: 1\nb: {c: 2, c: 3}", "line 2, column 11: the key 'c' is there twice"),
         ("a: 2026-99-99", "month must be in"),
         (f"a: {'9' * 5000}", "column 4: a number of 5,000 characters; 100 are the most"),
@@ -36,7 +38,20 @@ def test_aliases_are_read():
         (f"{'9' * 1000}: a", "line 1, column 1: a number of 1,000 characters"),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
     ],
-    ids=["bomb", "itself", "text", "long", "deep", "twice", "date", "number", *"xobsfdk", "object"],
+    ids=[
+        "bomb",
+        "itself",
+        "text",
+        "long",
+        "deep",
+        "maps",
+        "dashes",
+        "twice",
+        "date",
+        "number",
+        *"xobsfdk",
+        "object",
+    ],
 )
 def test_what_is_wrong_is_said_in_a_line_and_soon(text, reason):
     began = time.process_time()
