@@ -69,8 +69,7 @@ def _check_depth(data: bytes) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > limits.NESTED:
-                text = f"its values are nested deeper than {limits.NESTED} lists and mappings"
-                raise yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
+                raise YamlFault(f"its values are nested deeper than {limits.NESTED} lists and mappings")
         depth -= isinstance(event, yaml.CollectionEndEvent)
 
 
