@@ -11,6 +11,7 @@ import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import dimo_core
 from dimo_core.cli.streams import follows, standard_streams
@@ -61,17 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code or 1
 
 
+def start(target: str, *arguments: Any) -> int:
+    """Call ``module:function`` of this package, which is imported now, and return its exit code."""
+    module, _, function = target.partition(":")
+    return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(*arguments))
+
+
 def _main(name: str, prog: str, arguments: Sequence[str]) -> int:
     whole = os.environ.get("DIMO_TRACEBACK", "") not in ("", "0")
     try:
         if not name and arguments and arguments[0] in _plugged():
             prog = f"dimo {arguments[0]}"
-            return int(import_module("dimo_core.cli.plugged").main(arguments[0], arguments[1:]))
+            return start("plugged:main", arguments[0], arguments[1:])
         if not name:
             return _top(arguments)
         _refuse_ranks(name, arguments)
-        module, _, function = COMMANDS[name][0].partition(":")
-        return int(getattr(import_module(f"dimo_core.cli.{module}"), function)(arguments[1:]))
+        return start(COMMANDS[name][0], arguments[1:])
     except SystemExit as stop:  # argparse leaves this way after --help and wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     except DimoError as error:

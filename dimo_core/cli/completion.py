@@ -8,9 +8,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from importlib.resources import files
-from typing import Any
 
 from dimo_core.cli.command import SHOWN, Parser
 from dimo_core.errors import DimoError
@@ -61,21 +59,21 @@ def candidates(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
         typed: Words after ``dimo``; the last one is being typed, and may be empty.
     """
     *before, last = _joined(typed)
-    offered = (
-        _offered(before, last) if before else ((name, about) for name, (_, about) in _commands().items())
-    )
+    registry = Registry.discover()
+    commands = ((name, about) for name, (_, about) in _commands(registry).items())
+    offered = _offered(registry, before, last) if before else commands
     yield from ((word, about) for word, about in offered if word.startswith(last))
 
 
-def _offered(before: Sequence[str], last: str) -> Iterator[tuple[str, str]]:
+def _offered(registry: Registry, before: Sequence[str], last: str) -> Iterator[tuple[str, str]]:
     """All that may stand after a command and ``before``, whatever ``last`` is so far."""
-    if before[0] not in (commands := _commands()):
+    if before[0] not in (commands := _commands(registry)):
         return
     option, has_value, _ = last.partition("=")
     named, written = (f"{option}=", option) if has_value else ("", before[-1])
     if written.removeprefix("--") in KINDS and written.startswith("--"):  # answered without importing one
         kind = written.removeprefix("--")
-        offers = {offer.name: offer.summary for offer in Registry.discover().offers(kind)}
+        offers = {offer.name: offer.summary for offer in registry.offers(kind)}
         yield from ((f"{named}{name}", offers[name]) for name in sorted(offers))
         return
     actions = _actions(commands[before[0]][0], before[1:])
@@ -98,19 +96,13 @@ def _joined(typed: Sequence[str]) -> list[str]:
     return words or [""]
 
 
-def _commands() -> Mapping[str, tuple[Callable[[Sequence[str]], object], str]]:
+def _commands(registry: Registry) -> Mapping[str, tuple[Callable[[Sequence[str]], object], str]]:
     """What runs each command, of ``dimo`` and of plugins, and one line about it."""
-    from dimo_core.cli import COMMANDS  # which names this module
+    from dimo_core.cli import COMMANDS, start  # which names this module
 
-    offers = Registry.discover().offers("command")
-    found = {offer.name: (partial(_start, "plugged:main", offer.name), offer.summary) for offer in offers}
-    return found | {name: (partial(_start, target), about) for name, (target, about) in COMMANDS.items()}
-
-
-def _start(target: str, *arguments: Any) -> object:
-    """Call ``module:function`` of this package."""
-    module, _, function = target.partition(":")
-    return getattr(import_module(f"dimo_core.cli.{module}"), function)(*arguments)
+    offers = registry.offers("command")
+    found = {offer.name: (partial(start, "plugged:main", offer.name), offer.summary) for offer in offers}
+    return found | {name: (partial(start, target), about) for name, (target, about) in COMMANDS.items()}
 
 
 def _actions(command: Callable[[Sequence[str]], object], words: Sequence[str]) -> list[argparse.Action]:

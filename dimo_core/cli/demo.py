@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dimo_core.cli.command import Parser, option
-from dimo_core.cli.drawing import device
+from dimo_core.cli.drawing import device, generator
 
 PORT = 7860
 
@@ -35,8 +35,7 @@ def _parser() -> Parser:
         "temperature, many samples at once, beside its teacher and with the times of both. Nobody but this "
         "machine can reach it.",
     )
-    path = "generator folder, or the folder of a run that has one (path or URL)"
-    parser.add_argument("path", metavar="PATH", help=path)
+    generator(parser, "PATH")
     option(parser, "--port", "PORT", f"port; 0 takes a free one (default: {PORT})", type=int, default=PORT)
     sampling = "how the teacher is sampled: one of its named samplings (default: its first)"
     option(parser, "--sampling", "NAME", sampling)

@@ -1,9 +1,9 @@
 """Options of commands that draw samples."""
 
 import argparse
-from typing import get_args
+from typing import Any, get_args
 
-from dimo_core.cli.command import option
+from dimo_core.cli.command import Parser, option
 from dimo_core.settings import Precision
 
 
@@ -19,3 +19,15 @@ def device(to: argparse._ActionsContainer) -> None:
     option(to, "--device", "DEVICE", "auto, or a torch device (default: auto)", default="auto")
     how = "arithmetic of the networks: fp32; tf32, CUDA's rounded products; bf16, autocast (default: fp32)"
     to.add_argument("--precision", choices=get_args(Precision), help=how, default="fp32")
+
+
+def generator(to: Parser, name: str, **more: Any) -> None:
+    """Add the argument ``name`` for a generator; it is stored as ``path``."""
+    about = "generator folder, or the folder of a run that has one (path or URL)"
+    to.add_argument("path", metavar=name, help=about, **more)
+
+
+def own_way(to: argparse._ActionsContainer) -> None:
+    """Add ``--temperature`` and ``--steps`` of a generator."""
+    option(to, "--temperature", "T", "divides the logits (default: that of the generator)", type=float)
+    option(to, "--steps", "N", "steps of a sample (default: those of the generator)", type=positive)

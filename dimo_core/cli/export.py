@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from dimo_core.cli.command import Parser, option
-from dimo_core.cli.drawing import positive
+from dimo_core.cli.drawing import generator, own_way, positive
 from dimo_core.errors import UsageError
 from dimo_core.texts import shown
 
@@ -65,8 +65,7 @@ def _parser() -> Parser:
         "pixels, with a model card and a loader that needs no dimo. --merge adds what adapters learnt to the "
         "teacher's weights and writes a generator folder of `one_step` that holds all of them.",
     )
-    path = "generator folder, or the folder of a run that has one (path or URL)"
-    parser.add_argument("path", metavar="GENERATOR", help=path)
+    generator(parser, "GENERATOR")
     forms = (
         "folder: graph as data and weights as safetensors, for torch, which dimo reads too; torch-export: a "
         "program.pt2; onnx: a model.onnx"
@@ -79,8 +78,7 @@ def _parser() -> Parser:
     option(parser, "--batch-size", "B", size, type=positive)
     raw = "conditions whose tensors are written along (default: all classes, or 16 prompts)"
     option(parser, "--conditions --prompt", "C ...", raw, action="extend")
-    option(parser, "--temperature", "T", "divides the logits (default: that of the generator)", type=float)
-    option(parser, "--steps", "N", "steps of a sample (default: those of the generator)", type=positive)
+    own_way(parser)
     licence = "licence of the weights, as SPDX has it, such as CC-BY-4.0 (default: none is said)"
     option(parser, "--license --licence", "ID", licence)
     return parser

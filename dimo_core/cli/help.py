@@ -174,5 +174,5 @@ def _names(names: Collection[str], default: str | None) -> str:
 
 def typed(value: Any) -> str:
     """A value as it would be typed."""
-    typed = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
-    return str(typed).removesuffix("...\n").strip()
+    text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000)
+    return str(text).removesuffix("...\n").strip()

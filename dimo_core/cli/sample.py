@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any, get_args
 
 from dimo_core.cli.command import Command, Parser, option
-from dimo_core.cli.drawing import device, positive
+from dimo_core.cli.drawing import device, generator, own_way, positive
 from dimo_core.cli.streams import follows
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
@@ -106,11 +106,9 @@ def _parser() -> Parser:
         "`dimo sample --teacher NAME --help` lists the named samplings of that teacher, and the options of "
         "teacher, sampler and guidance.",
     )
-    path = "generator folder, or the folder of a run that has one (path or URL)"
-    parser.add_argument("path", metavar="PATH", nargs="?", help=path)
+    generator(parser, "PATH", nargs="?")
     _drawing(parser)
-    option(parser, "--temperature", "T", "divides the logits (default: that of the generator)", type=float)
-    option(parser, "--steps", "N", "steps of a sample (default: those of the generator)", type=positive)
+    own_way(parser)
     option(parser, "--teacher", "NAME", "sample this teacher in many steps instead")
     return parser
 

@@ -54,6 +54,10 @@ class Action:
     every: int
     run: Callable[[int], Mapping[str, float]]
 
+    def due(self, step: int) -> bool:
+        """Whether it is done after so many steps."""
+        return self.every > 0 and step % self.every == 0
+
 
 class Engine:
     """Trains the parts of an objective.
@@ -187,7 +191,7 @@ class Engine:
                 scalars = self.take_step(watch)
                 values = {name: float(value) for name, value in scalars.items()} if watch else {}
                 for action in actions:
-                    if action.every and self.step % action.every == 0:
+                    if action.due(self.step):
                         self.metrics.flush()
                         values |= action.run(self.step)
                 if values:

@@ -22,6 +22,9 @@ FORMS = ((True, RATES), (False, RATES), (False, (*RATES, "parameters")))
 ENOUGH = 4
 """So many metrics are shown rather than spreads, intervals and parameters, where there is no room for all."""
 
+RUN_TABLE = "evaluation.json"
+"""The table of a run, in its folder."""
+
 NAME = 200
 """The most characters of a row's name."""
 

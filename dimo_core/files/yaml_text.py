@@ -65,7 +65,7 @@ def _check_length(node: Any) -> None:
 def _check_depth(data: bytes) -> None:
     """Refuse what is nested deeply before it is composed, where libyaml calls itself: old ones crash then."""
     depth = 0
-    for event in yaml.parse(data, yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+    for event in yaml.parse(data, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > limits.NESTED:

@@ -136,7 +136,7 @@ def _run(
         def sink(step: int, values: Mapping[str, float]) -> None:
             alarm(step, values, codes=job.teacher.tokens.codes, raised=raised)
             job.tracker.scalars(step, values)
-            if results is not None and any(a.every and step % a.every == 0 for a in actions):
+            if results is not None and any(action.due(step) for action in actions):
                 results.refresh(step, values)
 
         engine.run(actions, sink)

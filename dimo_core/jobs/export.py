@@ -14,7 +14,7 @@ from dimo_core.generator import Generator
 from dimo_core.jobs.sample import conditions_of
 from dimo_core.registry import Registry
 from dimo_core.sharing.facts import Known, Run
-from dimo_core.sharing.folder import Export, Form
+from dimo_core.sharing.folder import KEPT, Export, Form
 from dimo_core.sharing.onnx_file import check_libraries
 from dimo_core.sharing.tracing import traced
 from dimo_core.teacher import Teacher
@@ -57,10 +57,6 @@ def export_merged(path: str, out: str, *, registry: Registry | None = None) -> F
         save_generator(folder, whole, teacher, config, {k: config[k] for k in KEPT if k in config})
         logger.info("generator written: `dimo sample {}` draws from it", folder.url)
         return folder
-
-
-KEPT = ("step", "seed", "merged_from")
-"""Facts of a card that stay."""
 
 
 def export_generator(

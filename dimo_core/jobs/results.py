@@ -22,7 +22,7 @@ from dimo_core.errors import Interrupted, reason
 from dimo_core.evaluation.comparison import size_notes
 from dimo_core.evaluation.drawing import Method, Opened, Rows, Shard
 from dimo_core.evaluation.judge import Judge
-from dimo_core.evaluation.table import Row, Table
+from dimo_core.evaluation.table import RUN_TABLE, Row, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator, versions
 from dimo_core.generator import Generator
@@ -151,7 +151,7 @@ def row_of_generator(generator: Generator) -> Method:
 
 def write_table(table: Table, folder: Folder) -> None:
     """Write the table of a run as ``evaluation.json`` and ``evaluation.md``, and print it."""
-    folder.write_json("evaluation.json", table.to_dict())
+    folder.write_json(RUN_TABLE, table.to_dict())
     folder.write("evaluation.md", table.markdown().encode())
     Console().print(table.rich())
 

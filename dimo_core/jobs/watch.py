@@ -12,17 +12,18 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
+from dimo_core.config.folders import CONFIG
 from dimo_core.engine.metrics_log import read_metrics
 from dimo_core.errors import UsageError
-from dimo_core.evaluation.table import Table
+from dimo_core.evaluation.table import RUN_TABLE, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import open_picture
 from dimo_core.progress import clock
+from dimo_core.report.page import sheet_names
 from dimo_core.report.plots import GROUPS, series_of
 from dimo_core.report.terminal import curve, picture
 from dimo_core.texts import printable
 
-CONFIG, TABLE = "config.yaml", "evaluation.json"
 ORDER = ("eval/", *(part for _, _, part in GROUPS))
 """What is shown first, by a part of its name."""
 
@@ -68,11 +69,10 @@ class State:
                 f"{folder.url!r} is no run: it has no {CONFIG} of a training. Give the folder that "
                 "`dimo run` or `dimo pretrain` writes to (--out), such as runs/maskgit-001."
             )
-        lines, samples = read_metrics(folder), folder.sub("samples")
-        sheets = [name for name in samples.names() if name.startswith("step_")]
+        lines, sheets = read_metrics(folder), sheet_names(folder)
         evaluated = config.get("eval")
         judged = isinstance(evaluated, Mapping) and bool(evaluated.get("enabled"))
-        table = Table.from_dict(folder.read_json(TABLE)) if folder.exists(TABLE) else None
+        table = Table.from_dict(folder.read_json(RUN_TABLE)) if folder.exists(RUN_TABLE) else None
         through = bool(lines) and lines[-1]["step"] >= train["steps"]
         return cls(
             name=folder.url,
@@ -80,7 +80,7 @@ class State:
             lines=lines,
             table=table,
             sheet=sheets[-1] if sheets else "",
-            content=samples.read(sheets[-1]) if sheets else b"",
+            content=folder.read("samples", sheets[-1]) if sheets else b"",
             ended=through and (table is not None or not judged),
         )
 

@@ -69,6 +69,11 @@ def write_report(folder: Folder, report: Report) -> str:
     return folder.path(NAME)
 
 
+def sheet_names(folder: Folder) -> list[str]:
+    """The sheets that a run left in ``samples/`` of its folder, in order of steps."""
+    return [name for name in folder.sub("samples").names() if name.startswith("step_")]
+
+
 def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Sheet]:
     """The sheets that a run left in ``samples/``, by step: the first, the last, and some between.
 
@@ -76,7 +81,7 @@ def sheets_over_time(folder: Folder, most: int = 4) -> dict[str, Sheet]:
         folder: The run folder.
         most: How many to take.
     """
-    names = [name for name in folder.sub("samples").names() if name.startswith("step_")]
+    names = sheet_names(folder)
     count = min(most, len(names))
     chosen = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
     steps = {f"step {int(PurePosixPath(name).stem.removeprefix('step_'))}": name for name in chosen}

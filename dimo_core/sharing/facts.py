@@ -9,14 +9,13 @@ from torch import Tensor
 
 from dimo_core import conditions
 from dimo_core.conditions import Condition
+from dimo_core.config.folders import CONFIG
 from dimo_core.errors import CheckpointError
-from dimo_core.evaluation.table import Table
+from dimo_core.evaluation.table import RUN_TABLE, Table
 from dimo_core.files.folder import Folder
 from dimo_core.sharing.impersonal import impersonal
 from dimo_core.sharing.tracing import leaves
 from dimo_core.teacher import Teacher
-
-TABLE, CONFIG = "evaluation.json", "config.yaml"
 
 ENCODED = 256
 """Conditions that are encoded at a time."""
@@ -55,12 +54,12 @@ class Run:
         if name != "generator" or not run.exists(CONFIG):
             return cls()
         config = impersonal(run.read_yaml(CONFIG))
-        if not run.exists(TABLE):
+        if not run.exists(RUN_TABLE):
             return cls(config=config)
         try:
-            table = Table.from_dict(impersonal(run.read_json(TABLE)))
+            table = Table.from_dict(impersonal(run.read_json(RUN_TABLE)))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{run.path(TABLE)} holds no table of a run: {error!r}") from error
+            raise CheckpointError(f"{run.path(RUN_TABLE)} holds no table of a run: {error!r}") from error
         return cls(config=config, table=table)
 
 

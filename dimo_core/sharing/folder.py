@@ -31,6 +31,9 @@ Form = Literal["folder", "torch-export", "onnx"]
 FACTS, LOADER, CONDITIONS, PIECES = "export.json", "load.py", "conditions.safetensors", "pieces.json"
 GRAPH, PROGRAM, DECODER, PICTURE = "graph.json", "program.pt2", "decoder.safetensors", "samples.png"
 
+KEPT = ("step", "seed", "merged_from")
+"""Facts of a card that stay."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Export:
@@ -108,7 +111,7 @@ class Export:
         config = {**self.config, "teacher": impersonal(self.config["teacher"])}
         if impersonal(config.get("conditions")) != config.get("conditions"):
             config.pop("conditions")  # files that are not in the folder; the teacher suggests a source
-        kept: dict[str, Any] = {key: config[key] for key in ("step", "seed", "merged_from") if key in config}
+        kept: dict[str, Any] = {key: config[key] for key in KEPT if key in config}
         save_generator(folder, self.generator, self.teacher, config, kept)
         folder.write_yaml(CARD, impersonal(read_card(folder)))
         own = {_place(tensor): key for key, tensor in self.generator.backbone.state_dict().items()}
