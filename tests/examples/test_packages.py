@@ -61,8 +61,8 @@ def test_each_has_what_a_package_needs(packages: dict[str, Path]) -> None:
 def test_each_passes_its_own_lint_and_format_whatever_its_name(name: str, tmp_path: Path) -> None:
     for kind in EXAMPLES:
         new_package(kind, name, str(tmp_path / kind))
-    run(["ruff", "check", "--no-cache", "."], tmp_path)
-    run(["ruff", "format", "--check", "--no-cache", "."], tmp_path)
+    run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], tmp_path)
+    run([sys.executable, "-m", "ruff", "format", "--check", "--no-cache", "."], tmp_path)
 
 
 def test_each_passes_its_own_tests(packages: dict[str, Path], tmp_path: Path) -> None:
