@@ -248,6 +248,6 @@ def test_headers_for_all_members_are_not_piled_up(monkeypatch: pytest.MonkeyPatc
             return found
 
     monkeypatch.setattr(tar_samples, "_Archive", Watched)
-    data = [member(b"g", b"9 k%02d=v\n" % n) + member(b"0", b"a cat", f"{n}.txt") for n in range(50)]
+    data = [member(b"g", b"8 k%02d=v\n" % n) + member(b"0", b"a cat", f"{n}.txt") for n in range(50)]
     assert 50 == len(list(Layout().of_tar(io.BytesIO(b"".join(data) + bytes(1024)), "a.tar")))
     assert 1 == max(most)

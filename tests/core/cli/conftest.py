@@ -1,6 +1,7 @@
 """What tests of commands share: an empty folder, toy plugins, a clean environment, a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,14 @@ def python(toys):
         )
 
     return run
+
+
+@pytest.fixture
+def help_text(capsys):
+    """What was printed, in one line, in the layout of Python before 3.13, which gives each name its value."""
+
+    def text() -> str:
+        words = " ".join(capsys.readouterr().out.split())
+        return re.sub(r"(?<!\S)(--?[\w.-]+), (--?[\w.-]+) ([A-Z]+)\b", r"\1 \3, \2 \3", words)
+
+    return text

@@ -293,9 +293,9 @@ def test_the_cause_of_an_error_is_shown_on_request(monkeypatch, capsys):
     assert ("Traceback (most recent call last):", "dimo run: error: half written") == (found[0], found[-1])
 
 
-def test_help_shows_every_option_with_type_default_and_text(capsys):
+def test_help_shows_every_option_with_type_default_and_text(help_text):
     assert 0 == main([*TOY, "--preset", "paper", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    text = help_text()
     registry = Registry.discover({})
     chosen = {"teacher": "toy", "divergence": "tilted", "conditions": "coin", "objective": "dimo"}
     for kind, name in chosen.items():

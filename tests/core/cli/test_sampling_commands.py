@@ -176,9 +176,9 @@ def test_several_mistakes_are_told_together(capsys):
     assert 2 == len(capsys.readouterr().err.splitlines())
 
 
-def test_help_shows_samplings_with_sources_and_every_option(capsys):
+def test_help_shows_samplings_with_sources_and_every_option(help_text):
     assert 0 == main([*TOY, "--sampling", "quick-1", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    text = help_text()
     for part in (
         "slow 8 steps. Toys, 1st volume: 5 of 6 children",
         "quick-1 1 step. 100% new",
