@@ -62,7 +62,8 @@ class ReadingMetrics(Metric):
 
     Attributes:
         clusters: Of k-means, for MAUVE*.
-        most: Samples that are read, and rows of the reference; evenly spaced ones where there are more.
+        most: Samples that are read, and rows of the reference; a random part where there are more, always the
+            same, as every n-th sample may be of one kind.
     """
 
     better: ClassVar[Mapping[str, Literal["larger", "smaller"]]] = {
@@ -103,7 +104,7 @@ class ReadingMetrics(Metric):
 
     def _read(self, samples: Samples) -> Samples:
         """Those that are read."""
-        return samples.take(range(0, len(samples), -(-len(samples) // self.most)))
+        return samples.take(sorted(permutation(0, 0, len(samples), "reading")[: self.most]))
 
 
 @functools.lru_cache(maxsize=1)
