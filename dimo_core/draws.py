@@ -130,11 +130,23 @@ class Draws:
             sizes: Of the subsets; at most what there is among.
             among: What it is chosen from; None for all.
         """
-        u = self.uniform(stream, length)
-        u = u if among is None else u.masked_fill(~transfer(among, u.device), torch.inf)
-        # Stable: how ties are ordered must not depend on how many rows are sorted together.
-        rank = u.argsort(dim=1, stable=True).argsort(dim=1)
-        return rank < transfer(sizes, rank.device)[:, None]
+        return smallest(self.uniform(stream, length), sizes, among)
+
+
+def smallest(
+    score: Float[Tensor, "b L"], sizes: Int[Tensor, " b"], among: Bool[Tensor, "b L"] | None = None
+) -> Bool[Tensor, "b L"]:
+    """Where the smallest numbers of each row are, of exactly the given sizes.
+
+    Args:
+        score: The numbers.
+        sizes: How many of each row; at most what there is among.
+        among: What is chosen from; None for all.
+    """
+    score = score if among is None else score.masked_fill(~transfer(among, score.device), torch.inf)
+    # Stable: how ties are ordered must not depend on how many rows are sorted together.
+    rank = score.argsort(dim=1, stable=True).argsort(dim=1)
+    return rank < transfer(sizes, rank.device)[:, None]
 
 
 @attrs.frozen(kw_only=True)

@@ -14,11 +14,12 @@ from torch import Tensor
 from dimo_core.backbone import full
 from dimo_core.conditions import Condition
 from dimo_core.device import transfer
-from dimo_core.draws import Draws
+from dimo_core.draws import Draws, smallest
 from dimo_core.generator import Rollout, filtered
 from dimo_core.method import process
 from dimo_core.method.logits import chunks
 from dimo_core.method.one_step import OneStep, OneStepGenerator
+from dimo_core.method.orders import halton_places
 from dimo_core.teacher import Teacher
 from dimo_core.tokens import Tokens
 
@@ -32,8 +33,9 @@ class FewStep(OneStep):
             anew for each batch, from the state that the passes before it lead to.
         schedule: r(t): after i of k passes exactly round(r(1 - i / k) L) tokens are masked again; each pass
             decides one at least.
-        order: Which sites a pass decides, in training and in sampling: random ones, or those whose drawn
-            tokens have the largest probability under z_theta at temperature 1.
+        order: Which sites a pass decides, in training and in sampling: random ones, such as lie far from one
+            another (``halton``: the next ones of a Halton sequence, shifted at random for each sample), or
+            those whose drawn tokens have the largest probability under z_theta at temperature 1.
         gumbel: Strength of the Gumbel noise on these log-probabilities; as in MaskGIT's sampler it falls
             linearly, to 0 at the last pass.
     """
@@ -42,7 +44,7 @@ class FewStep(OneStep):
 
     steps: int = attrs.field(default=4, validator=v.ge(1))
     schedule: process.Schedule = "arccos"
-    order: Literal["random", "confidence"] = "random"
+    order: Literal["random", "halton", "confidence"] = "random"
     gumbel: float = attrs.field(default=1.0, validator=v.ge(0))
 
     @property
@@ -186,11 +188,15 @@ class FewStepGenerator(OneStepGenerator):
         drawn = self._drawn(hidden, draws, change, _stream(i))
         x = torch.where(state.decided, state.x, drawn)
         left = self._left(i + 1, state)
-        if self.options.order == "random":
-            # The same order of sites in every pass: what is masked again was masked before.
-            masked = draws.subset("order", self.space.length, left, state.valid)
-        else:
-            masked = self._least_sure(i, left, state, hidden, x, draws)
+        match (
+            self.options.order
+        ):  # one that is the same in every pass: what is masked again was masked before
+            case "random":
+                masked = draws.subset("order", self.space.length, left, state.valid)
+            case "halton":
+                masked = smallest(-halton_places(self.space, draws).float(), left, state.valid)
+            case "confidence":
+                masked = self._least_sure(i, left, state, hidden, x, draws)
         return attrs.evolve(state, x=process.apply_mask(x, masked, self.space), decided=~masked)
 
     def _least_sure(
@@ -209,8 +215,7 @@ class FewStepGenerator(OneStepGenerator):
             score.append(log_p.gather(-1, x.flatten()[k, None]).squeeze(-1))
         noise = self.options.gumbel * (1 - i / max(1, self.passes - 1))
         sure = torch.cat(score).view_as(x) + noise * draws.gumbel(f"gumbel{i}", self.space.length)
-        rank = sure.masked_fill(state.decided, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
-        return rank < transfer(left, rank.device)[:, None]
+        return smallest(sure, left, ~state.decided)
 
     def _left(self, i: int, state: State) -> Int[Tensor, " B"]:
         """How many tokens of each sample are left to decide after ``i`` passes."""

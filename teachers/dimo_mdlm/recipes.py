@@ -49,7 +49,9 @@ _SMALL_GENERATOR = {
 }
 _SMALL_AUXILIARY = {**_SMALL_GENERATOR, "lr": 2e-3, "ema": 0.0}
 
-_FOUR_PASSES = {**_FROM_MASKS, "steps": 4}
+_FOUR_PASSES = {**_FROM_MASKS, "steps": 4, "order": "halton", "schedule": "linear"}
+"""Sites that a pass decides lie far apart, and in each pass equally many."""
+
 _SHORT_GENERATOR = {**_SMALL_GENERATOR, "ema": 0.98}
 
 _SLOW_GENERATOR = {**_SHORT_GENERATOR, "lr": 1e-4, "warmup": 30, "decay": "constant"}
@@ -59,7 +61,7 @@ _SOFT = {"name": "denoiser", "soft": 1.0, "label_smoothing": 0.0, "train_embeddi
 
 _SMALL_FEW: Recipe = {
     "train": {"steps": 200, "batch_size": 32},
-    "generator": {**_FOUR_PASSES, "r_init": 0.9, "sigma_init": 0.1, "schedule": "linear"},
+    "generator": {**_FOUR_PASSES, "r_init": 0.9, "sigma_init": 0.1},
     "auxiliary": _SOFT,
     "divergence": {"name": "fkl"},
     "guidance": _UNGUIDED,
@@ -76,8 +78,8 @@ _SMALL_FEW: Recipe = {
 """The auxiliary keeps up, at ten times the rate and with two steps for one: else rare words are lost."""
 
 _SMALL_IMDM: Recipe = {
-    "train": {"steps": 450, "batch_size": 32},
-    "generator": {**_FOUR_PASSES, "name": "imdm", "noise": 16, "schedule": "linear"},
+    "train": {"steps": 300, "batch_size": 32},
+    "generator": {**_FOUR_PASSES, "name": "imdm", "noise": 16},
     "auxiliary": _SOFT,
     "divergence": {"name": "fkl"},
     "guidance": _UNGUIDED,

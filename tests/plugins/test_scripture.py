@@ -161,6 +161,7 @@ def test_a_part_that_is_read_is_of_all_kinds_and_always_the_same() -> None:
     """Conditions come in turn, so that every second sample would be of one kind of two."""
     samples = Samples(conditions=(0, 1) * 50, tokens=torch.arange(100)[:, None])
     one, again = (ReadingMetrics(most=40)._read(samples) for _ in range(2))
-    assert 40 == len(one) and one.conditions == again.conditions
+    assert 40 == len(one)
+    assert one.conditions == again.conditions
     assert 10 < sum(one.conditions) < 30
     assert samples.conditions == ReadingMetrics(most=100)._read(samples).conditions

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 from dimo_core.draws import Draws
+from dimo_core.method.orders import halton_order, halton_places, halton_sites
 from dimo_core.tokens import TokenSpace
-from dimo_samplers.halton import HaltonSampler, halton_order
+from dimo_samplers.halton import HaltonSampler
 from dimo_samplers.ordered import ordered_counts
 
 
@@ -55,6 +56,14 @@ def test_every_grid_is_met_in_the_order_of_exact_fractions(rows: int, columns: i
     assert list(seen) == order
 
 
+def test_from_point_0_every_further_site_halves_the_distance() -> None:
+    order = halton_order(64, 1, 0)
+    assert [0, 32, 16, 48] == order[:4].tolist()
+    for count in (4, 16, 32):
+        assert {64 // count} == set(order[:count].sort().values.diff().tolist())
+    assert order[1:].tolist() == halton_order(64, 1)[:-1].tolist()
+
+
 @given(length=st.integers(1, 700), steps=st.integers(1, 800))
 @settings(deadline=None)
 def test_counts_are_positive_and_add_up(length: int, steps: int) -> None:
@@ -79,3 +88,24 @@ def test_roll_starts_each_sample_at_its_own_place() -> None:
     for start, order in zip(starts, orders, strict=True):
         assert torch.equal(fixed.roll(-start), order)
     assert torch.equal(orders[7:9], HaltonSampler(roll=True).order(space, draws.slice(7, 2)))
+
+
+def test_codes_of_a_place_are_decided_apart() -> None:
+    space = TokenSpace(length=12, codes=3, mask_id=3, group=3, grid=(2, 2))
+    cells = halton_order(2, 2).tolist()
+    assert [3 * cell + code for code in range(3) for cell in cells] == halton_sites(space).tolist()
+    order = HaltonSampler(roll=True).order(space, Draws(seed=0, total=5))
+    assert [list(range(12))] * 5 == order.sort(1).values.tolist()
+
+
+def test_a_shift_goes_round_the_plane() -> None:
+    """Each sample's order is the sequence's, moved by whole rows and columns."""
+    space = TokenSpace(length=24, codes=3, mask_id=3, grid=(4, 3), group=2)
+    places = halton_places(space, Draws(seed=0, total=200)).view(-1, 4, 3, 2)
+    fixed = halton_sites(space, 0).argsort().view(4, 3, 2)
+    shifts = [
+        [(r, c) for r in range(4) for c in range(3) if torch.equal(own, fixed.roll((-r, -c), (0, 1)))]
+        for own in places
+    ]
+    assert [1] * 200 == [len(found) for found in shifts]
+    assert 12 == len({found[0] for found in shifts})

@@ -56,7 +56,7 @@ def test_one_step_is_the_one_step_generator(tiny_teacher: Any) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
-@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("order", ["random", "halton", "confidence"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_a_sample_takes_its_passes_and_keeps_what_it_decided(
     tiny_teacher: Any, steps: int, order: Any
@@ -75,6 +75,15 @@ def test_a_sample_takes_its_passes_and_keeps_what_it_decided(
         assert torch.equal(state[~masked], x[~masked])
         if i > 1:
             assert not (masked & (watched.states[i - 1] != MASK)).any()
+
+
+def test_in_halton_order_a_pass_decides_sites_that_are_far_apart(tiny_teacher: Any) -> None:
+    """Of four in a row two opposite ones, then the others; which come first is the sample's."""
+    made = built(tiny_teacher, steps=2, schedule="linear", order="halton")
+    watched = Watched(made)
+    made.sample(torch.zeros(60, dtype=torch.long), Draws(seed=5, total=60))
+    kept = {tuple(row) for row in (watched.states[1] != MASK).tolist()}
+    assert {(True, False, True, False), (False, True, False, True)} == kept
 
 
 KNOWN = {
@@ -157,7 +166,7 @@ def test_confidence_is_that_of_training_at_any_temperature(tiny_teacher: Any) ->
     assert (p.masked_fill(~kept, 2).amin(1) >= p.masked_fill(kept, -1).amax(1)).all()
 
 
-@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("order", ["random", "halton", "confidence"])
 def test_a_sample_hangs_on_its_own_row_alone(tiny_teacher: Any, order: Any) -> None:
     made = built(tiny_teacher, steps=3, order=order)
     whole, part = made.sample(C, DRAWS), made.sample(C[2:4], DRAWS.slice(2, 2))

@@ -248,6 +248,7 @@ GENERATORS = [
     OneStep(r_init=0.5),
     FewStep(steps=3),
     FewStep(steps=2, order="confidence"),
+    FewStep(steps=2, order="halton"),
     Imdm(steps=3, noise=3, resets=True),
     Mixture(steps=1),
 ]

@@ -90,7 +90,7 @@ def test_dimo_reads_an_export_as_a_generator(tmp_path):
     assert sampled(made, tmp_path / "own") == sampled(out, tmp_path / "again")
 
 
-@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("order", ["random", "halton", "confidence"])
 def test_a_generator_of_few_steps_has_all_of_them_in_its_graph(tmp_path, order):
     made = generator(tmp_path / "generator", PICTURES, "few_step", steps=3, order=order)
     out = exported(made, "folder", tmp_path / "out", "--batch-size", "2")
