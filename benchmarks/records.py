@@ -50,12 +50,12 @@ class Record:
             teacher=teacher, method=method, steps=steps, seeds=(seed,), passes=row.passes, metrics=metrics
         )
 
-    def shown(self, metric: str) -> str:
+    def shown(self, metric: str, digits: int = 3) -> str:
         """Mean, with the standard deviation of several seeds; a hyphen where it was not measured."""
         if metric not in self.metrics:
             return "-"
         mean, deviation = self.metrics[metric]
-        return f"{mean:.3f}" + (f" ±{deviation:.3f}" if len(self.seeds) > 1 else "")
+        return f"{mean:.{digits}f}" + (f" ±{deviation:.{digits}f}" if len(self.seeds) > 1 else "")
 
 
 def pooled(records: Sequence[Record]) -> Record:

@@ -4,10 +4,11 @@
     python benchmarks/text_table.py               # the table and the figure, of what is finished
 
 Each generator is a preset of the teacher, trained for a number of steps and sampled in as many; a number that
-none of its method was trained for is taken by the one of four steps. The frontier is the teacher in 16 steps
+none of its method was trained for is taken by the one of four steps. A frontier is the teacher in 16 steps
 at several temperatures: perplexity means something at equal entropy only.
-Everything can be interrupted: the same command goes on where it was. Runs and numbers stay in runs/text;
-table and figure go to docs/results (--results).
+Everything can be interrupted: the same command goes on where it was. Runs stay in runs/text; table, figure
+and the numbers of generators (text.json, where those of other seeds and machines stay) go to docs/results
+(--results).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from paper_table import finished, trained
+from records import Record, by_method, joined, read, write
 
 from dimo_core.choice import Choice
 from dimo_core.evaluation.table import Row, Table
@@ -31,19 +33,25 @@ from dimo_text.measures import at_entropy
 HOME = Path("runs/text")
 METHODS: Mapping[str, str] = {"few-step": "Di[M]O", "idlm": "IDLM", "sdtt": "SDTT", "imdm": "IMDM"}
 STEPS, PRESET, OF = (1, 2, 4, 8), 4, 16
-"""Of generators, what the presets are trained for, and of the teacher's frontier."""
+"""Of generators, what the presets are trained for, and of the teacher's frontiers."""
 
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9)
-"""Of the frontier, besides 1."""
+"""Of a frontier, besides 1."""
+
+SAMPLERS: Mapping[str, Mapping[str, Any]] = {"mdlm": {}, "halton": {"roll": True, "schedule": "linear"}}
+"""Of the teacher: its own, and one that decides sites in the order of these generators."""
 
 AT_A_TIME = 50
 """Samples: a quarter faster on a core than all 500, whose logits do not stay in its cache."""
 
 SHOWN = ("perplexity", "entropy", "words", "kind", "mauve", "ngram_1", "ngram_2", "ngram_3")
-HEAD = ("samples of", "trained for", "steps", "passes", f"{OF} steps there", *SHOWN)
+THERE = tuple(f"{name} {OF} there" for name in SAMPLERS)
+HEAD = ("samples of", "trained for", "seeds", "steps", "passes", *THERE, *SHOWN)
 
-Found = Sequence[tuple[int, Row]]
-"""Rows of generators of one method and seed, by their steps, each with those that it was trained for."""
+DRAWN = ("entropy", "perplexity", "mauve")
+
+Curve = Sequence[tuple[float, float]]
+"""Pairs of entropy and perplexity."""
 
 
 def folder(method: str, steps: int, seed: int) -> Path:
@@ -98,87 +106,117 @@ def compared(name: str, given: argparse.Namespace, **what: object) -> list[Row]:
     return list(found.rows)
 
 
-def rows_of(given: argparse.Namespace) -> tuple[list[Row], dict[str, Found]]:
-    """Rows of real data, of the teacher and of its frontier; and those of finished generators by name."""
-    teacher = compared("teacher", given, rows=TeacherRows())
-    cold = tuple(Choice("mdlm", {"temperature": t}) for t in TEMPERATURES)
-    frontier = compared("frontier", given, rows=TeacherRows(samplers=cold, steps=(OF,)))
-    found: dict[str, Found] = {}
-    for method, seed in product(given.methods, given.seeds):
-        done = [n for n in given.trained_for if finished(folder(method, n, seed))]
-        rows = [
-            (n, row)
-            for n in done
-            for row in compared(
+def rows_of_teacher(given: argparse.Namespace) -> list[Row]:
+    """Rows of real data, and by sampler those of the teacher in all steps and of its frontier."""
+    found = compared("teacher", given, rows=TeacherRows())
+    for name, options in SAMPLERS.items():
+        if options:
+            warm = TeacherRows(samplers=(Choice(name, options),))
+            found += [row for row in compared(name, given, rows=warm) if row.kind == "teacher"]
+        cold = tuple(Choice(name, {**options, "temperature": t}) for t in TEMPERATURES)
+        frontier = compared(f"{name}-frontier", given, rows=TeacherRows(samplers=cold, steps=(OF,)))
+        found += [row for row in frontier if row.kind == "teacher"]
+    return found
+
+
+def records_of(given: argparse.Namespace) -> list[Record]:
+    """Those of finished generators."""
+    found = []
+    for method, seed, n in product(given.methods, given.seeds, given.trained_for):
+        if finished(folder(method, n, seed)):
+            rows = compared(
                 f"{method}-{n}-steps-seed{seed}",
                 given,
                 generators=(str(folder(method, n, seed)),),
                 generator_steps=sampled(method, n, seed),
             )
-            if row.kind == "generator"
-        ]
-        if rows:
-            found[f"{METHODS[method]}, seed {seed}"] = sorted(rows, key=lambda pair: pair[1].steps)
-    return teacher + [row for row in frontier if row.kind == "teacher"], found
+            found += [
+                Record.of(("text", f"{method}-for-{n}", row.steps, seed), row)
+                for row in rows
+                if row.kind == "generator"
+            ]
+    return found
 
 
-def frontier_of(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """Entropy and perplexity of the teacher in 16 steps at each temperature."""
-    own = [row for row in rows if row.kind == "teacher" and row.steps == OF]
-    return [(row.metrics["entropy"], row.metrics["perplexity"]) for row in own]
+def trained_for(record: Record) -> tuple[str, int]:
+    """Method of a generator, and the number of steps that it was trained for."""
+    method, _, steps = record.method.rpartition("-for-")
+    return method, int(steps)
 
 
-def table(others: Sequence[Row], generators: Mapping[str, Found], before: str = "") -> str:
-    """Markdown: each row, and the perplexity that the teacher has in 16 steps at its entropy.
-
-    Rows of an earlier table whose generators are not here stay, after the others of their method.
-    """
-    curve = frontier_of(others)
-    lines = [f"| {' | '.join(HEAD)} |", "|---|" + "--:|" * (len(HEAD) - 1)]
-    named = [(row.name, "", row) for row in others]
-    named += [(name, str(n), row) for name, rows in generators.items() for n, row in rows]
-    for name, own, row in named:
-        there = None if row.kind == "real" else at_entropy(curve, row.metrics["entropy"])
-        numbers = " | ".join(
-            f"{row.metrics[m]:.{1 if m == 'perplexity' else 3}f}" if m in row.metrics else "-" for m in SHOWN
+def frontiers(rows: Sequence[Row]) -> dict[str, Curve]:
+    """Entropy and perplexity of the teacher in 16 steps at each temperature, by sampler."""
+    return {
+        name: sorted(
+            (row.metrics["entropy"], row.metrics["perplexity"])
+            for row in rows
+            if row.kind == "teacher" and row.steps == OF and row.name.startswith(name)
         )
-        equal = "-" if there is None else f"{there:.1f}"
-        lines.append(f"| {name} | {own} | {row.steps or ''} | {row.passes or ''} | {equal} | {numbers} |")
-    old = before.splitlines() if before.startswith(lines[0]) else []
-    kept = [line for line in old[2:] if _place(line) and cells(line)[0] not in generators]
-    return "\n".join([*lines[:2], *sorted([*lines[2:], *kept], key=_place)])
+        for name in SAMPLERS
+    }
 
 
-def cells(line: str) -> list[str]:
-    """Those of a row of Markdown."""
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """One of each method, training and number of steps, in the order of the table."""
+
+    def place(record: Record) -> tuple[int, int, bool, int]:
+        method, n = trained_for(record)
+        return list(METHODS).index(method), n != PRESET, n != PRESET and n, record.steps
+
+    return sorted(by_method(records), key=place)
 
 
-def _place(line: str) -> int:
-    """Where a row belongs: after the teacher's, in the order of the methods."""
-    names = [name for name in METHODS.values() if cells(line)[0].startswith(f"{name}, seed ")]
-    return 1 + list(METHODS.values()).index(names[0]) if names else 0
+def table(others: Sequence[Row], records: Sequence[Record]) -> str:
+    """Markdown: each row, and the perplexity that the teacher has in 16 steps at its entropy."""
+    curves = frontiers(others)
+    lines = [f"| {' | '.join(HEAD)} |", "|---|" + "--:|" * (len(HEAD) - 1)]
+
+    def line(
+        first: Sequence[object], steps: int | None, passes: int | None, shown: Record, there: bool
+    ) -> str:
+        entropy = shown.metrics["entropy"][0]
+        equal = [at_entropy(curve, entropy) if there else None for curve in curves.values()]
+        numbers = [shown.shown(m, 1 if m == "perplexity" else 3) for m in SHOWN]
+        found = ["-" if value is None else f"{value:.1f}" for value in equal]
+        return f"| {' | '.join(map(str, [*first, steps or '', passes or '', *found, *numbers]))} |"
+
+    for row in others:
+        one = Record.of(("text", "", row.steps or 0, 0), row)
+        lines.append(line((row.name, "", ""), row.steps, row.passes, one, row.kind != "real"))
+    for record in ordered(records):
+        method, n = trained_for(record)
+        first = (METHODS[method], n, len(record.seeds))
+        lines.append(line(first, record.steps, record.passes, record, True))
+    return "\n".join(lines)
 
 
-def figure(others: Sequence[Row], generators: Mapping[str, Found], path: Path) -> None:
-    """Perplexity by entropy, and MAUVE* by steps."""
+def figure(others: Sequence[Row], records: Sequence[Record], path: Path) -> None:
+    """Perplexity by entropy, MAUVE* by steps; generators trained for the steps go before others."""
     fig = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(fig)
     left, right = fig.subplots(1, 2)
     real = next(row for row in others if row.kind == "real")
-    plain = [row for row in others if row.kind == "teacher" and "temperature" not in row.name]
-    cold = sorted(frontier_of(others))
-    curves = {"teacher": plain, **{name: [row for _, row in rows] for name, rows in generators.items()}}
-    left.plot(*zip(*cold, strict=True), color="#999", ls="--", lw=1, label=f"teacher, {OF} steps, colder")
+    curves: dict[str, dict[int, tuple[float, ...]]] = {}
+    for row in others:
+        if row.kind == "teacher" and "temperature" not in row.name and row.steps:
+            place = f"teacher, {row.name.partition(',')[0].partition(' ')[0]}"
+            curves.setdefault(place, {})[row.steps] = tuple(row.metrics[m] for m in DRAWN)
+    for record in sorted(ordered(records), key=lambda record: trained_for(record)[1] == record.steps):
+        name = METHODS[trained_for(record)[0]]
+        curves.setdefault(name, {})[record.steps] = tuple(record.metrics[m][0] for m in DRAWN)
+    for (name, curve), style in zip(frontiers(others).items(), ("--", ":"), strict=True):
+        left.plot(
+            *zip(*curve, strict=True), color="#999", ls=style, lw=1, label=f"{name}, {OF} steps, colder"
+        )
     left.plot(real.metrics["entropy"], real.metrics["perplexity"], "k*", ms=9, label="real text")
     right.axhline(real.metrics["mauve"], color="#555", ls=":", lw=1, label="real text")
-    for name, rows in curves.items():
-        rows = sorted(rows, key=lambda row: row.steps)
-        x, y = ([row.metrics[m] for row in rows] for m in ("entropy", "perplexity"))
+    for name, points in curves.items():
+        steps = sorted(points)
+        x, y, z = zip(*(points[n] for n in steps), strict=True)
         left.plot(x, y, marker="o", ms=4, lw=1, label=name)
-        for row, a, b in zip(rows, x, y, strict=True):
-            left.annotate(str(row.steps), (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        right.plot([r.steps for r in rows], [r.metrics["mauve"] for r in rows], marker="o", ms=4, label=name)
+        for n, a, b in zip(steps, x, y, strict=True):
+            left.annotate(str(n), (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        right.plot(steps, z, marker="o", ms=4, label=name)
     left.set_yscale("log")
     left.set(xlabel="entropy of a sample, nats", ylabel="perplexity under the reader")
     right.set_xscale("log", base=2)
@@ -207,12 +245,12 @@ def main() -> None:
     if given.train:
         train(given)
         return
-    others, generators = rows_of(given)
     given.results.mkdir(parents=True, exist_ok=True)
-    out = given.results / "text.md.inc"
-    before = out.read_text() if out.exists() else ""
-    out.write_text(table(others, generators, before) + "\n")
-    figure(others, generators, given.results / "text.png")
+    kept = given.results / "text.json"
+    others, records = rows_of_teacher(given), joined(read(kept), records_of(given))
+    write(kept, records)
+    (given.results / "text.md.inc").write_text(table(others, records) + "\n")
+    figure(others, records, given.results / "text.png")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ _FAST_AUXILIARY = {**_SLOW_GENERATOR, "lr": 1e-3, "ema": 0.0}
 _SOFT = {"name": "denoiser", "soft": 1.0, "label_smoothing": 0.0, "train_embeddings": True}
 
 _SMALL_FEW: Recipe = {
-    "train": {"steps": 200, "batch_size": 32},
+    "train": {"steps": 100, "batch_size": 32},
     "generator": {**_FOUR_PASSES, "r_init": 0.9, "sigma_init": 0.1},
     "auxiliary": _SOFT,
     "divergence": {"name": "fkl"},

@@ -42,14 +42,20 @@ def test_steps_that_nothing_was_trained_for_are_taken_by_the_generator_of_the_pr
 def test_a_row_tells_what_its_generator_was_trained_for_and_the_teacher_at_its_entropy(
     script: ModuleType,
 ) -> None:
-    def row(kind: Any, steps: int, entropy: float, perplexity: float) -> Row:
+    def row(name: str, kind: Any, steps: int, entropy: float, perplexity: float) -> Row:
         metrics = {"entropy": entropy, "perplexity": perplexity}
-        return Row(name="x", kind=kind, series="x", steps=steps, passes=steps, samples=9, metrics=metrics)
+        return Row(name=name, kind=kind, series=name, steps=steps, passes=steps, samples=9, metrics=metrics)
 
-    teacher = [row("teacher", 16, 3.6, 40.0), row("teacher", 16, 3.8, 90.0)]
-    found = {name: [(4, row("generator", 2, 3.7, 70.0))] for name in ("Di[M]O, seed 0", "IMDM, seed 0")}
-    both = script.table(teacher, found)
-    assert ["IMDM, seed 0", "4", "2", "2", "60.0", "70.0"] == script.cells(both.splitlines()[-1])[:6]
-    only = {"IMDM, seed 0": [(2, row("generator", 2, 3.7, 50.0))]}
-    names = [script.cells(line)[:2] for line in script.table(teacher, only, both).splitlines()[2:]]
-    assert [["x", ""], ["x", ""], ["Di[M]O, seed 0", "4"], ["IMDM, seed 0", "2"]] == names
+    teacher = [row("mdlm", "teacher", 16, 3.6, 40.0), row("mdlm", "teacher", 16, 3.8, 90.0)]
+    teacher += [row("halton", "teacher", 16, 3.6, 30.0), row("halton", "teacher", 16, 3.8, 30.0)]
+    records = [
+        script.Record.of(("text", f"{method}-for-{n}", 2, seed), row("x", "generator", 2, 3.7, 70.0 + seed))
+        for method, n, seed in (("imdm", 2, 0), ("imdm", 4, 0), ("imdm", 4, 1), ("few-step", 4, 0))
+    ]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:9]]
+        for line in script.table(teacher, records).splitlines()[6:]
+    ]
+    assert ["Di[M]O", "4", "1", "2", "2", "60.0", "30.0", "70.0"] == lines[0]
+    assert ["IMDM", "4", "2", "2", "2", "60.0", "30.0", "70.5 ±0.7"] == lines[1]
+    assert ["IMDM", "2", "1", "2", "2", "60.0", "30.0", "70.0"] == lines[2]
