@@ -3,8 +3,8 @@
     python benchmarks/text_table.py --train       # one generator a method and number of steps
     python benchmarks/text_table.py               # the table and the figure, of what is finished
 
-Each generator is a preset of the teacher, trained for a number of steps and sampled in as many; a number that
-none of its method was trained for is taken by the one of four steps. A frontier is the teacher in 16 steps
+Each generator is a preset of the teacher, trained for a number of steps and sampled in as many; those of four
+steps, the presets' number, are sampled in all. A frontier is the teacher in 16 steps
 at several temperatures: perplexity means something at equal entropy only.
 Everything can be interrupted: the same command goes on where it was. Runs stay in runs/text; table, figure
 and the numbers of generators (text.json, where those of other seeds and machines stay) go to docs/results
@@ -79,13 +79,6 @@ def train(given: argparse.Namespace) -> None:
                 trained(folder(method, steps, seed), seed, given.train_steps, options(method, steps))
 
 
-def sampled(method: str, steps: int, seed: int) -> tuple[int, ...]:
-    """In how many steps a finished generator is sampled: its own, and those of the preset in all others."""
-    if steps != PRESET:
-        return (steps,)
-    return tuple(n for n in STEPS if n == PRESET or not finished(folder(method, n, seed)))
-
-
 def compared(name: str, given: argparse.Namespace, **what: object) -> list[Row]:
     """The rows of one comparison with the teacher."""
     registry = Registry.discover()
@@ -128,7 +121,7 @@ def records_of(given: argparse.Namespace) -> list[Record]:
                 f"{method}-{n}-steps-seed{seed}",
                 given,
                 generators=(str(folder(method, n, seed)),),
-                generator_steps=sampled(method, n, seed),
+                generator_steps=STEPS if n == PRESET else (n,),
             )
             found += [
                 Record.of(("text", f"{method}-for-{n}", row.steps, seed), row)

@@ -28,17 +28,6 @@ def test_what_hangs_on_the_steps_is_trained_with_them(script: ModuleType) -> Non
         assert n == objective["first_steps"] / 2**3
 
 
-def test_steps_that_nothing_was_trained_for_are_taken_by_the_generator_of_the_preset(
-    script: ModuleType,
-) -> None:
-    assert (1, 2, 4, 8) == script.sampled("imdm", 4, 0)
-    card = script.folder("imdm", 2, 0) / "generator" / "generator.yaml"
-    card.parent.mkdir(parents=True)
-    card.write_text("")
-    assert ((1, 4, 8), (2,)) == (script.sampled("imdm", 4, 0), script.sampled("imdm", 2, 0))
-    assert (1, 2, 4, 8) == script.sampled("imdm", 4, 1)
-
-
 def test_a_row_tells_what_its_generator_was_trained_for_and_the_teacher_at_its_entropy(
     script: ModuleType,
 ) -> None:
