@@ -1,5 +1,6 @@
 """Which device a run computes on."""
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -45,6 +46,25 @@ def device_name(device: torch.device) -> str:
     """A device with what the speed of it depends on."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"{device} ({named}, {torch.get_num_threads()} threads)"
+
+
+def crowded(device: torch.device) -> str | None:
+    """A warning where other processes take cores of a CPU that several threads compute on.
+
+    Threads that wait for one another make a step many times as long there. None where it cannot be known.
+    """
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+    if device.type != "cpu" or threads == 1 or threads + load <= cores + 1:
+        return None
+    return (
+        f"other processes were busy in the last minute (a load of {load:.1f} on {cores} cores). If they go on, "
+        f"{threads} threads wait for one another and a step may take many times as long: start with "
+        "OMP_NUM_THREADS=1, or with OMP_WAIT_POLICY=PASSIVE"
+    )
 
 
 def transfer(tensor: Shaped[Tensor, "*shape"], device: torch.device | str) -> Shaped[Tensor, "*shape"]:

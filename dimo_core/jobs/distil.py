@@ -13,7 +13,7 @@ from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job, resolve_job
 from dimo_core.config.folders import CONFIG, check_unchanged
 from dimo_core.data.feeds import ConditionFeed, Feed
-from dimo_core.device import arithmetic
+from dimo_core.device import arithmetic, crowded
 from dimo_core.engine.alarms import alarm
 from dimo_core.engine.frozen import cast_frozen, frozen_parameters
 from dimo_core.engine.launcher import joined
@@ -208,7 +208,7 @@ def _announce(job: Job, device: torch.device) -> None:
     length = f"{job.train.steps} steps of {job.train.batch_size}"
     what = f"distilling {job.config['teacher']['name']} with {', '.join([*job.method, length])}"
     logger.info("{} into {} on {}", what, job.out, device)
-    for advice in job.teacher.advise(job.config):
+    for advice in filter(None, [crowded(device), *job.teacher.advise(job.config)]):
         logger.warning(advice)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dimo_core.device import arithmetic, available_devices, find_device, transfer, widest
+from dimo_core.device import arithmetic, available_devices, crowded, find_device, transfer, widest
 from dimo_core.errors import UsageError
 
 
@@ -23,6 +23,22 @@ def machine(monkeypatch):
 def test_auto_takes_the_fastest(machine, there, expected):
     machine(**there)
     assert torch.device(expected) == find_device("auto")
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "load", "warned"),
+    [("cpu", 2, 1.6, True), ("cpu", 2, 0.9, False), ("cpu", 1, 3.0, False), ("cuda", 2, 3.0, False)],
+)
+def test_threads_on_a_cpu_that_others_use_are_warned_of(monkeypatch, device, threads, load, warned):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert warned == ("OMP_NUM_THREADS=1" in (crowded(torch.device(device)) or ""))
+
+
+def test_where_no_load_is_known_nothing_is_said(monkeypatch):
+    monkeypatch.delattr("os.getloadavg")
+    assert crowded(torch.device("cpu")) is None
 
 
 def test_a_device_can_be_named(machine):
