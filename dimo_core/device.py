@@ -61,7 +61,7 @@ def crowded(device: torch.device) -> str | None:
     if device.type != "cpu" or threads == 1 or threads + load <= cores + 1:
         return None
     return (
-        f"other processes were busy in the last minute (a load of {load:.1f} on {cores} cores). If they go on, "
+        f"other processes were busy lately (a load of {load:.1f} on {cores} cores). If they go on, "
         f"{threads} threads wait for one another and a step may take many times as long: start with "
         "OMP_NUM_THREADS=1, or with OMP_WAIT_POLICY=PASSIVE"
     )
