@@ -20,7 +20,9 @@ def tokens_of(samples: Samples, whose: str) -> Tokens:
         UsageError: where there are none.
     """
     if samples.tokens is None:
-        raise UsageError(f"{whose} have no tokens, which this metric reads: it judges samples of text")
+        raise UsageError(
+            f"{whose} have no tokens, which this metric reads: they are pictures: real data, or a folder"
+        )
     return samples.tokens
 
 
