@@ -1,0 +1,54 @@
+"""What is wrong on a command line: one line that says what to do, and nothing left behind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dimo_core.cli import main
+
+SIZES = {
+    "heads": (
+        ["--model.heads", "7"],
+        "model.heads: must divide the width: 7 heads, --model.width 96. Of that",
+    ),
+    "width": (
+        ["--model.width", "2"],
+        "model.heads: must divide the width: 4 heads, --model.width 2. Of that",
+    ),
+    "depth": (["--model.depth", "20000"], "--model.depth or --model.mlp: 20,000 layers; 10,000 is the most"),
+    "mdlm width": (
+        ["--teacher", "mdlm", "--model.width", "32"],
+        "model.heads: must divide the width into multiples of 2: 6 heads, --model.width 32. Of "
+        "that width are allowed: 1, 2, 4, 8, 16. Set",
+    ),
+    "mdlm depth": (
+        ["--teacher", "mdlm", "--data", "scripture", "--model.depth", "20000"],
+        "--model.width, --model.depth or --model.conditioning: 20,000 layers",
+    ),
+    "meissonic text heads": (
+        ["--teacher", "meissonic", "--model.text.heads", "7"],
+        "--model.text.heads: must divide the width: 7 heads, --model.text.width 64.",
+    ),
+    "meissonic channels": (
+        ["--teacher", "meissonic", "--model.images.channels", "7"],
+        "--model.images.channels: must be a multiple of 8: 7",
+    ),
+}
+"""Options of `dimo pretrain`, and what is said of them."""
+
+
+def refused(words: Sequence[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line of error that a command ends with."""
+    assert code == main([*words])
+    errors = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert 1 == len(errors), errors
+    return errors[0]
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_impossible_sizes_of_a_new_teacher_name_their_options(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, said = SIZES[case]
+    assert said in refused(["pretrain", *options, "--out", str(tmp_path / "p")], capsys)
