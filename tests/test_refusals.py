@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dimo_core.cli import main
 
@@ -52,3 +53,39 @@ def test_impossible_sizes_of_a_new_teacher_name_their_options(
 ) -> None:
     options, said = SIZES[case]
     assert said in refused(["pretrain", *options, "--out", str(tmp_path / "p")], capsys)
+
+
+def pictures(folder: Path, *sides: int) -> str:
+    """A folder of two classes with gray pictures of these sides, and its path."""
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number, side in enumerate(sides):
+            Image.new("L", (side, side), 40 * number).save(folder / name / f"{number}.png")
+    return str(folder)
+
+
+def test_a_pretraining_that_fails_as_it_starts_leaves_room_for_the_corrected_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p"
+    given = [
+        "--data",
+        "image-folder",
+        "--data.path",
+        pictures(tmp_path / "pictures", 8, 8),
+        "--data.size",
+        "8",
+    ]
+    for wrong in (["--model.patch", "3"], ["--model.codes", "9999"]):
+        for _ in range(2):
+            assert "is not empty" not in refused(["pretrain", *given, *wrong, "--out", str(out)], capsys)
+            assert not out.exists()
+
+
+def test_an_evaluation_that_fails_as_it_starts_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "e"
+    wrong = pictures(tmp_path / "pictures", 8, 6)
+    assert "pictures of different sizes" in refused(["evaluate", wrong, "--out", str(out)], capsys)
+    assert not out.exists()
