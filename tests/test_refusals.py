@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from dimo_core.cli import main
+from dimo_core.files.folder import Folder
+from dimo_core.report.comparison_files import read_result
 
 SIZES = {
     "heads": (
@@ -89,3 +91,36 @@ def test_an_evaluation_that_fails_as_it_starts_leaves_nothing(
     wrong = pictures(tmp_path / "pictures", 8, 6)
     assert "pictures of different sizes" in refused(["evaluate", wrong, "--out", str(out)], capsys)
     assert not out.exists()
+
+
+def test_a_run_that_has_not_finished_is_not_judged_by_its_sheets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "k9"
+    pictures(run / "samples", 8)
+    for section, command, what in (("teacher", "run", "generator"), ("model", "pretrain", "teacher")):
+        Folder(str(run)).write_yaml("config.yaml", {section: {}, "train": {}})
+        todo = f"Continue it with `dimo {command} --resume {run}`"
+        said = f"no {what} in '{run}' yet: this run has not finished. {todo}"
+        assert f"{said}." in refused(["evaluate", str(run)], capsys, 1)
+        assert f"{said}." in refused(["sample", str(run)], capsys, 1)
+    Folder(str(run)).write("checkpoints/best/generator.yaml", b"")
+    assert f"{said}, or take the best so far, {run}/checkpoints/best." in refused(
+        ["sample", str(run)], capsys, 1
+    )
+
+
+def test_of_pictures_as_many_are_judged_as_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = pictures(tmp_path / "pictures", *[8] * 6), tmp_path / "e"
+    words = ["evaluate", given, "--out", str(out), "--protocol", "quick"]
+    wrong = refused([*words, "--samples", "13"], capsys)
+    assert f"--samples 13: '{given}' holds 12 pictures. Ask for as many at most" in wrong
+    for options, count in (([], 12), (["--samples", "5"], 5)):
+        assert 0 == main([*words[:3], str(out / str(count)), *words[4:], *options])
+        rows = read_result(str(out / str(count))).table.rows
+        assert [count] == [row.samples for row in rows if row.kind == "images"]
+        told = (out / str(count) / "run.log").read_text()
+        assert "pictures as they are, by the protocol 'quick" in told
+        assert "0 rows" not in told

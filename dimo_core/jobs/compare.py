@@ -233,8 +233,9 @@ def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) 
 def _drawn(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
     protocol, folder = comparison.protocol, comparison.store.folder
     many = f" for each of {len(protocol.seeds)} seeds" if len(protocol.seeds) > 1 else ""
-    what = f"{protocol.samples} samples a row{many}, by the protocol {protocol.name!r}"
-    logger.info("{} rows, {}, into {} on {}", len(methods), what, folder.url, comparison.device)
+    samples = f"{protocol.samples} samples a row{many}" if methods else "pictures as they are"
+    what, rows = f"{samples}, by the protocol {protocol.name!r}", f"{len(methods)} rows, " * bool(methods)
+    logger.info("{}{}, into {} on {}", rows, what, folder.url, comparison.device)
     cells = comparison.run(methods)
     if cells is None:
         logger.info("this shard is drawn; when all are, the same command without --shard joins them")
@@ -251,7 +252,7 @@ def _told(
 ) -> Table:
     """Judge what is no row of the protocol, and write all files."""
     protocol, folder = comparison.protocol, comparison.store.folder
-    result = result_of(comparison, methods, cells, options.images)
+    result = result_of(comparison, methods, cells, options.images, options.changes.get("samples"))
     table = result.table
     drawn = [row.name for row in table.rows if row.kind != "real"]
     title = drawn[0] if len(drawn) == 1 else "Quality and cost"
