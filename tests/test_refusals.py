@@ -124,3 +124,37 @@ def test_of_pictures_as_many_are_judged_as_are_asked_for(
         told = (out / str(count) / "run.log").read_text()
         assert "pictures as they are, by the protocol 'quick" in told
         assert "0 rows" not in told
+
+
+PLACES = {
+    **dict.fromkeys(("maskgit", "mdlm", "meissonic"), "checkpoint"),
+    **dict.fromkeys(("llada", "dream"), "path"),
+}
+"""Teachers whose weights lie in files, and their option for the place."""
+
+NOISE = b"noise" * 20
+FILES = {"bad.yaml": b"a: 1", "empty.pth": b"", "noise.pth": NOISE, "noise.safetensors": NOISE}
+
+
+@pytest.mark.parametrize("name", [*FILES, "nowhere.pth", "nowhere"])
+@pytest.mark.parametrize("teacher", PLACES)
+def test_what_holds_no_weights_is_said_to_hold_none(
+    teacher: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if name in FILES:
+        path.write_bytes(FILES[name])
+    given = ["--teacher", teacher, f"--teacher.{PLACES[teacher]}", str(path), "--out", str(tmp_path / "out")]
+    given += ["--conditions", "Why?"] if PLACES[teacher] == "path" else []
+    nothing = (f"no file {path}", f"no teacher in '{path}': there is no such file or folder")
+    for command in ("sample", "convert") if teacher in ("maskgit", "mdlm", "meissonic") else ("sample",):
+        assert 1 == main([command, *given])
+        said = capsys.readouterr().err.partition(": error: ")[2]
+        if name.startswith("nowhere"):
+            assert said.startswith(nothing)
+        elif name == "bad.yaml" or teacher not in ("maskgit", "mdlm"):
+            assert said.startswith(f"no teacher in '{path}': that is a file, and a folder")
+        else:
+            what = "looks like an empty file" if name == "empty.pth" else "begins with"
+            assert said.startswith(f"{path} is neither safetensors nor a file of torch.save. It {what}")
+        assert not (tmp_path / "out").exists()

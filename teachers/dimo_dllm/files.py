@@ -20,7 +20,7 @@ from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
-from dimo_core.files.weight_files import INDEX, shards
+from dimo_core.files.weight_files import INDEX, check_folder, shards
 from dimo_core.files.weights import check_shapes
 from dimo_dllm.adapter_card import WEIGHTS as ADAPTER
 from dimo_dllm.architecture import Architecture, Family
@@ -74,6 +74,7 @@ class Published:
             CheckpointError: when there is no configuration, or one of another network.
         """
         source = self.folder.path(CONFIG)
+        check_folder(self.folder.url, needed(self.family))
         if not is_there(source, certain=True):
             raise CheckpointError(f"no file {source}. {needed(self.family)}")
         try:

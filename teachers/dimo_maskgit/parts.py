@@ -18,7 +18,8 @@ from dimo_core.files.cache import is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import is_weights_file, split_key
+from dimo_core.files.urls import local_path
+from dimo_core.files.weight_files import check_folder, is_weights_file, split_key
 from dimo_core.files.weights import digest_tensors, read_tensors
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.samplings import SAMPLINGS
@@ -81,6 +82,7 @@ def folder_parts(url: str, name: str) -> Parts:
         CheckpointError: when it is no teacher folder.
     """
     folder = Folder(url)
+    check_folder(url, WHAT_IS_NEEDED, files=True)
     if not is_there(folder.path(CARD)):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     card = card_of(local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, ENTRIES)
@@ -127,6 +129,8 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
         ConfigError: when ``heads`` is missing or impossible.
     """
     if tokenizer is None:
+        if local_path(network) is not None:
+            _foreign(network)  # what is no weights file needs no tokenizer
         raise CheckpointError(
             f"{network} is a transformer; the tokenizer that belongs to it is missing. {WHAT_IS_NEEDED}"
         )

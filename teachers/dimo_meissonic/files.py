@@ -19,7 +19,7 @@ from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import INDEX, shards
+from dimo_core.files.weight_files import INDEX, check_folder, shards
 from dimo_core.files.weights import read_tensors, sha256
 
 FORMAT = "dimo-meissonic/1"
@@ -138,6 +138,8 @@ class Published:
             CheckpointError: when there is none, or none of this kind.
         """
         name = url or EMBEDDED
+        if url is not None:
+            check_folder(url, WHAT_IS_NEEDED)
         folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
         if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)
