@@ -1,9 +1,12 @@
 """What is wrong on a command line: one line that says what to do, and nothing left behind."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from dimo_core.cli import main
@@ -158,3 +161,51 @@ def test_what_holds_no_weights_is_said_to_hold_none(
             what = "looks like an empty file" if name == "empty.pth" else "begins with"
             assert said.startswith(f"{path} is neither safetensors nor a file of torch.save. It {what}")
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("teacher", PLACES)
+def test_a_hub_that_does_not_answer_is_what_is_told_last(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Lost(MemoryFileSystem):
+        protocol = "hf"
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            raise ConnectionError("no network here")
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", Lost)
+    monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
+    given = [f"--teacher.{PLACES[teacher]}", "hf://nobody/nothing", "--out", str(tmp_path / "out")]
+    said = refused(["sample", "--teacher", teacher, *given, "--conditions", "0"], capsys, 1)
+    assert "hf://nobody/nothing/" in said
+    assert "ConnectionError: no network here" in said
+    assert "Check the address, the connection and your access rights" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "protocol", "library", "extra"),
+    [
+        *((teacher, "s3", "s3fs", "s3") for teacher in PLACES),
+        *((teacher, "hf", "huggingface_hub", "hub") for teacher in ("maskgit", "mdlm", "meissonic")),
+    ],
+)  # the others need transformers, which brings huggingface_hub
+def test_a_library_for_a_protocol_that_is_missing_is_told_with_its_extra(
+    teacher: str,
+    protocol: str,
+    library: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    monkeypatch.setenv("DIMO_CACHE", str(tmp_path / "cache"))
+    given = [f"--teacher.{PLACES[teacher]}", f"{protocol}://nobody/nothing", "--out", str(tmp_path / "out")]
+    said = refused(["sample", "--teacher", teacher, *given, "--conditions", "0"], capsys, 1)
+    assert f"Run: pip install 'dimo[{extra}]'" in said
+    assert "StorageError" not in said
+    assert "Give a path" not in said

@@ -26,13 +26,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dimo_core import limits
-from dimo_core.errors import CheckpointError, StorageError
+from dimo_core.errors import CheckpointError, MissingLibraryError, StorageError
 from dimo_core.files.folder import Folder, whole
-from dimo_core.files.urls import client_options, is_missing, local_path, told
+from dimo_core.files.urls import client_options, is_missing, local_path, remedy, told
 from dimo_core.texts import is_masked, masked
-
-EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
-"""Which extra of this project brings the library for a protocol."""
 
 
 def cache_folder() -> Path:
@@ -86,13 +83,14 @@ def is_there(url: str, *, certain: bool = False) -> bool:
 
     Raises:
         StorageError: for ``certain``, when the place cannot be looked up.
+        MissingLibraryError: for ``certain``, without the library for its protocol.
     """
     if local_path(url) is not None or _copy_of(url).is_file():
         return _copy_of(url).is_file()
     parent, _, name = url.rpartition("/")
     try:
         return Folder(parent).exists(name)
-    except StorageError as error:
+    except (StorageError, MissingLibraryError) as error:
         if certain:
             raise
         logger.warning("{}; it is taken for missing", error)
@@ -155,9 +153,7 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
-        remedy = f" Run: pip install 'dimo[{extra}]'" if extra else ""
-        raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy}") from error
+        raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy(url)}") from error
     except Exception as error:
         if is_missing(error):
             raise CheckpointError(f"no file {url}") from error

@@ -83,7 +83,7 @@ def folder_parts(url: str, name: str) -> Parts:
     """
     folder = Folder(url)
     check_folder(url, WHAT_IS_NEEDED, files=True)
-    if not is_there(folder.path(CARD)):
+    if not is_there(folder.path(CARD), certain=True):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     card = card_of(local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, ENTRIES)
     names, classes = card["classes"], card["network"]["classes"]
@@ -99,7 +99,7 @@ def folder_parts(url: str, name: str) -> Parts:
 
     def check() -> None:
         for file in digests:
-            if not is_there(folder.path(file)):
+            if not is_there(folder.path(file), certain=True):
                 raise CheckpointError(f"no file {folder.path(file)}: the teacher folder is not complete")
 
     return Parts(
@@ -235,7 +235,7 @@ def read_tokenizer(url: str) -> Tokenizer:
     if not is_weights_file(url):
         if is_there(folder.path(CARD)):
             return folder_parts(url, url).tokenizer()
-        if not is_there(folder.path("last.ckpt")):
+        if not is_there(folder.path("last.ckpt"), certain=True):
             raise CheckpointError(
                 f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there. {WHAT_IS_NEEDED}"
             )

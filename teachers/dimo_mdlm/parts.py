@@ -111,7 +111,7 @@ def parts_of(wanted: Wanted) -> Parts:
     check_folder(wanted.url, WHAT_IS_NEEDED, files=True)
     if is_there(folder.path(CARD)):
         return _folder_parts(folder, wanted)
-    if wanted.url.startswith("hf://") or is_there(folder.path(CONFIG)):
+    if wanted.url.startswith("hf://") or is_there(folder.path(CONFIG), certain=True):
         local_copy(folder.path(CONFIG))  # whose error tells of a missing library, or of a folder that is none
         return _foreign_parts(wanted, folder.path(NETWORK), folder)
     raise CheckpointError(
@@ -151,7 +151,7 @@ def _folder_parts(folder: Folder, wanted: Wanted) -> Parts:
 
     def check() -> None:
         for name in digests:
-            if not is_there(folder.path(name)):
+            if not is_there(folder.path(name), certain=True):
                 raise CheckpointError(f"no file {folder.path(name)}: the teacher folder is not complete")
 
     origin = card.get("converted_from") or {}
@@ -183,7 +183,7 @@ def _foreign_parts(wanted: Wanted, url: str, beside: Folder) -> Parts:
         architecture = infer_architecture(shapes, url, **how)
 
     def check() -> None:
-        if not is_there(split_key(url)[0]):
+        if not is_there(split_key(url)[0], certain=True):
             raise CheckpointError(f"no file {url}: the weights that {config} describes are missing")
 
     classes = map(str, range(architecture.classes))
