@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,27 @@ def is_there(url: str, *, certain: bool = False) -> bool:
             raise
         logger.warning("{}; it is taken for missing", error)
         return False
+
+
+def check_folder(url: str, needed: str, endings: Sequence[str] = ()) -> None:
+    """Refuse a path of this machine that leads to nothing, or to a file where a teacher's folder is read.
+
+    Args:
+        url: Path or URL; a remote one shows what it is as it is read.
+        needed: What a teacher is made of, for the message.
+        endings: Those of the weights files that would do as well.
+
+    Raises:
+        CheckpointError: then.
+    """
+    path = local_path(url)
+    if path is None or path.is_dir():
+        return
+    wrong = "there is no such file or folder"
+    if path.exists():
+        others = f" or a weights file ({', '.join(endings)})" if endings else ""
+        wrong = f"that is a file, and a folder{others} is needed"
+    raise CheckpointError(f"no teacher in {url!r}: {wrong}. {needed}")
 
 
 def _copy_of(url: str) -> Path:

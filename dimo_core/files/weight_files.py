@@ -5,7 +5,6 @@ import re
 
 from dimo_core.errors import CheckpointError
 from dimo_core.files.cache import local_copy
-from dimo_core.files.urls import local_path
 
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 """Names of foreign weights files end so; an index of shards adds ``INDEX``."""
@@ -31,27 +30,6 @@ def is_weights_file(url: str) -> bool:
     file = split_key(url)[0]
     plain = file.partition("?")[0] if "://" in file else file
     return plain.removesuffix(INDEX).endswith(ENDINGS)
-
-
-def check_folder(url: str, needed: str, *, files: bool = False) -> None:
-    """Refuse a path of this machine that leads to nothing, or to a file where a teacher's folder is read.
-
-    Args:
-        url: Path or URL; a remote one shows what it is as it is read.
-        needed: What a teacher is made of, for the message.
-        files: Whether a weights file, by its name, would do as well.
-
-    Raises:
-        CheckpointError: then.
-    """
-    path = local_path(url)
-    if path is None or path.is_dir():
-        return
-    wrong = "there is no such file or folder"
-    if path.exists():
-        others = f" or a weights file ({', '.join(ENDINGS)})" if files else ""
-        wrong = f"that is a file, and a folder{others} is needed"
-    raise CheckpointError(f"no teacher in {url!r}: {wrong}. {needed}")
 
 
 def refuse_a_shard(url: str) -> None:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
-from dimo_core.files.weight_files import INDEX, check_folder, shards
+from dimo_core.files.weight_files import INDEX, shards
 from dimo_core.files.weights import check_shapes
 from dimo_dllm.adapter_card import WEIGHTS as ADAPTER
 from dimo_dllm.architecture import Architecture, Family

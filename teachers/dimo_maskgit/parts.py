@@ -14,12 +14,12 @@ import attrs
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.state import card_of
 from dimo_core.files.urls import local_path
-from dimo_core.files.weight_files import check_folder, is_weights_file, split_key
+from dimo_core.files.weight_files import ENDINGS, is_weights_file, split_key
 from dimo_core.files.weights import digest_tensors, read_tensors
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.samplings import SAMPLINGS
@@ -82,7 +82,7 @@ def folder_parts(url: str, name: str) -> Parts:
         CheckpointError: when it is no teacher folder.
     """
     folder = Folder(url)
-    check_folder(url, WHAT_IS_NEEDED, files=True)
+    check_folder(url, WHAT_IS_NEEDED, ENDINGS)
     if not is_there(folder.path(CARD), certain=True):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     card = card_of(local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, ENTRIES)

@@ -12,11 +12,11 @@ import attrs
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import check_folder, is_weights_file, split_key
+from dimo_core.files.weight_files import ENDINGS, is_weights_file, split_key
 from dimo_core.files.weights import read_tensors, sha256
 from dimo_mdlm.architecture import Architecture
 from dimo_mdlm.files import bare, checked, infer_architecture, read_config, state_of, with_options
@@ -108,7 +108,7 @@ def parts_of(wanted: Wanted) -> Parts:
         )
         return _foreign_parts(wanted, wanted.url, Folder(plain.rpartition("/")[0] or "."))
     folder = Folder(wanted.url)
-    check_folder(wanted.url, WHAT_IS_NEEDED, files=True)
+    check_folder(wanted.url, WHAT_IS_NEEDED, ENDINGS)
     if is_there(folder.path(CARD)):
         return _folder_parts(folder, wanted)
     if wanted.url.startswith("hf://") or is_there(folder.path(CONFIG), certain=True):

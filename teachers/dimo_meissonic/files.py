@@ -14,12 +14,12 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, StorageError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import INDEX, check_folder, shards
+from dimo_core.files.weight_files import INDEX, shards
 from dimo_core.files.weights import read_tensors, sha256
 
 FORMAT = "dimo-meissonic/1"
