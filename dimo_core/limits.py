@@ -68,6 +68,28 @@ PARAMETERS = 2**37
 """Parameters of a network that a file describes."""
 
 
+def check_heads(heads: int, width: int, option: str, *, multiple: int = 1) -> None:
+    """Refuse attention heads that do not divide a width, as a validator of the option ``heads`` does.
+
+    Args:
+        heads: How many.
+        width: What they share.
+        option: The option that says the width, as it is typed.
+        multiple: What the width of a head must be a multiple of.
+
+    Raises:
+        ValueError: then, with what is allowed.
+    """
+    if width % (multiple * heads):
+        allowed = [str(n) for n in range(1, width + 1) if width % (multiple * n) == 0]
+        what = "the width" if multiple == 1 else f"the width into multiples of {multiple}"
+        some = f"{', '.join(allowed[:12])}{' ...' * (len(allowed) > 12)}" or "none"
+        raise ValueError(
+            f"'heads' must divide {what}: {heads} heads, {option} {width}. Of that width are allowed: {some}."
+            " Set one of the two options"
+        )
+
+
 def check_network(layers: int, parameters: int) -> None:
     """Refuse sizes of a network that are beyond any machine, before it is built.
 

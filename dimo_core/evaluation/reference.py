@@ -10,6 +10,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.conditions import Conditioning, from_text
+from dimo_core.draws import permutation
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.protocols import digest
 from dimo_core.files.folder import Folder
@@ -96,7 +97,11 @@ def _stacked(pictures: list[tuple[int, UInt8[Tensor, "C H W"]]]) -> Samples:
 
 
 def picture_batches(
-    url: str, conditioning: Conditioning, size: int, source: Conditions | None = None
+    url: str,
+    conditioning: Conditioning,
+    size: int,
+    source: Conditions | None = None,
+    count: int | None = None,
 ) -> Iterator[Samples]:
     """The pictures of a folder, a batch at a time.
 
@@ -108,9 +113,12 @@ def picture_batches(
         conditioning: What conditions look like.
         size: Pictures in a batch.
         source: Reads conditions that are neither labels nor text.
+        count: How many are taken: a random part, always the same, as every n-th may be of one kind; None for
+            all.
 
     Raises:
-        UsageError: when there are none, they differ in size, or ``samples.jsonl`` is damaged.
+        UsageError: when there are none, or fewer than are asked for, they differ in size, or
+            ``samples.jsonl`` is damaged.
         SourceError: for one that cannot be read.
     """
     folder, listing = Folder(url), Listing.of(url)
@@ -125,6 +133,14 @@ def picture_batches(
         raise UsageError(f"no pictures in {url!r}. Expected files that end with {', '.join(SUFFIXES)}.")
     if not records:
         listing.tell()
+    if count is not None:
+        if count > len(files):
+            raise UsageError(
+                f"--samples {count}: {url!r} holds {len(files)} pictures. Ask for as many at most, or leave "
+                "the option out for all."
+            )
+        part = sorted(permutation(0, 0, len(files), "pictures")[:count])
+        files, conditions = [files[i] for i in part], [conditions[i] for i in part]
     first = None
     for i in range(0, len(files), size):
         images = [read_picture(listing.filesystem, path) for path in files[i : i + size]]

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dimo_core import limits
-from dimo_core.errors import CheckpointError, StorageError
+from dimo_core.errors import CheckpointError, MissingLibraryError, StorageError
 from dimo_core.files.folder import Folder, whole
-from dimo_core.files.urls import client_options, is_missing, local_path, told
+from dimo_core.files.urls import client_options, is_missing, local_path, remedy, told
 from dimo_core.texts import is_masked, masked
-
-EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
-"""Which extra of this project brings the library for a protocol."""
 
 
 def cache_folder() -> Path:
@@ -86,17 +83,39 @@ def is_there(url: str, *, certain: bool = False) -> bool:
 
     Raises:
         StorageError: for ``certain``, when the place cannot be looked up.
+        MissingLibraryError: for ``certain``, without the library for its protocol.
     """
     if local_path(url) is not None or _copy_of(url).is_file():
         return _copy_of(url).is_file()
     parent, _, name = url.rpartition("/")
     try:
         return Folder(parent).exists(name)
-    except StorageError as error:
+    except (StorageError, MissingLibraryError) as error:
         if certain:
             raise
         logger.warning("{}; it is taken for missing", error)
         return False
+
+
+def check_folder(url: str, needed: str, endings: Sequence[str] = ()) -> None:
+    """Refuse a path of this machine that leads to nothing, or to a file where a teacher's folder is read.
+
+    Args:
+        url: Path or URL; a remote one shows what it is as it is read.
+        needed: What a teacher is made of, for the message.
+        endings: Those of the weights files that would do as well.
+
+    Raises:
+        CheckpointError: then.
+    """
+    path = local_path(url)
+    if path is None or path.is_dir():
+        return
+    wrong = "there is no such file or folder"
+    if path.exists():
+        others = f" or a weights file ({', '.join(endings)})" if endings else ""
+        wrong = f"that is a file, and a folder{others} is needed"
+    raise CheckpointError(f"no teacher in {url!r}: {wrong}. {needed}")
 
 
 def _copy_of(url: str) -> Path:
@@ -155,9 +174,7 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
-        remedy = f" Run: pip install 'dimo[{extra}]'" if extra else ""
-        raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy}") from error
+        raise CheckpointError(f"cannot open {url}, a library is missing: {error}.{remedy(url)}") from error
     except Exception as error:
         if is_missing(error):
             raise CheckpointError(f"no file {url}") from error

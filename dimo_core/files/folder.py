@@ -13,9 +13,9 @@ import attrs
 import fsspec
 
 from dimo_core import limits
-from dimo_core.errors import StorageError
+from dimo_core.errors import MissingLibraryError, StorageError
 from dimo_core.files.state import json_of, sealed_json, sealed_yaml, yaml_of
-from dimo_core.files.urls import client_options, content, is_missing, local_path, told
+from dimo_core.files.urls import client_options, content, is_missing, local_path, remedy, told
 from dimo_core.texts import masked
 
 
@@ -78,7 +78,9 @@ class Folder:
     def _fs(self) -> Any:
         try:
             return fsspec.core.url_to_fs(self.url, **client_options(self.url))[0]
-        except Exception as error:  # each file system, and each library that is missing, raises its own
+        except ImportError as error:
+            raise MissingLibraryError(f"cannot open {self.url!r}: {error}.{remedy(self.url)}") from error
+        except Exception as error:  # each file system raises its own
             advice = "Give a path, or a whole URL such as s3://bucket/folder."
             raise StorageError(f"cannot open {self.url!r} ({told(error)}). {advice}") from error
 
@@ -104,7 +106,10 @@ class Folder:
         except Exception as error:  # each file system raises its own
             if is_missing(error):
                 return False
-            raise StorageError(f"cannot look up {path!r} ({told(error)})") from error
+            raise StorageError(
+                f"cannot look up {path!r} ({told(error)}). Check the address, the connection and your access "
+                "rights."
+            ) from error
         return True
 
     def check(self) -> None:

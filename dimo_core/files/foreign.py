@@ -191,7 +191,8 @@ def _read(url: str) -> ForeignFile:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= path.stat().st_size:
         return ForeignFile(url, path, tree=read_tensors(Folder(path.parent), path.name, cached=True))
     if not head.startswith((ZIP, LEGACY)):
-        kind = next((text for start, text in STRANGERS.items() if head.lstrip().startswith(start)), "")
+        known = (text for start, text in STRANGERS.items() if head.lstrip().startswith(start))
+        kind = next(known, "" if head else "an empty file")
         raise CheckpointError(
             f"{url} is neither safetensors nor a file of torch.save. "
             + (f"It looks like {kind}" if kind else f"It begins with {head[:16]!r}.")

@@ -26,6 +26,9 @@ from dimo_core.teacher import Teacher
 FORMAT = "dimo-generator/1"
 CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
 
+CONFIG = "config.yaml"
+"""The resolved configuration in a run folder."""
+
 ENTRIES: Mapping[str, type] = {
     "teacher.name": str,
     "generator.name": str,
@@ -146,6 +149,24 @@ def strangers(card: Mapping[str, Any], provenance: Mapping[str, str]) -> list[st
     return [name for name, digest in wanted.items() if digest not in provenance.values()]
 
 
+def check_finished(folder: Folder) -> None:
+    """Refuse the folder of a run that has not finished, and so has nothing to sample from.
+
+    Raises:
+        CheckpointError: then, with what to do.
+    """
+    config = folder.read_yaml(CONFIG) if folder.exists(CONFIG) else None
+    if not isinstance(config, dict) or "train" not in config:
+        return
+    command, what = ("pretrain", "teacher") if "model" in config else ("run", "generator")
+    best = folder.sub("checkpoints", "best")
+    instead = f", or take the best so far, {best.url}" if best.exists(CARD) else ""
+    raise CheckpointError(
+        f"no {what} in {folder.url!r} yet: this run has not finished. Continue it with `dimo {command} "
+        f"--resume {folder.url}`{instead}."
+    )
+
+
 def generator_folder(path: str) -> Folder:
     """The folder with the generator: ``path`` itself, or ``generator`` within a run folder.
 
@@ -157,6 +178,7 @@ def generator_folder(path: str) -> Folder:
         return folder
     if folder.exists("generator", CARD):
         return folder.sub("generator")
+    check_finished(folder)
     raise CheckpointError(
         f"no generator in {path!r}: neither {CARD} nor generator/{CARD} is there. Give the folder of a "
         "generator, or of a run that has finished."

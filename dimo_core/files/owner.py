@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 from loguru import logger
 
-from dimo_core.errors import StorageError, UsageError
+from dimo_core.errors import Interrupted, StorageError, UsageError
 from dimo_core.files.folder import OWNER, Folder, writing
 from dimo_core.files.urls import local_path
 from dimo_core.progress import interruptible
@@ -187,6 +187,29 @@ def owned(url: str, *share: str) -> Iterator[Folder]:
         finally:
             with suppress(Exception):  # a store that is out of reach now has told so before
                 folder.remove(record)
+
+
+@contextmanager
+def tentative(folder: Folder, *names: str) -> Iterator[None]:
+    """Within, work begins; when it fails with nothing written but a few files, these go again.
+
+    Then the corrected command may have the folder. What is interrupted keeps them, as it can go on.
+
+    Args:
+        folder: Where.
+        names: What the work writes before it has done anything.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception:
+        with suppress(Exception):  # what went wrong first is told
+            folder.check()
+            if not {*folder.strange_names()} - {*names}:
+                for name in names:
+                    folder.remove(name)
+        raise
 
 
 def _enter(folder: Folder, record: str, me: Owner) -> None:

@@ -18,6 +18,9 @@ from dimo_core.files.redirects import watched
 SILENCE = 60.0
 """A connection over which nothing comes for so many seconds, or next to nothing, is given up."""
 
+EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hub"}
+"""Which extra of this project brings the library for a protocol."""
+
 VERSIONS = (
     "ETag", "etag", "Last-Modified", "LastModified", "Content-MD5", "md5", "mtime", "md5Hash", "generation"
 )  # fmt: skip
@@ -133,6 +136,12 @@ def state_of(url: str) -> str:
         return ""
 
 
+def remedy(url: str) -> str:
+    """How to install the library for a URL's protocol, where an extra of this project brings it."""
+    extra = EXTRAS.get(fsspec.core.split_protocol(url)[0])
+    return f" Run: pip install 'dimo[{extra}]'" if extra else ""
+
+
 def local_path(url: str) -> Path | None:
     """Where on this machine a path or URL leads; None for one of another place."""
     protocol, path = fsspec.core.split_protocol(url)
@@ -193,7 +202,7 @@ def _files(url: str, silence: float) -> Iterator[str]:
         try:
             fsspec.core.url_to_fs(name, **client_options(name))
         except ImportError as error:
-            raise MissingLibraryError(f"{name!r} cannot be opened: {error}.") from error
+            raise MissingLibraryError(f"{name!r} cannot be opened: {error}.{remedy(name)}") from error
         except ValueError as error:
             raise UsageError(f"{name!r} cannot be opened: {error}.") from error
         yield from _matches(name, silence) if pattern else [name]

@@ -1,7 +1,7 @@
 """``dimo compare`` and ``dimo evaluate``: the paper's table for any teacher."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import attrs
@@ -20,9 +20,9 @@ from dimo_core.evaluation.protocols import Protocol, digest
 from dimo_core.evaluation.store import Store
 from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
-from dimo_core.files.owner import owned
+from dimo_core.files.owner import owned, tentative
 from dimo_core.jobs.compared import TeacherRows, generator_methods, teacher_methods
-from dimo_core.jobs.distil import log_file
+from dimo_core.jobs.distil import RUN_LOG, log_file
 from dimo_core.registry import Registry, built
 from dimo_core.report.comparison_files import merged, publish, read_result
 from dimo_core.report.comparison_table import result_of
@@ -130,19 +130,21 @@ def _prepared(
 
 @contextmanager
 def _opened(options: Comparing, protocol: Protocol) -> Iterator[Folder]:
-    """The folder of the results, and that of kept samples with it."""
+    """The folder of the results, and that of kept samples with it; what fails as it starts leaves nothing."""
     shard = options.shard
     share = () if shard is None else (digest(protocol.as_dict()), f"{shard.index} of {shard.of}")
     with owned(options.out, *share) as folder, ExitStack() as keeping:
         begun = folder.exists(PROTOCOL)
-        if others := [] if begun else [name for name in folder.strange_names() if name != "run.log"]:
+        if others := [] if begun else [name for name in folder.strange_names() if name != RUN_LOG]:
             raise UsageError(
                 f"{folder.url!r} holds other things than a comparison: {', '.join(others[:3])}. Choose "
                 "another --out."
             )
         if options.keep is not None and Folder(options.keep) != folder:
             keeping.enter_context(owned(options.keep, *share))
-        yield folder
+        begin = nullcontext() if begun or share else tentative(folder, PROTOCOL, "protocol.yaml", RUN_LOG)
+        with begin:
+            yield folder
 
 
 def merge(paths: Sequence[str], out: str) -> Table:
@@ -231,8 +233,9 @@ def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) 
 def _drawn(comparison: Comparison, methods: Sequence[Method], options: Comparing) -> Table | None:
     protocol, folder = comparison.protocol, comparison.store.folder
     many = f" for each of {len(protocol.seeds)} seeds" if len(protocol.seeds) > 1 else ""
-    what = f"{protocol.samples} samples a row{many}, by the protocol {protocol.name!r}"
-    logger.info("{} rows, {}, into {} on {}", len(methods), what, folder.url, comparison.device)
+    samples = f"{protocol.samples} samples a row{many}" if methods else "pictures as they are"
+    what, rows = f"{samples}, by the protocol {protocol.name!r}", f"{len(methods)} rows, " * bool(methods)
+    logger.info("{}{}, into {} on {}", rows, what, folder.url, comparison.device)
     cells = comparison.run(methods)
     if cells is None:
         logger.info("this shard is drawn; when all are, the same command without --shard joins them")
@@ -249,7 +252,7 @@ def _told(
 ) -> Table:
     """Judge what is no row of the protocol, and write all files."""
     protocol, folder = comparison.protocol, comparison.store.folder
-    result = result_of(comparison, methods, cells, options.images)
+    result = result_of(comparison, methods, cells, options.images, options.changes.get("samples"))
     table = result.table
     drawn = [row.name for row in table.rows if row.kind != "real"]
     title = drawn[0] if len(drawn) == 1 else "Quality and cost"

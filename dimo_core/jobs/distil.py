@@ -1,7 +1,7 @@
 """``dimo run``: distil, evaluate, and leave a run folder behind."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from dimo_core.evaluation.table import Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.files.log import Log
-from dimo_core.files.owner import owned
+from dimo_core.files.owner import owned, tentative
 from dimo_core.files.state import checksum
 from dimo_core.generator import Generator
 from dimo_core.jobs.first_look import look
@@ -38,6 +38,9 @@ from dimo_core.tracker import Spared
 
 CONDITIONS = "conditions.json"
 """What the stream of conditions had found when the run was started, if it keeps a record."""
+
+RUN_LOG = "run.log"
+"""What the console said."""
 
 LOOKED_AT = 2
 """Conditions for which teacher and generator are looked at before the first step."""
@@ -214,7 +217,7 @@ def _announce(job: Job, device: torch.device) -> None:
 
 @contextmanager
 def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Iterator[Folder]:
-    """The run folder, which no other run writes to meanwhile.
+    """The run folder, which no other run writes to meanwhile; one that fails as it starts leaves nothing.
 
     Raises:
         UsageError: when it is not empty and no run is continued, or the run was started with other options;
@@ -228,7 +231,8 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Ite
             raise UsageError(
                 f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
             )
-        yield folder
+        with nullcontext() if resume else tentative(folder, CONFIG, CONDITIONS, RUN_LOG):
+            yield folder
 
 
 def open_conditions(job: Job, folder: Folder, ranks: Ranks, *, resume: bool) -> ConditionStream:
@@ -256,9 +260,9 @@ def open_conditions(job: Job, folder: Folder, ranks: Ranks, *, resume: bool) -> 
 
 @contextmanager
 def log_file(folder: Folder) -> Iterator[None]:
-    """Within, log lines also go to ``run.log``."""
+    """Within, log lines also go to ``RUN_LOG``."""
     form = "{time:YYYY-MM-DD HH:mm:ss} {level: <7} {message}"
-    log = Log(folder, "run.log")
+    log = Log(folder, RUN_LOG)
 
     def write(message: str) -> None:
         with suppress(StorageError):  # what the work itself writes there fails as well, and says so

@@ -12,7 +12,7 @@ from dimo_core.config.draft import Draft, Section
 from dimo_core.config.layers import Layer
 from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
-from dimo_core.files.generator_folder import CARD, generator_folder, of_card, read_card
+from dimo_core.files.generator_folder import CARD, check_finished, generator_folder, of_card, read_card
 from dimo_core.files.images import Listing
 from dimo_core.registry import Registry
 from dimo_core.teacher import Teacher
@@ -85,6 +85,7 @@ def find_subject(path: str, layers: Sequence[Layer], registry: Registry) -> Subj
     for place in (folder, folder.sub("teacher")):
         if place.exists(TEACHER):
             return Subject(kind="teacher", url=place.url, teacher=_saved(place, layers, registry))
+    check_finished(folder)  # its sheets of samples are no pictures to judge
     if folder.exists() and Listing.of(path).pictures:
         return Subject(kind="images", url=path, teacher=teacher)
     raise UsageError(

@@ -27,7 +27,11 @@ Cells = Sequence[Sequence[Mapping[str, Any]]]
 
 
 def result_of(
-    comparison: Comparison, methods: Sequence[Method], cells: Cells, images: str | None
+    comparison: Comparison,
+    methods: Sequence[Method],
+    cells: Cells,
+    images: str | None,
+    count: int | None = None,
 ) -> Comparable:
     """The table of a comparison, with real data and pictures from files if there are any.
 
@@ -36,13 +40,14 @@ def result_of(
         methods: The rows.
         cells: Their numbers.
         images: Folder of pictures that are judged too.
+        count: How many of them; None for all.
     """
     protocol, facts = comparison.protocol, comparison.facts
     of = digest(facts)
     rows = [row_of(method, found, of) for method, found in zip(methods, cells, strict=True)]
     every: list[Mapping[str, Any]] = list(chain(*cells))
     if images is not None:
-        found = _images(comparison, images)
+        found = _images(comparison, images, count)
         rows.append(row_of(Origin(name=images, kind="images"), [found], of))
         every.append(found)
     if (floor := comparison.floor()) is not None:
@@ -132,10 +137,10 @@ def _pooled(found: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]
     return intervals
 
 
-def _images(comparison: Comparison, url: str) -> dict[str, Any]:
+def _images(comparison: Comparison, url: str, count: int | None) -> dict[str, Any]:
     """The numbers of a folder of pictures; read anew each time, since it may have changed."""
     conditioning, source = comparison.teacher.conditioning, comparison.conditions
-    batches = picture_batches(url, conditioning, comparison.batch_size, source)
+    batches = picture_batches(url, conditioning, comparison.batch_size, source, count)
     samples = joined_samples([comparison.judge.reduced(batch) for batch in batches])
     return comparison.judged(samples)
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.weight_files import INDEX, shards
@@ -74,6 +74,7 @@ class Published:
             CheckpointError: when there is no configuration, or one of another network.
         """
         source = self.folder.path(CONFIG)
+        check_folder(self.folder.url, needed(self.family))
         if not is_there(source, certain=True):
             raise CheckpointError(f"no file {source}. {needed(self.family)}")
         try:

@@ -14,11 +14,12 @@ import attrs
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import ForeignFile, read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import is_weights_file, split_key
+from dimo_core.files.urls import local_path
+from dimo_core.files.weight_files import ENDINGS, is_weights_file, split_key
 from dimo_core.files.weights import digest_tensors, read_tensors
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_maskgit.samplings import SAMPLINGS
@@ -81,7 +82,8 @@ def folder_parts(url: str, name: str) -> Parts:
         CheckpointError: when it is no teacher folder.
     """
     folder = Folder(url)
-    if not is_there(folder.path(CARD)):
+    check_folder(url, WHAT_IS_NEEDED, ENDINGS)
+    if not is_there(folder.path(CARD), certain=True):
         raise CheckpointError(f"no teacher in {url!r}: {CARD} is missing. {WHAT_IS_NEEDED}")
     card = card_of(local_copy(folder.path(CARD)).read_bytes(), folder.path(CARD), FORMAT, ENTRIES)
     names, classes = card["classes"], card["network"]["classes"]
@@ -97,7 +99,7 @@ def folder_parts(url: str, name: str) -> Parts:
 
     def check() -> None:
         for file in digests:
-            if not is_there(folder.path(file)):
+            if not is_there(folder.path(file), certain=True):
                 raise CheckpointError(f"no file {folder.path(file)}: the teacher folder is not complete")
 
     return Parts(
@@ -127,6 +129,8 @@ def published_parts(network: str, tokenizer: str | None, heads: int | None, clas
         ConfigError: when ``heads`` is missing or impossible.
     """
     if tokenizer is None:
+        if local_path(network) is not None:
+            _foreign(network)  # what is no weights file needs no tokenizer
         raise CheckpointError(
             f"{network} is a transformer; the tokenizer that belongs to it is missing. {WHAT_IS_NEEDED}"
         )
@@ -231,7 +235,7 @@ def read_tokenizer(url: str) -> Tokenizer:
     if not is_weights_file(url):
         if is_there(folder.path(CARD)):
             return folder_parts(url, url).tokenizer()
-        if not is_there(folder.path("last.ckpt")):
+        if not is_there(folder.path("last.ckpt"), certain=True):
             raise CheckpointError(
                 f"no tokenizer in {url!r}: neither {CARD} nor last.ckpt is there. {WHAT_IS_NEEDED}"
             )

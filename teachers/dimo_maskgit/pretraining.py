@@ -1,14 +1,18 @@
 """What `dimo pretrain` asks of a new MaskGIT teacher: its sizes, and a tokenizer for its images."""
 
+from typing import Any
+
 import attrs
 from attrs import validators as v
 
 from dimo_core.errors import UsageError
 from dimo_core.files.urls import from_anywhere
+from dimo_core.limits import check_heads
 from dimo_core.sources import Examples
 from dimo_maskgit.codebook import PatchCodebook, fit_codebook
 from dimo_maskgit.parts import read_tokenizer
 from dimo_maskgit.tokenizer import Tokenizer
+from dimo_maskgit.transformer import Architecture
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +41,23 @@ class Pretraining:
     codes: int = attrs.field(default=64, validator=v.gt(1))
     patch: int = attrs.field(default=2, validator=v.gt(0))
     tokenizer: str | None = attrs.field(default=None, converter=from_anywhere)
+
+    @heads.validator
+    def _divides_the_width(self, _: Any, heads: int) -> None:
+        check_heads(heads, self.width, "--model.width")
+
+    def architecture(self, tokenizer: Tokenizer, classes: int) -> Architecture:
+        """Sizes of the network for such tokens and so many classes.
+
+        Raises:
+            UsageError: when they are beyond any machine.
+        """
+        names = ("width", "depth", "heads", "mlp", "dropout")
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in names}
+        try:
+            return Architecture(**sizes, grid=tokenizer.grid, codes=tokenizer.codes, classes=classes)
+        except ValueError as error:
+            raise UsageError(f"--model.width, --model.depth or --model.mlp: {error}") from error
 
 
 def tokenizer_for(options: Pretraining, examples: Examples, seed: int) -> Tokenizer:

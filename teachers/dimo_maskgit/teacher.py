@@ -216,16 +216,7 @@ class MaskGit(Teacher):
             UsageError: when images and tokenizer do not fit.
         """
         tokenizer = tokenizer_for(options, examples, seed)
-        architecture = Architecture(
-            width=options.width,
-            depth=options.depth,
-            heads=options.heads,
-            mlp=options.mlp,
-            dropout=options.dropout,
-            grid=tokenizer.grid,
-            codes=tokenizer.codes,
-            classes=len(examples.classes),
-        )
+        architecture = options.architecture(tokenizer, len(examples.classes))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = MaskTransformer(architecture, architecture.codes)

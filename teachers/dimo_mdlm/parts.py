@@ -12,11 +12,11 @@ import attrs
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, ConfigError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
-from dimo_core.files.weight_files import is_weights_file, split_key
+from dimo_core.files.weight_files import ENDINGS, is_weights_file, split_key
 from dimo_core.files.weights import read_tensors, sha256
 from dimo_mdlm.architecture import Architecture
 from dimo_mdlm.files import bare, checked, infer_architecture, read_config, state_of, with_options
@@ -108,9 +108,10 @@ def parts_of(wanted: Wanted) -> Parts:
         )
         return _foreign_parts(wanted, wanted.url, Folder(plain.rpartition("/")[0] or "."))
     folder = Folder(wanted.url)
+    check_folder(wanted.url, WHAT_IS_NEEDED, ENDINGS)
     if is_there(folder.path(CARD)):
         return _folder_parts(folder, wanted)
-    if wanted.url.startswith("hf://") or is_there(folder.path(CONFIG)):
+    if wanted.url.startswith("hf://") or is_there(folder.path(CONFIG), certain=True):
         local_copy(folder.path(CONFIG))  # whose error tells of a missing library, or of a folder that is none
         return _foreign_parts(wanted, folder.path(NETWORK), folder)
     raise CheckpointError(
@@ -150,7 +151,7 @@ def _folder_parts(folder: Folder, wanted: Wanted) -> Parts:
 
     def check() -> None:
         for name in digests:
-            if not is_there(folder.path(name)):
+            if not is_there(folder.path(name), certain=True):
                 raise CheckpointError(f"no file {folder.path(name)}: the teacher folder is not complete")
 
     origin = card.get("converted_from") or {}
@@ -182,7 +183,7 @@ def _foreign_parts(wanted: Wanted, url: str, beside: Folder) -> Parts:
         architecture = infer_architecture(shapes, url, **how)
 
     def check() -> None:
-        if not is_there(split_key(url)[0]):
+        if not is_there(split_key(url)[0], certain=True):
             raise CheckpointError(f"no file {url}: the weights that {config} describes are missing")
 
     classes = map(str, range(architecture.classes))

@@ -1,10 +1,13 @@
 """What `dimo pretrain` asks of a new MDLM teacher: its sizes, and a tokenizer for its text."""
 
+from typing import Any
+
 import attrs
 from attrs import validators as v
 
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.files.urls import from_anywhere
+from dimo_core.limits import check_heads
 from dimo_core.sources import Examples
 from dimo_mdlm.architecture import Architecture
 from dimo_mdlm.tokenizer import LOOKED_FOR, Characters, Tokenizer, read_tokenizer
@@ -35,17 +38,21 @@ class Pretraining:
     time_conditioning: bool = False
     tokenizer: str | None = attrs.field(default=None, converter=from_anywhere)
 
+    @heads.validator
+    def _divides_the_width(self, _: Any, heads: int) -> None:
+        check_heads(heads, self.width, "--model.width", multiple=2)
+
     def architecture(self, codes: int, classes: int) -> Architecture:
         """Sizes of the network for so many codes and classes.
 
         Raises:
-            UsageError: when they are impossible.
+            UsageError: when they are beyond any machine.
         """
         names = [field.name for field in attrs.fields(type(self)) if field.name != "tokenizer"]
         try:
             return Architecture(**{n: getattr(self, n) for n in names}, codes=codes, classes=classes)
         except ValueError as error:
-            raise UsageError(f"--model: {error}") from error
+            raise UsageError(f"--model.width, --model.depth or --model.conditioning: {error}") from error
 
 
 def tokenizer_for(options: Pretraining, examples: Examples) -> Tokenizer:

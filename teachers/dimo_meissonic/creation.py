@@ -144,7 +144,11 @@ def _architecture(options: Pretraining) -> Architecture:
         "codebook_size": codes,
         "downsample": options.downsample,
     }
-    return Architecture(**sizes)
+    try:
+        return Architecture(**sizes)
+    except ValueError as error:
+        names = ("layers", "single_layers", "heads", "rope", "text.width")
+        raise UsageError(f"one of {', '.join(f'--model.{name}' for name in names)}: {error}") from error
 
 
 def _untrained(architecture: Architecture, seed: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from loguru import logger
 from torch import Tensor
 
 from dimo_core.errors import CheckpointError, StorageError
-from dimo_core.files.cache import is_there, local_copy
+from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.digests import remembered_sha256
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
@@ -138,6 +138,8 @@ class Published:
             CheckpointError: when there is none, or none of this kind.
         """
         name = url or EMBEDDED
+        if url is not None:
+            check_folder(url, WHAT_IS_NEEDED)
         folder = Folder(url or str(files("dimo_meissonic") / "embedded"))
         if not is_there(folder.path(CARD)):
             return cls(folder=folder, card={}, name=name)

@@ -17,10 +17,7 @@ from dimo_core.draws import stream_seed
 from dimo_core.errors import UsageError
 from dimo_meissonic.fitting import Batches, Fit
 from dimo_meissonic.libraries import library
-from dimo_meissonic.pretraining import ImageFit
-
-GROUPS = 8
-"""Channels are normalised in so many groups."""
+from dimo_meissonic.pretraining import GROUPS, ImageFit
 
 LOCAL = 50.0
 """Weight of the pull towards the own patch, and of the quantiser's loss."""

@@ -6,6 +6,11 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
+from dimo_core.limits import check_heads
+
+GROUPS = 8
+"""The channels of images are normalised in so many groups."""
+
 
 @attrs.frozen(kw_only=True)
 class ImageFit:
@@ -14,7 +19,7 @@ class ImageFit:
     Attributes:
         codes: Codes V.
         factor: Pixels a token, along a side: a power of two that divides the images.
-        channels: Channels at full size; twice as many below it.
+        channels: Channels at full size, a multiple of 8; twice as many below it.
         layers: Residual blocks at each size.
         steps: Steps of the fit.
         batch_size: Images a step.
@@ -28,6 +33,11 @@ class ImageFit:
     steps: int = attrs.field(default=1000, validator=v.gt(0))
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     lr: float = attrs.field(default=2e-3, validator=v.gt(0))
+
+    @channels.validator
+    def _come_in_groups(self, _: Any, channels: int) -> None:
+        if channels % GROUPS:
+            raise ValueError(f"'channels' must be a multiple of {GROUPS}: {channels}")
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +59,10 @@ class TextFit:
     steps: int = attrs.field(default=2000, validator=v.gt(0))
     batch_size: int = attrs.field(default=128, validator=v.gt(1))
     lr: float = attrs.field(default=2e-3, validator=v.gt(0))
+
+    @heads.validator
+    def _divides_the_width(self, _: Any, heads: int) -> None:
+        check_heads(heads, self.width, "--model.text.width")
 
 
 @attrs.frozen(kw_only=True)

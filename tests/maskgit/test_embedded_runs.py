@@ -90,7 +90,7 @@ def test_sigterm_saves_the_state_and_exits_with_130(tmp_path: Path) -> None:
         (["--steps", "many"], "expected int"),
         (["--generator.r_init", "1.5"], "r_init"),
         (["--resume", "nowhere"], "nowhere"),
-        (["--teacher.checkpoint", "nowhere"], "nowhere': teacher.yaml is missing"),
+        (["--teacher.checkpoint", "nowhere"], "nowhere': there is no such file or folder"),
     ],
 )
 def test_wrong_input_is_answered_in_one_line(

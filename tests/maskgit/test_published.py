@@ -350,6 +350,21 @@ def generator_of(published: Published, teacher: Path, out: Path) -> None:
     assert dimo(["convert", "--teacher.checkpoint", str(teacher), *init, "--out", str(out)]) == 0
 
 
+def test_a_teachers_network_that_was_changed_is_refused_where_it_is_read(published: Published) -> None:
+    """A generator has weights of its own, and needs no more than the tokenizer: docs/formats.md says so."""
+    old, out = (published.folder / name for name in ("old", "generator"))
+    assert dimo(["convert", *published.arguments(), "--out", str(old)]) == 0
+    generator_of(published, old, out)
+    for name in ("network", "tokenizer"):
+        with (old / f"{name}.safetensors").open("ab") as file:
+            file.write(b"more")
+    teacher, _ = load_generator(str(out))
+    with pytest.raises(CheckpointError, match=r"network\.safetensors is damaged"):
+        teacher.network()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.safetensors is damaged"):
+        teacher.decode(torch.zeros(1, teacher.tokens.length).long(), torch.zeros(1).long())
+
+
 def test_a_moved_teacher_is_known_by_its_content(published: Published) -> None:
     old, new, out = (published.folder / name for name in ("old", "new", "generator"))
     assert dimo(["convert", *published.arguments(), "--out", str(old)]) == 0

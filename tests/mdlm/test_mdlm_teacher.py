@@ -106,8 +106,10 @@ def test_creation_repeats_and_class_embeddings_are_there_for_several_classes_alo
     assert not all(torch.equal(t, states[2][name]) for name, t in states[0].items())
     assert [] == [name for name in states[0] if name.startswith("label_embed")]
     assert ("text",) == made[0].conditioning.classes
-    with pytest.raises(UsageError, match=r"--model: width 16 is not divisible by twice the heads, 3"):
-        Mdlm.create(attrs.evolve(OPTIONS, heads=3), examples, evaluation=None, seed=0)
+    with pytest.raises(
+        ValueError, match=r"'heads' must divide the width into multiples of 2: 3 heads, --model"
+    ):
+        attrs.evolve(OPTIONS, heads=3)
     with pytest.raises(UsageError, match=r"learns texts, and these examples are none"):
         Mdlm.create(OPTIONS, Examples(tokens=torch.zeros(1, 6).long()), evaluation=None, seed=0)
 

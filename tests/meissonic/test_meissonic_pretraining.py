@@ -47,6 +47,12 @@ PLAN = EvaluationPlan(
 )
 
 
+def test_a_transformer_of_more_layers_than_any_machine_has_room_for_names_its_options() -> None:
+    one = Examples(images=torch.zeros(1, 3, 4, 4).byte(), texts=("a red digit",))
+    with pytest.raises(UsageError, match=r"--model.single_layers, .*: 20,001 layers; 10,000 is the most"):
+        new_parts(attrs.evolve(TINY, single_layers=20000), one, evaluation=None, seed=0)
+
+
 @pytest.fixture(scope="module")
 def examples() -> Examples:
     found: Examples = Registry.discover().load("data", "scenes")(scenes=64, held_out=16).load("teacher")

@@ -513,7 +513,7 @@ def test_a_parameter_with_attributes_is_its_tensor(path: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"begins with b''"),
+        (b"", "looks like an empty file"),
         (b"short", r"begins with b'short'"),
         (b"\n <!DOCTYPE html><html>", "looks like a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "pointer of Git LFS"),

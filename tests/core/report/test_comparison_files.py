@@ -209,6 +209,18 @@ def test_pictures_are_read_in_order_with_unknown_conditions(pictures):
     assert (None, None) == batches[0].conditions
 
 
+def test_a_part_of_pictures_is_of_all_kinds_and_always_the_same(pictures, tmp_path):
+    url = pictures(*[(2, 2)] * 20)
+    lines = [{"file": f"{i:03d}.png", "condition": ("odd", "even")[i % 2]} for i in range(20)]
+    (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (part,), (again,) = (list(picture_batches(url, LABELS, 20, count=10)) for _ in range(2))
+    numbers = part.images[:, 0, 0, 0].tolist()
+    assert 10 == len({*numbers})
+    assert numbers == sorted(numbers) == again.images[:, 0, 0, 0].tolist()
+    assert part.conditions == tuple(1 - number % 2 for number in numbers)
+    assert {0, 1} == {*part.conditions}
+
+
 def test_colours_have_three_channels(pictures):
     (batch,) = picture_batches(pictures((2, 2, 3)), LABELS, 4)
     assert (1, 3, 2, 2) == tuple(batch.images.shape)
