@@ -5,6 +5,7 @@ import torch
 from dimo_core import conditions
 from dimo_core.backbone import Backbone
 from dimo_core.conditions import Condition
+from dimo_core.draws import Draws
 from dimo_core.errors import UsageError
 from dimo_core.testing.expectations import (
     TOLERANCE,
@@ -15,13 +16,15 @@ from dimo_core.testing.expectations import (
     require_extra,
     require_logits,
     require_shape,
+    variously_masked,
 )
+from dimo_core.testing.untouched import same, untouched
 from dimo_core.tokens import Tokens, TokenSpace
 
 
 @explains
 def check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:
-    """Logits, embeddings, rows and gradients; the weights stay as they are.
+    """Logits, embeddings, rows and gradients; weights, inputs and random numbers stay as they are.
 
     ``check_teacher`` does this for a teacher's network.
 
@@ -31,6 +34,26 @@ def check_backbone(network: Backbone, x: Tokens, c: Condition, space: TokenSpace
         c: Their encoded conditions.
         space: The token space.
     """
+    with untouched(f"a forward pass of {type(network).__qualname__}", x, c, seeds=True):
+        _check_passes(network, x, c, space)
+    _check_ratios(network, c, space, len(x))
+
+
+def _check_ratios(network: Backbone, c: Condition, space: TokenSpace, count: int) -> None:
+    """From all masks to none in one batch, each sample with its own ratio."""
+    x = variously_masked(space, c, Draws(seed=2, phase="conformance", total=count))
+    ratio = torch.linspace(1, 0, count)
+    z = network.logits(x, c, mask_ratio=ratio)
+    require_logits(z, space)
+    for row in range(count):
+        alone = network.logits(
+            x[row : row + 1], conditions.index(c, slice(row, row + 1)), mask_ratio=ratio[row : row + 1]
+        )
+        what = "a sample's logits hang on its own mask_ratio, from 1 to 0, and on no other's"
+        require_close(alone, z[row : row + 1], what, TOLERANCE)
+
+
+def _check_passes(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:
     ratio = (x == space.mask_id).float().mean(1)
     flags = {name: p.requires_grad for name, p in network.named_parameters()}
     ids = f"0 .. {max(space.codes - 1, space.mask_id)}, the mask id being {space.mask_id}"
@@ -115,14 +138,15 @@ def check_targets(network: Backbone, x: Tokens, c: Condition, space: TokenSpace)
         require(found, f"adapter_targets names linear modules that are called; {target!r} is none")
 
 
-def check_told(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) -> None:
-    """Conditions that are encoded differently give other logits.
+def check_told(network: Backbone, x: Tokens, c: Condition, space: TokenSpace, null: Condition = None) -> None:
+    """Conditions that are encoded differently give other logits, the null condition among them.
 
     Args:
         network: Whose weights may be changed: what starts at zero, as some layers do, is moved away from it.
         x: Partly masked tokens, alike in all samples but for what conditions give.
         c: Their encoded conditions.
         space: The token space.
+        null: Their null conditions; None where there are none.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -130,17 +154,14 @@ def check_told(network: Backbone, x: Tokens, c: Condition, space: TokenSpace) ->
             p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p))
         z = network.logits(x, c, mask_ratio=(x == space.mask_id).float().mean(1)).nan_to_num(neginf=0.0)
     for row in range(1, len(x)):
-        if not _same(conditions.index(c, slice(0, 1)), conditions.index(c, slice(row, row + 1))):
+        if not same(conditions.index(c, slice(0, 1)), conditions.index(c, slice(row, row + 1))):
             moved = (z[row] - z[0]).abs().max() > 1e-6 * z.abs().max()
             require(bool(moved), "logits depend on the condition: the network ignores c")
-
-
-def _same(a: Condition, b: Condition) -> bool:
-    try:
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-    except AssertionError:
-        return False
-    return True
+    if null is not None:
+        require(not same(c, null), "null_condition gives another condition: guidance would do nothing")
+        unguided = network.logits(x, null, mask_ratio=(x == space.mask_id).float().mean(1))
+        moved = (unguided.nan_to_num(neginf=0.0) - z).abs().max() > 1e-6 * z.abs().max()
+        require(bool(moved), "logits of the null condition are others: guidance would do nothing")
 
 
 def _total(z: torch.Tensor) -> torch.Tensor:

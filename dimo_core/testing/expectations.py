@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dimo_core.backbone import Backbone
@@ -20,7 +20,7 @@ from dimo_core.tokens import Tokens, TokenSpace
 TOLERANCE = 1e-4
 """Largest difference of fp32 logits that count as equal, relative to the largest entry."""
 
-OTHERS = ("dimo_core", "torch", "attr", "jaxtyping", "beartype")
+OTHERS = ("dimo_core", "torch", "attr", "jaxtyping", "beartype", "contextlib", "functools")
 """Packages whose frames are passed over when an error is located."""
 
 P = ParamSpec("P")
@@ -51,7 +51,7 @@ def explained(what: str) -> Iterator[None]:
     except Exception as error:
         frames = [*traceback.walk_tb(error.__traceback__)]
         own = [f for f in frames if str(f[0].f_globals.get("__name__")).split(".")[0] not in OTHERS]
-        frame, line = (own[1:] or frames)[-1]  # the first one is contextlib's
+        frame, line = (own[1:] or own or frames)[-1]  # the first one is the caller's of the check
         place = f"{Path(frame.f_code.co_filename).name}:{line}, in {frame.f_code.co_qualname}"
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise AssertionError(f"expected: {what}, not {text} ({place})") from error
@@ -107,8 +107,17 @@ def require_condition(c: Condition, count: int, what: str) -> None:
 
 def partly_masked(space: TokenSpace, c: Condition, draws: Draws) -> Tokens:
     """Random codes with every second site masked, and what is given."""
-    x = space.codes_of(draws.uniform("x", space.length))
-    x[:, ::2] = space.mask_id
+    return _masked(space, c, draws, torch.arange(space.length)[None] % 2 == 0)
+
+
+def variously_masked(space: TokenSpace, c: Condition, draws: Draws) -> Tokens:
+    """Random codes of which each sample has another number masked, from all to none, and what is given."""
+    left = torch.linspace(space.length, 0, draws.count)[:, None]
+    return _masked(space, c, draws, torch.arange(space.length) < left)
+
+
+def _masked(space: TokenSpace, c: Condition, draws: Draws, masked: Bool[Tensor, "_ L"]) -> Tokens:
+    x = space.codes_of(draws.uniform("x", space.length)).masked_fill(masked, space.mask_id)
     given = space.given(c)
     return given.put(x) if given else x
 

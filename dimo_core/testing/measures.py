@@ -10,6 +10,7 @@ from dimo_core.metric import FeatureExtractor, Metric, Samples
 from dimo_core.teacher import Teacher
 from dimo_core.testing.expectations import explained, explains, require, require_close, require_shape
 from dimo_core.testing.options import check_options
+from dimo_core.testing.untouched import untouched
 
 NEEDS = ("conditions", "tokens", "images", "features")
 """What a metric may read of samples."""
@@ -36,15 +37,19 @@ def check_metric(
     require(not wrong, f"needs of {name} are among {', '.join(NEEDS)}; {', '.join(wrong)} is none")
     require(isinstance(metric.fingerprint, str | None), f"the fingerprint of {name} is text or None")
     samples = _observed(metric, samples, teacher)
-    with explained(f"{name}.compute takes these samples"):
+    with explained(f"{name}.compute takes these samples"), untouched(f"{name}.compute", samples, reference):
         numbers = metric.compute(samples, reference, teacher)
+    require(len(numbers) > 0, f"{name}.compute gives numbers by name, and it gave none")
     for key, value in numbers.items():
         told = f"{name}.compute gives Python floats by name; {key!r} is {type(value).__name__}"
         require(isinstance(key, str) and isinstance(value, float), told)
     again = metric.compute(samples, reference, teacher)
     require(_alike(again, numbers), f"{name}.compute gives the same numbers at every call")
     missing = sorted({*metric.better} - {*numbers})
-    require(not missing, f"better of {name} names numbers that compute gives; {missing[:1]} is none")
+    told = f"better of {name} names numbers that compute gives"
+    require(not missing, f"{told}: {', '.join(sorted(numbers))}; {missing[:1]} is none of them")
+    unknown = sorted({*map(str, metric.better.values())} - {"larger", "smaller"})
+    require(not unknown, f"better of {name} is larger or smaller for each number; {unknown[:1]} is neither")
     unread: dict[str, Any] = {f: None for need, own in OWN.items() if need not in metric.needs for f in own}
     bare = attrs.evolve(samples, **unread)
     if "conditions" not in metric.needs:

@@ -16,6 +16,9 @@ def check_options(plugin: object) -> None:
     require(attrs.has(cls), f"{name} is a frozen attrs class whose fields are its options")
     fields = [field for field in attrs.fields(cls) if field.init]
     for field in fields:
+        require(
+            field.name != "name", f"{name} has no option 'name', which is the plugin's own name everywhere"
+        )
         require(field.kw_only, f"option {field.name} of {name} is keyword-only (attrs.frozen(kw_only=True))")
         where = f"option {field.name} in its 'Attributes:' section"
         require(bool(field_docs(cls).get(field.name)), f"the docstring of {name} describes {where}")

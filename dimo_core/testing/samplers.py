@@ -1,6 +1,7 @@
 """Samplers and guidance."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +15,18 @@ from dimo_core.sampler import Sampled, Sampler
 from dimo_core.teacher import Teacher
 from dimo_core.testing.expectations import explains, require, require_close, require_shape, require_tokens
 from dimo_core.testing.options import check_options
+from dimo_core.testing.untouched import same, untouched
+from dimo_core.tokens import Tokens
+
+TRIES = 6
+"""Networks, each moved away from the one before, of which one at least should give other samples."""
 
 
 @explains
 def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> None:
-    """Complete tokens, repeatable by their draws alone, and honest pass counts, at few and many steps.
+    """Complete tokens of the network's, repeatable by their draws alone, and honest pass counts.
+
+    Tried at few and many steps, with guidance where the teacher has it.
 
     Args:
         sampler: With any options.
@@ -36,10 +44,11 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
         with inference(network):
             return sampler.sample(teacher, network, c, **how, keep_trajectory=True)
 
-    draws = Draws(seed=1, phase="check", total=len(raw))
+    draws, name = Draws(seed=1, phase="check", total=len(raw)), type(sampler).__qualname__
     for steps in (1, 2, space.length, space.length + 3):
         for scale in (1.0, 2.0) if "guidance" in teacher.capabilities else (1.0,):
-            sampled = run(draws, c, steps, scale)
+            with untouched(name, c, seeds=True):
+                sampled = run(draws, c, steps, scale)
             require_tokens(sampled.tokens, len(raw), space, f"samples in {steps} steps", c)
             counted, taken = sum(seen) / len(raw), len(sampled.trajectory)
             told = f"passes is {counted:g}, what {steps} steps took, not {sampled.passes}"
@@ -50,13 +59,54 @@ def check_sampler(sampler: Sampler, teacher: Teacher, raw: Sequence[Any]) -> Non
                 "calls has a number by sample",
             )
             require(taken <= steps, f"at most {steps} steps are taken when {steps} are asked for")
-            if taken:
-                require_close(sampled.trajectory[-1], sampled.tokens, "the trajectory ends with the samples")
+            require(taken > 0, f"{name} gives the tokens after each step where keep_trajectory is true")
+            require_close(sampled.trajectory[-1], sampled.tokens, "the trajectory ends with the samples")
+            for before, after in pairwise(sampled.trajectory):
+                kept = (before == after) | (before == space.mask_id)
+                require(bool(kept.all()), f"a site that has a code keeps it in all later steps of {name}")
             again = run(draws, c, steps, scale)
             require_close(again.tokens, sampled.tokens, "the same draws give the same samples")
         part = run(draws.slice(1, 1), conditions.index(c, slice(1, 2)), steps).tokens
         whole = run(draws, c, steps).tokens
         require_close(part, whole[1:2], "a sample does not depend on the others of its batch")
+    _check_asked(sampler, teacher, c, draws)
+
+
+def _check_asked(sampler: Sampler, teacher: Teacher, c: Condition, draws: Draws) -> None:
+    """Samples are what the network says for these conditions, at this scale."""
+    name, network = type(sampler).__qualname__, teacher.network().eval()
+    asked: list[Condition] = []
+    network.register_forward_pre_hook(lambda _module, args: asked.append(args[1]))
+
+    def drawn(scale: float = 1.0) -> Tokens:
+        with inference(network):
+            guidance = Constant(scale=scale)
+            how: dict[str, Any] = {"steps": teacher.tokens.length, "guidance": guidance, "draws": draws}
+            return sampler.sample(teacher, network, c, **how).tokens
+
+    drawn()
+    rows = [conditions.index(c, slice(i, i + 1)) for i in range(draws.count)]
+    heard = [[conditions.index(own, slice(i, i + 1)) for i in range(_rows(own))] for own in asked]
+    told = f"{name} asks the network for the conditions that it is given"
+    require(all(any(same(row, one) for own in heard for one in own) for row in rows), told)
+    generator, heeded, guided = torch.Generator().manual_seed(0), False, False
+    last = drawn()
+    for _ in range(TRIES):
+        for p in (p for p in network.parameters() if p.is_floating_point()):
+            p.data += 0.3 * torch.randn(p.shape, generator=generator).to(p)
+        before, last = last, drawn()
+        heeded = heeded or not torch.equal(before, last)
+        if "guidance" in teacher.capabilities:
+            guided = guided or any(not torch.equal(drawn(scale), last) for scale in (0.0, 8.0))
+    require(heeded, f"{name} draws what the network says")
+    told = f"{name} guides: another scale gives other samples"
+    require(guided or "guidance" not in teacher.capabilities, told)
+
+
+def _rows(c: Condition) -> int:
+    while not isinstance(c, torch.Tensor):
+        c = next(iter(c.values())) if isinstance(c, dict) else c[0]
+    return len(c)
 
 
 @explains

@@ -24,6 +24,7 @@ from dimo_core.testing.expectations import (
 )
 from dimo_core.testing.options import check_options
 from dimo_core.testing.suggested import require_suggestions
+from dimo_core.testing.untouched import untouched
 from dimo_core.tokens import Tokens, TokenSpace
 
 
@@ -44,6 +45,7 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
         raw: At least two raw conditions that it takes, different ones where it takes several.
     """
     check_options(teacher)
+    require(len(raw) > 1, f"check_teacher gets at least two raw conditions, and got {len(raw)}")
     able, known = teacher.capabilities, get_args(Capability)
     unknown = sorted(map(str, {*able} - {*known}))
     require(not unknown, f"capabilities are among {', '.join(known)}; {', '.join(unknown)} is none")
@@ -55,15 +57,19 @@ def check_teacher(teacher: Teacher, raw: Sequence[Any]) -> None:
     check_backbone(teacher.network(), x, c, space)
     check_learning(teacher.network(), x, c, space, tuple(teacher.frozen_parameters()))
     check_targets(teacher.network(), x, c, space)
-    check_told(teacher.network(), _alike(space, c, len(raw)), c, space)
     given, clean = space.given(c), space.codes_of(Draws(seed=1, total=len(raw)).uniform("x", space.length))
-    _check_capabilities(teacher, given.put(clean) if given else clean, c)
+    x = given.put(clean) if given else clean
+    with untouched(f"null_condition, decode, encode and preview of {type(teacher).__qualname__}", x, c):
+        _check_capabilities(teacher, x, c)
+    null = teacher.null_condition(c) if "guidance" in able else None
+    check_told(teacher.network(), _alike(space, c, len(raw)), c, space, null)
     require_suggestions(teacher)
 
 
 def _check_conditions(teacher: Teacher, raw: Sequence[Any]) -> Condition:
     """The raw conditions, encoded."""
-    with explained("encode_conditions takes each of these raw conditions"):
+    told = "encode_conditions takes each of these raw conditions"
+    with explained(told), untouched("encode_conditions", raw):
         c = teacher.encode_conditions(raw)
     require_condition(c, len(raw), "encode_conditions")
     one, first = teacher.encode_conditions(raw[:1]), conditions.index(c, slice(0, 1))

@@ -353,7 +353,7 @@ def at_random(done: Sampled) -> torch.Tensor:
         (changed(tokens=lambda done: done.tokens.int()), "of dtype int64, not torch.int32"),
         (
             changed(tokens=lambda done: torch.randint(5, done.tokens.shape), trajectory=lambda done: ()),
-            "same draws",
+            "global random numbers",
         ),
     ],
 )

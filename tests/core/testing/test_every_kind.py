@@ -262,7 +262,7 @@ def unlike(self: Any, samples: Samples, *_: Any) -> Any:
         ({"compute": by_condition}, "needs of Share names all that compute reads: tokens, not TypeError"),
         ({"compute": unlike}, "gives the same numbers at every call"),
         ({"compute": lambda *_: {"zeros": torch.ones(())}}, "Python floats by name; 'zeros' is Tensor"),
-        ({"compute": lambda *_: {"ones": 1.0}}, "names numbers that compute gives; ['zeros'] is none"),
+        ({"compute": lambda *_: {"ones": 1.0}}, "['zeros'] is none of them"),
         ({"needs": frozenset({"pictures"})}, "needs of Share are among conditions, tokens, images, features"),
         ({"observes": frozenset({"seen"})}, "gives what observes names: ['seen'], not []"),
         (
