@@ -178,7 +178,7 @@ def from_file(url: str) -> Layer:
     except YamlFault as error:
         raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
     except Exception as error:  # each file system raises its own
-        reason = "there is no such file" if is_missing(error) else cause_of(error)
+        reason = "there is no such file" if is_missing(error) else str(cause_of(error)).rstrip(". ")
         advice = "Give the path of a YAML file, or a URL that can be read from here."
         raise ConfigError(f"cannot read config file {url!r}: {reason}. {advice}") from error
     data = {} if data is None else data
