@@ -19,6 +19,15 @@ from dimo_core.options import Path
 from dimo_core.suggestions import Choice
 from dimo_core.texts import is_masked
 
+OWN = {"CACHE", "DISABLE_PLUGINS", "LOG_LEVEL", "REDIRECTS", "STRICT_PLUGINS", "TRACEBACK"}
+"""Variables ``DIMO_...`` that are no options."""
+
+OF_TESTS = {"GPU_TESTS_ON", "SITE"}
+"""The same, of the project's tests."""
+
+ELSEWHERE = {*KINDS, *["preset", "sampling", "train", "eval", "model", "tokens", "seed", "out", "device"]}
+"""First words of options that some command has: variables for one command are no mistake in another."""
+
 
 @attrs.frozen(kw_only=True)
 class Layer:
@@ -154,13 +163,16 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
 
     Args:
         environ: The environment.
-        keys: Top-level keys of the configuration; other variables are left alone.
+        keys: Top-level keys of the configuration. Variables for other commands are left alone; what no
+            command has is a key with dots, which no configuration has.
     """
     pairs = []
-    for variable in sorted(environ):
+    for variable in sorted(name for name in environ if name.startswith("DIMO_")):
         path = tuple(variable.removeprefix("DIMO_").lower().split("__"))
-        if variable.startswith("DIMO_") and path[0] in keys:
+        if path[0] in keys:
             pairs.append((path, environ[variable], variable))
+        elif path[0] not in ELSEWHERE and variable.removeprefix("DIMO_") not in OWN | OF_TESTS:
+            pairs.append(((".".join(path),), environ[variable], variable))
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
