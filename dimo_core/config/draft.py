@@ -11,7 +11,7 @@ import attrs
 from loguru import logger
 
 from dimo_core.config.layers import Layer, from_mapping, left_out
-from dimo_core.errors import ConfigError, DimoError, joined, nearest
+from dimo_core.errors import ConfigError, DimoError, joined
 from dimo_core.hookspecs import INTERFACES
 from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
@@ -245,31 +245,15 @@ class Draft:
     def _unknown(self, path: Path, layer: Layer, section: Section | None = None) -> None:
         """Report a key that no option has, or none of a plugin."""
         where, key = layer.where(path), ".".join(path)
+        options = [option.key for each in self.sections.values() for option in each.options()]
+        hint = layer.meant(key, self.keys, options, self.short)
         if layer.lenient:
-            self.notes.append(f"{where} is ignored: there is no option {key}.{self._meant(key, layer)}")
+            self.notes.append(f"{where} is ignored: there is no option {key}.{hint}")
             return
         if len(self.problems) >= MISTAKES:  # this one is only counted
             return self.problems.append(layer.fault(f"{where}: unknown option."))
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
-        self.problems.append(layer.fault(f"{where}: {reason}{self._meant(key, layer)}"))
-
-    def _meant(self, key: str, layer: Layer) -> str:
-        """The option that is near to an unknown one, as this layer would write it."""
-        options = [option.key for each in self.sections.values() for option in each.options()]
-        typed = bool(layer.spelling) and not layer.lenient
-        short = {
-            name: name if typed else ".".join(path)
-            for name, path in self.short.items()
-            if path[0] in self.keys
-        }
-        known = {name: name for name in (*self.keys, *options) if "." in name or "." not in key}
-        # Where no group is named, the names of all groups; the first group's of several.
-        inner = {} if "." in key else {name.rpartition(".")[2]: name for name in reversed(options)}
-        found = inner | short | known
-        if layer.lenient:
-            found = {name: full.replace(".", "__").upper() for name, full in found.items()}
-        form = "DIMO_{}" if layer.lenient else "--{}" if typed else "{}"
-        return nearest(key, found, form, found)
+        self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 
     def _takes(self, section: Section, path: Path) -> str:
         """That a plugin has no such option, which ones it has, and which plugins have this one."""

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from dimo_core import limits
-from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
 from dimo_core.files.urls import cause_of, content, is_missing
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
@@ -63,6 +63,25 @@ class Layer:
         section = self.data.get(kind)
         name = section.get("name") if isinstance(section, Mapping) else None
         return None if name is None else str(name)
+
+    def meant(self, key: str, keys: Sequence[str], options: Sequence[str], short: Mapping[str, Path]) -> str:
+        """ " Did you mean x?", with the option that is near to an unknown one, as it is written here.
+
+        Args:
+            key: The unknown one, with dots.
+            keys: Top-level keys of the configuration.
+            options: The known ones, with dots.
+            short: Short forms on the command line, and what they stand for.
+        """
+        typed = bool(self.spelling) and not self.lenient
+        known = {name: name for name in (*keys, *options) if "." in name or "." not in key}
+        forms = {n: n if typed else ".".join(path) for n, path in short.items() if path[0] in keys}
+        # Where no group is named, the names of all groups; the first group's of several.
+        inner = {} if "." in key else {name.rpartition(".")[2]: name for name in reversed(options)}
+        found = inner | forms | known
+        if self.lenient:
+            found = {name: full.replace(".", "__").upper() for name, full in found.items()}
+        return nearest(key, found, "DIMO_{}" if self.lenient else "--{}" if typed else "{}", found)
 
 
 def last(layers: Sequence[Layer], key: str) -> Any:
