@@ -1,6 +1,7 @@
 """``dimo export``: a trained generator in a form that others can use without what it was trained with."""
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from loguru import logger
@@ -55,7 +56,7 @@ def export_merged(path: str, out: str, *, registry: Registry | None = None) -> F
         card = read_card(source)
         config = _merged(card, name)
         save_generator(folder, whole, teacher, config, {k: config[k] for k in KEPT if k in config})
-        logger.info("generator written: `dimo sample {}` draws from it", folder.url)
+        logger.info("generator written: `dimo sample {}` draws from it", quote(folder.url))
         return folder
 
 
