@@ -150,14 +150,14 @@ def generator_folder(path: str) -> Folder:
     """The folder with the generator: ``path`` itself, or ``generator`` within a run folder.
 
     Raises:
-        CheckpointError: when there is none.
+        UsageError: when there is none.
     """
     folder = Folder(path)
     if folder.exists(CARD):
         return folder
     if folder.exists("generator", CARD):
         return folder.sub("generator")
-    raise CheckpointError(
+    raise UsageError(
         f"no generator in {path!r}: neither {CARD} nor generator/{CARD} is there. Give the folder of a "
         "generator, or of a run that has finished."
     )
@@ -174,12 +174,13 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher, *, skeleton: 
         skeleton: Whether the backbone has no weights.
 
     Raises:
+        UsageError: when a skeleton's are not there.
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(split_key(path)[0])
     if skeleton:
         if not folder.exists():
-            raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
+            raise UsageError(f"no generator at {path!r}: there is no such file or folder")
         return
     tensors: Mapping[str, Tensor] | None = None
     file = folder.is_file() or is_weights_file(path)
