@@ -110,9 +110,10 @@ def convert(
             continue
         try:
             typed[path] = _read(hint, True if absent else value)
-        except ArgumentError:
+        except ArgumentError as error:
             given = f"{'null' if value is None else repr(value)}{_culprit(hint, value)}"
-            wrong[path] = f"expected {type_name(hint)}, got {given}"
+            limits_of = error.message if error.message.startswith(" from ") else ""
+            wrong[path] = f"expected {type_name(hint)}{limits_of}, got {given}"
     return typed, wrong
 
 
@@ -256,8 +257,8 @@ def _read(hint: Any, value: Any) -> Any:
     found = _parser(hint).parse_object({"value": value})["value"]
     if found is None and not _allows_none(hint):
         raise ArgumentError(None, "null")
-    if isinstance(found, int) and found.bit_length() > limits.BITS:
-        raise ArgumentError(None, "a whole number without end")
+    if isinstance(found, int) and abs(found) > limits.WHOLE:
+        raise ArgumentError(None, f" from {-limits.WHOLE} to {limits.WHOLE}")
     return found
 
 

@@ -1,0 +1,66 @@
+"""One rule for all commands: what seeds are, and how they end where nothing is."""
+
+from pathlib import Path
+
+import pytest
+
+from dimo_core.cli import main
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize("given", ["-4", "-1", "x", "1.5", str(LARGEST + 1), "9" * 26, "9" * 90])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "g"],
+        ["sample", "--teacher", "maskgit"],
+        ["run"],
+        ["pretrain"],
+        ["compare"],
+        ["evaluate", "g"],
+    ],
+    ids=" ".join,
+)
+def test_a_seed_that_is_none_is_refused(
+    command: list[str],
+    given: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--seed", given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed" in line
+    number = given.lstrip("-").isdecimal()
+    assert not number or ">= 0" in line or f"to {LARGEST}" in line
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "nowhere"],
+        ["demo", "nowhere"],
+        ["export", "nowhere", "--merge"],
+        ["export", "nowhere", "--format", "folder"],
+        ["push", "nowhere", "hf://a/b", "--dry-run"],
+        ["compare", "--generators", "nowhere"],
+        ["evaluate", "nowhere"],
+        ["watch", "nowhere"],
+        ["run", "--resume", "nowhere"],
+        ["run", "--generator.init", "nowhere", "--dry-run"],
+        ["config", "nowhere"],
+        ["sample", "--teacher", "maskgit", "--prompts-from", "/nowhere.txt"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_is_not_there_is_wrong_usage(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere" in line
+    assert [] == list(tmp_path.iterdir())
