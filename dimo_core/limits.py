@@ -55,6 +55,9 @@ PROMPT = 4_000
 REQUEST = 2**16
 """Bytes of what a page sends."""
 
+BATCH = 2**20
+"""Samples that are computed together, by all processes."""
+
 CLASSES = 1_000_000
 """Classes of labels: each has a name, and a row of a table."""
 
