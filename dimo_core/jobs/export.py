@@ -1,5 +1,6 @@
 """``dimo export``: a trained generator in a form that others can use without what it was trained with."""
 
+import re
 from collections.abc import Sequence
 from shlex import quote
 from typing import Any
@@ -19,6 +20,9 @@ from dimo_core.sharing.folder import KEPT, Export, Form
 from dimo_core.sharing.onnx_file import check_libraries
 from dimo_core.sharing.tracing import traced
 from dimo_core.teacher import Teacher
+
+LICENCE = re.compile(r"[A-Za-z0-9.+-]+")
+"""Identifiers of SPDX, and the Hub's."""
 
 TOGETHER, SITES = 16, 4096
 """The most samples, and tokens, that a graph is for unless told."""
@@ -92,6 +96,11 @@ def export_generator(
         MissingLibraryError: when a library for the form is missing.
         NumericalError: when the graph computes something else than the generator.
     """
+    if licence and not LICENCE.fullmatch(licence):
+        raise UsageError(
+            f"--license {licence!r} is no SPDX identifier, which has letters, digits, '.', '+' and '-', such "
+            "as CC-BY-4.0. Of a licence of your own give 'other', and add its text to the folder as LICENSE."
+        )
     if form == "onnx":
         check_libraries()
     source = generator_folder(path)
@@ -116,7 +125,6 @@ def export_generator(
             licence=licence,
         )
         export.write(folder, form)
-        logger.info("exported: {} draws samples without dimo", folder.path("load.py"))
         return folder
 
 
