@@ -77,13 +77,18 @@ def field_docs(cls: type) -> Mapping[str, str]:
     for base in reversed(cls.__mro__):
         if "__doc__" in vars(base) and base.__doc__:
             for entry in docstring_parser.parse(base.__doc__, docstring_parser.DocstringStyle.GOOGLE).params:
-                docs[entry.arg_name] = " ".join((entry.description or "").split())
+                docs[entry.arg_name] = _text(entry.description or "")
     return docs
 
 
 def first_line(cls: type) -> str:
     """The first line of a class's docstring."""
-    return next(iter((cls.__doc__ or "").strip().splitlines()), "")
+    return _text(next(iter((cls.__doc__ or "").strip().splitlines()), ""))
+
+
+def _text(doc: str) -> str:
+    """Of a docstring, as people read it."""
+    return " ".join(doc.replace("``", "`").split())
 
 
 def convert(
