@@ -64,3 +64,35 @@ def test_a_path_that_is_not_there_is_wrong_usage(
     (line,) = capsys.readouterr().err.splitlines()
     assert "nowhere" in line
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_batch_beyond_any_machine_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--batch-size", "100000000000", "--dry-run"]) == 2
+    assert "must be <= 1048576: 100000000000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["my own", "my\nown", "mine!"])
+def test_a_licence_is_an_identifier(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert main(["export", "nowhere", "--format", "folder", "--license", given, "--out", out]) == 2
+    assert "is no SPDX identifier" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_no_help_shows_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("data image-shards", "conditions prompts"):
+        option, _, name = kind.partition(" ")
+        command = "pretrain" if option == "data" else "run"
+        assert main([command, f"--{option}", name, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "`" in out
+        assert "``" not in out
+
+
+def test_a_summary_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gym", "--summary", "--out", str(tmp_path / "gym")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nothing to sum up" in line
+    assert [] == list(tmp_path.iterdir())
