@@ -87,8 +87,7 @@ def first_line(cls: type) -> str:
 
 
 def _text(doc: str) -> str:
-    """Of a docstring, as people read it."""
-    return " ".join(doc.replace("``", "`").split())
+    return " ".join(doc.replace("``", "`").split())  # as people read it
 
 
 def convert(
@@ -117,8 +116,8 @@ def convert(
             typed[path] = _read(hint, True if absent else value)
         except ArgumentError as error:
             given = f"{'null' if value is None else repr(value)}{_culprit(hint, value)}"
-            limits_of = error.message if error.message.startswith(" from ") else ""
-            wrong[path] = f"expected {type_name(hint)}{limits_of}, got {given}"
+            most = error.message if error.message.startswith(" from ") else ""
+            wrong[path] = f"expected {type_name(hint)}{most}, got {given}"
     return typed, wrong
 
 

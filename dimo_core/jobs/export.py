@@ -96,11 +96,7 @@ def export_generator(
         MissingLibraryError: when a library for the form is missing.
         NumericalError: when the graph computes something else than the generator.
     """
-    if licence and not LICENCE.fullmatch(licence):
-        raise UsageError(
-            f"--license {licence!r} is no SPDX identifier, which has letters, digits, '.', '+' and '-', such "
-            "as CC-BY-4.0. Of a licence of your own give 'other', and add its text to the folder as LICENSE."
-        )
+    _check_licence(licence)
     if form == "onnx":
         check_libraries()
     source = generator_folder(path)
@@ -126,6 +122,14 @@ def export_generator(
         )
         export.write(folder, form)
         return folder
+
+
+def _check_licence(licence: str) -> None:
+    if licence and not LICENCE.fullmatch(licence):
+        raise UsageError(
+            f"--license {licence!r} is no SPDX identifier, which has letters, digits, '.', '+' and '-', such "
+            "as CC-BY-4.0. Of a licence of your own give 'other', and add its text to the folder as LICENSE."
+        )
 
 
 def _check_empty(folder: Folder) -> None:

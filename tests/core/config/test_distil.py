@@ -415,7 +415,7 @@ def test_a_resumed_run_may_change_device_and_grow(registry, run_folder):
         ({"seed": 1}, "seed is 0 in the run"),
         ({"teacher": {"depth": 1}}, "teacher.depth is 9"),
         ({"guidance": "ramp"}, "guidance.name is 'constant'"),
-        ({"out": "elsewhere"}, "out is None"),
+        ({"out": "elsewhere"}, "out is null"),
         ({"preset": "fast"}, "preset is 'paper'"),
     ],
 )
