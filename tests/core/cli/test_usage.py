@@ -1,9 +1,11 @@
 """One rule for all commands: what seeds are, and how they end where nothing is."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import dimo_core
 from dimo_core.cli import main
 
 LARGEST = 2**63 - 1
@@ -96,3 +98,26 @@ def test_a_summary_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     (line,) = capsys.readouterr().err.splitlines()
     assert "nothing to sum up" in line
     assert [] == list(tmp_path.iterdir())
+
+
+def test_paths_of_lines_to_copy_are_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "mine.txt").write_text("")
+    assert main(["run", "--out", "my run", "--train.steps", "1"]) == 2
+    assert "--resume 'my run', or" in capsys.readouterr().err
+    root = Path(dimo_core.__file__).parents[1]
+    places = "out|resume|tokens|config|teacher.checkpoint"
+    bare = re.compile(
+        rf"--({places})( |\"\n\s+f\")\{{(?!quote\(|\}}|AUTO|options)|checkpoint \{{\}}\", (?!quote)"
+    )
+    files = [*(root / "dimo_core").rglob("*.py"), *(root / "plugins").rglob("*.py")]
+    assert [] == [file for file in files if file.name != "load.py" and bare.search(file.read_text())]
+
+
+def test_a_push_tells_nothing_of_temporary_folders() -> None:
+    said = (Path(dimo_core.__file__).parent / "jobs" / "export.py").read_text()
+    function = said[said.index("def export_generator") : said.index("def _check_empty")]
+    assert not re.search(r"logger\.\w+\(.*folder", function)
