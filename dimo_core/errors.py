@@ -19,15 +19,25 @@ Every message says what is wrong, what was given, what is allowed, and what to d
 
 import difflib
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from dimo_core.limits import MISTAKES
 
 
-def nearest(name: str, known: Iterable[str], form: str = "{!r}") -> str:
-    """ " Did you mean 'x'?" where one of the known names is near; nothing otherwise."""
+def nearest(
+    name: str, known: Iterable[str], form: str = "{!r}", whole: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """ " Did you mean 'x'?" where one of the known names is near; nothing otherwise.
+
+    Args:
+        name: What was given.
+        known: What people may have meant.
+        form: How that is shown.
+        whole: What is shown in place of some known names, which they stand for.
+    """
     close = difflib.get_close_matches(name, [*known], n=1)
-    return "".join(f" Did you mean {form.format(match)}?" for match in close)
+    return "".join(f" Did you mean {form.format(whole.get(match, match))}?" for match in close)
 
 
 def reason(error: Exception) -> str:

@@ -40,8 +40,8 @@ HEADER = 2**16
 TEXT_LINE = 2**26
 """Bytes of a line of prompts or JSON."""
 
-BITS = 64
-"""Bits of a whole number that an option holds."""
+WHOLE = 2**63 - 1
+"""The largest whole number that an option holds, a seed among them."""
 
 DIGITS = 100
 """Characters of a number in a YAML file."""
@@ -54,6 +54,9 @@ PROMPT = 4_000
 
 REQUEST = 2**16
 """Bytes of what a page sends."""
+
+BATCH = 2**20
+"""Samples that are computed together, by all processes."""
 
 CLASSES = 1_000_000
 """Classes of labels: each has a name, and a row of a table."""

@@ -77,13 +77,17 @@ def field_docs(cls: type) -> Mapping[str, str]:
     for base in reversed(cls.__mro__):
         if "__doc__" in vars(base) and base.__doc__:
             for entry in docstring_parser.parse(base.__doc__, docstring_parser.DocstringStyle.GOOGLE).params:
-                docs[entry.arg_name] = " ".join((entry.description or "").split())
+                docs[entry.arg_name] = _text(entry.description or "")
     return docs
 
 
 def first_line(cls: type) -> str:
     """The first line of a class's docstring."""
-    return next(iter((cls.__doc__ or "").strip().splitlines()), "")
+    return _text(next(iter((cls.__doc__ or "").strip().splitlines()), ""))
+
+
+def _text(doc: str) -> str:
+    return " ".join(doc.replace("``", "`").split())  # as people read it
 
 
 def convert(
@@ -110,9 +114,10 @@ def convert(
             continue
         try:
             typed[path] = _read(hint, True if absent else value)
-        except ArgumentError:
+        except ArgumentError as error:
             given = f"{'null' if value is None else repr(value)}{_culprit(hint, value)}"
-            wrong[path] = f"expected {type_name(hint)}, got {given}"
+            most = error.message if error.message.startswith(" from ") else ""
+            wrong[path] = f"expected {type_name(hint)}{most}, got {given}"
     return typed, wrong
 
 
@@ -256,8 +261,8 @@ def _read(hint: Any, value: Any) -> Any:
     found = _parser(hint).parse_object({"value": value})["value"]
     if found is None and not _allows_none(hint):
         raise ArgumentError(None, "null")
-    if isinstance(found, int) and found.bit_length() > limits.BITS:
-        raise ArgumentError(None, "a whole number without end")
+    if isinstance(found, int) and abs(found) > limits.WHOLE:
+        raise ArgumentError(None, f" from {-limits.WHOLE} to {limits.WHOLE}")
     return found
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 import attrs
 from attrs import validators as v
 
+from dimo_core.limits import BATCH
+
 Precision = Literal["fp32", "tf32", "bf16"]
 """How forward passes compute; trained weights are fp32 in each."""
 
@@ -37,7 +39,7 @@ class Train:
     """
 
     steps: int = attrs.field(default=1000, validator=v.ge(0))
-    batch_size: int = attrs.field(default=64, validator=v.gt(0))
+    batch_size: int = attrs.field(default=64, validator=[v.gt(0), v.le(BATCH)])
     accumulate: int = attrs.field(default=1, validator=v.gt(0))
     precision: Precision = "fp32"
     frozen_dtype: FrozenDtype = "fp32"
@@ -86,7 +88,7 @@ class Evaluate:
     samples_on_the_way: int = attrs.field(default=1000, validator=v.gt(1))
     steps: tuple[int, ...] | None = None
     samplings: tuple[str, ...] = ()
-    batch_size: int = attrs.field(default=500, validator=v.gt(0))
+    batch_size: int = attrs.field(default=500, validator=[v.gt(0), v.le(BATCH)])
     precision: Precision = "fp32"
     enabled: bool = True
 

@@ -32,7 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "config": ("config_file:main", "check a configuration file, and tell where each value comes from"),
     "plugins": ("installed:plugins", "list what is installed, from which package, and what failed"),
     "completion": ("completion:main", "print the script that lets a shell complete commands and options"),
-    "doctor": ("installed:doctor", "show versions and devices, and what is missing for which command"),
+    "doctor": (
+        "installed:doctor",
+        "show versions and devices, and which libraries of an extra are missing",
+    ),
 }
 """Commands: ``module:function`` in this package, which takes the arguments, and one line about each."""
 

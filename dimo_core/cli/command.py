@@ -206,7 +206,11 @@ class Command:
             job = resumed(self.draft, folder, explicit, registry)
         else:
             layers = [from_environment(os.environ, self.draft.keys), *explicit]
-            if options.help and not any(layer.data for layer in layers):
+            # What the environment holds besides is ignored.
+            chosen = (
+                layer.data.keys() & {*self.draft.keys} if layer.lenient else layer.data for layer in layers
+            )
+            if options.help and not any(chosen):
                 from dimo_core.cli.help import overview_text
 
                 print(overview_text(parser, parser.top, self.draft, registry, self.short))

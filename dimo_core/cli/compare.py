@@ -11,7 +11,7 @@ import attrs
 import yaml
 
 from dimo_core.cli.command import Parser, configs, option, words
-from dimo_core.cli.drawing import device, positive
+from dimo_core.cli.drawing import device, positive, seed
 from dimo_core.config.layers import Layer, from_environment, from_file
 from dimo_core.errors import UsageError
 from dimo_core.registry import Registry
@@ -116,7 +116,7 @@ def add_common(to: Parser) -> None:
     option(to, "--protocol", "NAME", protocols, default="plan")
     option(to, "--samples", "N", "samples a row and seed (default: the protocol's)", type=positive)
     seeds = "seeds of every draw; a row is the mean over them (default: 0)"
-    option(to, "--seeds --seed", "SEED ...", seeds, type=int)
+    option(to, "--seeds --seed", "SEED ...", seeds, type=seed)
     temperatures = "sampling temperatures of generators, a row for each (default: each generator's own)"
     option(to, "--temperature", "T ...", temperatures, dest="temperatures", type=float)
     option(to, "--metrics", "NAME ...", "what is computed (default: the protocol's)", type=choice)

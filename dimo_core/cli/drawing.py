@@ -3,7 +3,9 @@
 import argparse
 from typing import Any, get_args
 
+from dimo_core import limits
 from dimo_core.cli.command import Parser, option
+from dimo_core.errors import UsageError
 from dimo_core.settings import Precision
 
 
@@ -12,6 +14,17 @@ def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError
     return number
+
+
+def seed(text: str) -> int:
+    """A seed, as those of configurations.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if not text.isdecimal() or int(text[:20]) > limits.WHOLE:
+        raise UsageError(f"--seed: expected a whole number from 0 to {limits.WHOLE}, got {text[:40]!r}")
+    return int(text)
 
 
 def device(to: argparse._ActionsContainer) -> None:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         steps=options.steps,
         licence=options.license or "",
     )
-    print(f"{options.format} in {shown(folder.url)}")
+    print(f"{options.format} in {shown(folder.url)}: its load.py draws samples without dimo")
     return 0
 
 

@@ -93,10 +93,10 @@ def _table(rows: Sequence[dict[str, Any]], registry: Registry) -> str:
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """``dimo doctor``: versions, devices, and what is missing for which command."""
+    """``dimo doctor``: versions, devices, and which libraries of an extra are missing."""
     from dimo_core.jobs.doctor import examine
 
-    parser = Parser("dimo doctor", "Show versions and devices, and what is missing for which command.")
+    parser = Parser("dimo doctor", "Show versions and devices, and which libraries of an extra are missing.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     found = examine()
@@ -116,6 +116,13 @@ def _examined(found: dict[str, Any]) -> str:
         "Libraries, imported as a trial": [
             f"{lib['name']}: {lib['state']} ({lib['purpose']})" for lib in found["libraries"]
         ],
-        "Advice": [f"- {text}" for text in found["advice"] or ["nothing is missing"]],
+        "Advice": [f"- {text}" for text in found["advice"] or [_rest(found["extras"])]],
     }
     return "\n\n".join("\n  ".join([title, *lines]) for title, lines in sections.items())
+
+
+def _rest(extras: dict[str, list[str]]) -> str:
+    """What there is to say when all that dimo itself needs is there."""
+    lost = [name for name, missing in extras.items() if missing]
+    more = f"; of what some options need, extras are missing: pip install 'dimo[{','.join(lost)}]'"
+    return f"nothing is missing that dimo itself needs{more if lost else ''}"

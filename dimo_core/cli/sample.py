@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any, get_args
 
 from dimo_core.cli.command import Command, Parser, option
-from dimo_core.cli.drawing import device, generator, own_way, positive
+from dimo_core.cli.drawing import device, generator, own_way, positive, seed
 from dimo_core.cli.streams import follows
 from dimo_core.errors import UsageError
 from dimo_core.files.prompts import Layout, PromptSet, read_prompts
@@ -123,7 +123,7 @@ def _drawing(to: argparse._ActionsContainer) -> None:
     option(to, "--each", "N", "samples of each prompt of these files (default: 1)", type=positive)
     layouts = "plain: numbered pictures; geneval, hpsv2: as their scorers read them (default: plain)"
     to.add_argument("--layout", choices=get_args(Layout), help=layouts)
-    option(to, "--seed", "SEED", "seed of every draw (default: 0)", type=int, default=0)
+    option(to, "--seed", "SEED", "seed of every draw (default: 0)", type=seed, default=0)
     out = "where to write (default: 'drawn' beside a generator; for a teacher the next runs/sample-...)"
     option(to, "--out", "FOLDER", out)
     device(to)

@@ -11,7 +11,7 @@ import attrs
 from loguru import logger
 
 from dimo_core.config.layers import Layer, from_mapping, left_out
-from dimo_core.errors import ConfigError, DimoError, joined, nearest
+from dimo_core.errors import ConfigError, DimoError, joined
 from dimo_core.hookspecs import INTERFACES
 from dimo_core.limits import MISTAKES
 from dimo_core.options import Option, Path, build, convert, options_of, plain
@@ -245,16 +245,13 @@ class Draft:
     def _unknown(self, path: Path, layer: Layer, section: Section | None = None) -> None:
         """Report a key that no option has, or none of a plugin."""
         where, key = layer.where(path), ".".join(path)
+        options = [option.key for each in self.sections.values() for option in each.options()]
+        hint = layer.meant(key, self.keys, options, self.short)
         if layer.lenient:
-            self.notes.append(f"{where} is ignored: there is no option {key}")
+            self.notes.append(f"{where} is ignored: there is no option {key}.{hint}")
             return
         if len(self.problems) >= MISTAKES:  # this one is only counted
             return self.problems.append(layer.fault(f"{where}: unknown option."))
-        options = [option.key for each in self.sections.values() for option in each.options()]
-        known = [name for name in (*self.keys, *options) if "." in name or "." not in key]
-        spelled, form = (self.short, "--{}") if layer.spelling else ((), "{}")
-        meant = None if layer.spelling else self.short.get(key)
-        hint = f" Did you mean {'.'.join(meant)!r}?" if meant else nearest(key, [*known, *spelled], form)
         reason = self._takes(section, path[1:]) if section and section.name else "unknown option."
         self.problems.append(layer.fault(f"{where}: {reason}{hint}"))
 

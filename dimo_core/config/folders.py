@@ -85,8 +85,8 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
         ConfigError: for all differences but another device and more steps.
     """
     problems = [
-        f"{key} is {old!r} in the run {folder!r}, got {new!r}. A resumed run keeps its options: only "
-        "--device may change, and --steps may grow."
+        f"{key} is {_written(old)} in the run {folder!r}, got {_written(new)}. A resumed run keeps its "
+        "options: only --device may change, and --steps may grow."
         for key, old, new in changed(before, after)
         if key != "device"
         and not (key == "train.steps" and new > old)
@@ -94,3 +94,7 @@ def check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], folder:
     ]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else repr(value)

@@ -11,13 +11,22 @@ from typing import Any
 import attrs
 
 from dimo_core import limits
-from dimo_core.errors import ConfigError, DimoError, PluginError
+from dimo_core.errors import ConfigError, DimoError, PluginError, nearest
 from dimo_core.files.urls import cause_of, content, is_missing
 from dimo_core.files.yaml_text import YamlFault, parsed
 from dimo_core.hookspecs import KINDS
 from dimo_core.options import Path
 from dimo_core.suggestions import Choice
 from dimo_core.texts import is_masked
+
+OWN = {"CACHE", "DISABLE_PLUGINS", "LOG_LEVEL", "REDIRECTS", "STRICT_PLUGINS", "TRACEBACK"}
+"""Variables ``DIMO_...`` that are no options."""
+
+OF_TESTS = {"GPU_TESTS_ON", "SITE"}
+"""The same, of the project's tests."""
+
+ELSEWHERE = {*KINDS, *["preset", "sampling", "train", "eval", "model", "tokens", "seed", "out", "device"]}
+"""First words of options that some command has: variables for one command are no mistake in another."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +63,25 @@ class Layer:
         section = self.data.get(kind)
         name = section.get("name") if isinstance(section, Mapping) else None
         return None if name is None else str(name)
+
+    def meant(self, key: str, keys: Sequence[str], options: Sequence[str], short: Mapping[str, Path]) -> str:
+        """ " Did you mean x?", with the option that is near to an unknown one, as it is written here.
+
+        Args:
+            key: The unknown one, with dots.
+            keys: Top-level keys of the configuration.
+            options: The known ones, with dots.
+            short: Short forms on the command line, and what they stand for.
+        """
+        typed = bool(self.spelling) and not self.lenient
+        known = {name: name for name in (*keys, *options) if "." in name or "." not in key}
+        forms = {n: n if typed else ".".join(path) for n, path in short.items() if path[0] in keys}
+        # Where no group is named, the names of all groups; the first group's of several.
+        inner = {} if "." in key else {name.rpartition(".")[2]: name for name in reversed(options)}
+        found = inner | forms | known
+        if self.lenient:
+            found = {name: full.replace(".", "__").upper() for name, full in found.items()}
+        return nearest(key, found, "DIMO_{}" if self.lenient else "--{}" if typed else "{}", found)
 
 
 def last(layers: Sequence[Layer], key: str) -> Any:
@@ -154,13 +182,16 @@ def from_environment(environ: Mapping[str, str], keys: Sequence[str]) -> Layer:
 
     Args:
         environ: The environment.
-        keys: Top-level keys of the configuration; other variables are left alone.
+        keys: Top-level keys of the configuration. Variables for other commands are left alone; what no
+            command has is a key with dots, which no configuration has.
     """
     pairs = []
-    for variable in sorted(environ):
+    for variable in sorted(name for name in environ if name.startswith("DIMO_")):
         path = tuple(variable.removeprefix("DIMO_").lower().split("__"))
-        if variable.startswith("DIMO_") and path[0] in keys:
+        if path[0] in keys:
             pairs.append((path, environ[variable], variable))
+        elif path[0] not in ELSEWHERE and variable.removeprefix("DIMO_") not in OWN | OF_TESTS:
+            pairs.append(((".".join(path),), environ[variable], variable))
     return attrs.evolve(from_pairs(pairs, "the environment"), lenient=True)
 
 
@@ -178,7 +209,7 @@ def from_file(url: str) -> Layer:
     except YamlFault as error:
         raise ConfigError(f"config file {url!r} is no valid YAML: {error}") from error
     except Exception as error:  # each file system raises its own
-        reason = "there is no such file" if is_missing(error) else cause_of(error)
+        reason = "there is no such file" if is_missing(error) else str(cause_of(error)).rstrip(". ")
         advice = "Give the path of a YAML file, or a URL that can be read from here."
         raise ConfigError(f"cannot read config file {url!r}: {reason}. {advice}") from error
     data = {} if data is None else data

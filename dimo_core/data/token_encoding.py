@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from shlex import quote
 from typing import Any, TypeVar
 
 import torch
@@ -166,7 +167,7 @@ def _check_broken(cache: TokenCache, done: dict[int, EncodedShard]) -> None:
         f"{len(broken)} of {seen} images cannot be read, and {len(lost)} of {len(done)} shards not to their"
         f" end; max_broken allows a share of {limit:g}: {named}. Mend them and remove"
         f" {cache.folder.url}; or allow more, and keep what is encoded, by a new run with --data.max_broken"
-        f" and --tokens {cache.folder.url}."
+        f" and --tokens {quote(cache.folder.url)}."
     )
 
 

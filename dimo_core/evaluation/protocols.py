@@ -67,7 +67,7 @@ class Protocol(Measures):
     seeds: tuple[int, ...] = attrs.field(
         default=(0,),
         converter=several,
-        validator=[v.min_len(1), v.deep_iterable(v.instance_of(int)), _distinct],
+        validator=[v.min_len(1), v.deep_iterable([v.instance_of(int), v.ge(0)]), _distinct],
     )
     metrics: tuple[Choice, ...] = attrs.field(converter=choices, validator=[v.min_len(1), _one_of_each])
     best: str = ""

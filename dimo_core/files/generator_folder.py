@@ -6,6 +6,7 @@ generator is never silently put beside another teacher than its own.
 
 import re
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ def check_finished(folder: Folder) -> None:
     instead = f", or take the best so far, {best.url}" if best.exists(CARD) else ""
     raise CheckpointError(
         f"no {what} in {folder.url!r} yet: this run has not finished. Continue it with `dimo {command} "
-        f"--resume {folder.url}`{instead}."
+        f"--resume {quote(folder.url)}`{instead}."
     )
 
 
@@ -171,7 +172,7 @@ def generator_folder(path: str) -> Folder:
     """The folder with the generator: ``path`` itself, or ``generator`` within a run folder.
 
     Raises:
-        CheckpointError: when there is none.
+        UsageError: when there is none.
     """
     folder = Folder(path)
     if folder.exists(CARD):
@@ -179,7 +180,7 @@ def generator_folder(path: str) -> Folder:
     if folder.exists("generator", CARD):
         return folder.sub("generator")
     check_finished(folder)
-    raise CheckpointError(
+    raise UsageError(
         f"no generator in {path!r}: neither {CARD} nor generator/{CARD} is there. Give the folder of a "
         "generator, or of a run that has finished."
     )
@@ -196,12 +197,13 @@ def load_weights(path: str, backbone: nn.Module, teacher: Teacher, *, skeleton: 
         skeleton: Whether the backbone has no weights.
 
     Raises:
+        UsageError: when a skeleton's are not there.
         CheckpointError: when there are none, or they do not fit.
     """
     folder = Folder(split_key(path)[0])
     if skeleton:
         if not folder.exists():
-            raise CheckpointError(f"no generator at {path!r}: there is no such file or folder")
+            raise UsageError(f"no generator at {path!r}: there is no such file or folder")
         return
     tensors: Mapping[str, Tensor] | None = None
     file = folder.is_file() or is_weights_file(path)

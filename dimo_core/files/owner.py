@@ -89,6 +89,20 @@ class Owner:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
+def writer(folder: Folder) -> tuple[Owner, bool | None] | None:
+    """Who writes to a folder, and whether it does: None where nobody can tell from here.
+
+    Returns:
+        None when nobody has said to write there, or whoever did has ended with a word.
+    """
+    me, found = Owner.here(()), list[tuple[Owner, bool | None]]()
+    for name in folder.names(ending=OWNER):
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            owner = Owner(**json.loads(folder.read(name)))
+            found.append((owner, False if owner.has_ended(me) else True if owner.is_seen_by(me) else None))
+    return max(found, key=lambda each: (each[1] is True, each[1] is None), default=None)
+
+
 def _machine() -> tuple[str, str]:
     """``machine`` and ``boot`` of this process.
 

@@ -119,8 +119,9 @@ def read_prompts(urls: Sequence[str]) -> tuple[Prompt, ...]:
 def _read(url: str) -> list[_Found]:
     """Text, style and record of each prompt of a file."""
     parent, _, name = url.rpartition("/")
+    folder = Folder(parent or ("/" if url.startswith("/") else "."))
     try:
-        text = Folder(parent or ".").read(name, most=limits.TEXT).decode("utf-8-sig")
+        text = folder.read(name, most=limits.TEXT).decode("utf-8-sig")
     except Exception as error:  # each file system raises its own
         raise UsageError(f"no prompts in {url!r}: {told(error)}") from error
     stem, dot, suffix = name.partition("?")[0].rpartition(".")

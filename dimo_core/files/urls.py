@@ -106,7 +106,8 @@ def content(url: str, most: int) -> bytes:
         Exception: of the file system.
     """
     check_regular(url)
-    with fsspec.open(url, "rb", **client_options(url)) as file:
+    path = local_path(url)  # fsspec would seek in it, which no pipe can
+    with path.open("rb") if path else fsspec.open(url, "rb", **client_options(url)) as file:
         parts = [b""]
         left = most + 1
         while left and (part := file.read(min(left, 2**24))):  # over http a read may give less
@@ -168,9 +169,9 @@ def cause_of(error: Exception) -> BaseException:
 
 
 def told(error: Exception) -> str:
-    """What went wrong, for messages: its kind and its text."""
+    """What went wrong, for messages, whose full stops are their own: its kind and its text."""
     cause = cause_of(error)
-    return f"{type(cause).__name__}: {cause}"
+    return f"{type(cause).__name__}: {cause}".rstrip(". ")
 
 
 def is_missing(error: Exception) -> bool:

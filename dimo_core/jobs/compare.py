@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -226,7 +227,8 @@ def _run(comparison: Comparison, methods: Sequence[Method], options: Comparing) 
         return _drawn(comparison, methods, options)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; finished rows and batches are kept. The same command with --out {folder.url} goes on."
+            "stopped; finished rows and batches are kept. The same command with --out "
+            f"{quote(folder.url)} goes on."
         ) from None
 
 

@@ -126,8 +126,9 @@ def generator_methods(
         steps: Steps of a sample; empty for each generator's own.
 
     Raises:
-        CheckpointError: when there is no generator in a folder.
-        UsageError: for a generator of another teacher, and for steps that one cannot take.
+        CheckpointError: when a generator is damaged.
+        UsageError: when there is no generator in a folder, for one of another teacher, and for steps that
+            one cannot take.
     """
     folders = [generator_folder(path) for path in paths]
     found = []

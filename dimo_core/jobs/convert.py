@@ -1,5 +1,7 @@
 """``dimo convert``: foreign weights into the folders that dimo writes, without training anything."""
 
+from shlex import quote
+
 from loguru import logger
 
 from dimo_core.config.convert import Conversion
@@ -36,7 +38,7 @@ def _convert(job: Conversion, folder: Folder) -> Folder:
         generator = job.generator.build(job.teacher)
         check_finite(source, generator.backbone.state_dict())
         save_generator(folder, generator, job.teacher, job.config, {"converted_from": source})
-        logger.info("generator written: `dimo sample {}` draws from it", folder.url)
+        logger.info("generator written: `dimo sample {}` draws from it", quote(folder.url))
         return folder
     if "save" not in job.teacher.capabilities:
         raise UsageError(f"teacher {type(job.teacher).__name__} writes no folders (no capability 'save')")
@@ -44,5 +46,5 @@ def _convert(job: Conversion, folder: Folder) -> Folder:
     network = job.teacher.network()
     check_finite(f"teacher {type(job.teacher).__name__}", network.state_dict())
     job.teacher.save(folder.url, network, card)
-    logger.info("teacher written: use it with --teacher.checkpoint {}", folder.url)
+    logger.info("teacher written: use it with --teacher.checkpoint {}", quote(folder.url))
     return folder

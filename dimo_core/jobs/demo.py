@@ -17,7 +17,7 @@ from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import generator_folder, load_generator, read_card
 from dimo_core.generator import Generator
 from dimo_core.jobs.sample import BLOCK, conditions_of
-from dimo_core.limits import PROMPT
+from dimo_core.limits import PROMPT, WHOLE
 from dimo_core.registry import Registry
 from dimo_core.sampler import TeacherSampling
 from dimo_core.settings import Precision
@@ -26,7 +26,6 @@ from dimo_core.texts import passes_of, steps_of
 
 Who = Literal["generator", "teacher"]
 
-LARGEST_SEED = 2**63 - 1
 HOTTEST = 100.0
 """The largest temperature: far above what is of use."""
 
@@ -69,7 +68,7 @@ class Wish:
             raise UsageError(f"who draws is 'generator' or 'teacher', not {wish['who']!r}"[:200])
         if not isinstance(wish["condition"], str) or len(wish["condition"]) > PROMPT:
             raise UsageError(f"the condition is a text of at most {PROMPT:,} characters")
-        for name, least, largest in (("seed", 0, LARGEST_SEED), ("count", 1, most)):
+        for name, least, largest in (("seed", 0, WHOLE), ("count", 1, most)):
             value = wish[name]
             if type(value) is not int or not least <= value <= largest:
                 raise UsageError(f"{name} is a whole number from {least} to {largest}, not {value!r}"[:200])

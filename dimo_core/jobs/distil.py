@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -229,7 +230,8 @@ def open_run_folder(out: str, config: Mapping[str, Any], *, resume: bool) -> Ite
             check_unchanged(folder.read_yaml(CONFIG), config, out)
         if not resume and folder.strange_names():
             raise UsageError(
-                f"{out!r} is not empty. Continue that run with --resume {out}, or choose another --out."
+                f"{out!r} is not empty. Continue that run with --resume {quote(out)}, or choose another "
+                "--out."
             )
         with nullcontext() if resume else tentative(folder, CONFIG, CONDITIONS, RUN_LOG):
             yield folder

@@ -1,6 +1,8 @@
 """``dimo export``: a trained generator in a form that others can use without what it was trained with."""
 
+import re
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from loguru import logger
@@ -18,6 +20,9 @@ from dimo_core.sharing.folder import KEPT, Export, Form
 from dimo_core.sharing.onnx_file import check_libraries
 from dimo_core.sharing.tracing import traced
 from dimo_core.teacher import Teacher
+
+LICENCE = re.compile(r"[A-Za-z0-9.+-]+")
+"""Identifiers of SPDX, and the Hub's."""
 
 TOGETHER, SITES = 16, 4096
 """The most samples, and tokens, that a graph is for unless told."""
@@ -55,7 +60,7 @@ def export_merged(path: str, out: str, *, registry: Registry | None = None) -> F
         card = read_card(source)
         config = _merged(card, name)
         save_generator(folder, whole, teacher, config, {k: config[k] for k in KEPT if k in config})
-        logger.info("generator written: `dimo sample {}` draws from it", folder.url)
+        logger.info("generator written: `dimo sample {}` draws from it", quote(folder.url))
         return folder
 
 
@@ -91,6 +96,7 @@ def export_generator(
         MissingLibraryError: when a library for the form is missing.
         NumericalError: when the graph computes something else than the generator.
     """
+    _check_licence(licence)
     if form == "onnx":
         check_libraries()
     source = generator_folder(path)
@@ -115,8 +121,15 @@ def export_generator(
             licence=licence,
         )
         export.write(folder, form)
-        logger.info("exported: {} draws samples without dimo", folder.path("load.py"))
         return folder
+
+
+def _check_licence(licence: str) -> None:
+    if licence and not LICENCE.fullmatch(licence):
+        raise UsageError(
+            f"--license {licence!r} is no SPDX identifier, which has letters, digits, '.', '+' and '-', such "
+            "as CC-BY-4.0. Of a licence of your own give 'other', and add its text to the folder as LICENSE."
+        )
 
 
 def _check_empty(folder: Folder) -> None:

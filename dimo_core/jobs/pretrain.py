@@ -1,6 +1,7 @@
 """``dimo pretrain``: train a masked diffusion teacher on images, and write it as a teacher folder."""
 
 from contextlib import ExitStack
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -94,5 +95,5 @@ def _pretrain(
             recipe = {name: value for name, value in job.config.items() if name not in PLACES}
             card: dict[str, Any] = {"pretraining": recipe, "versions": versions()}
             ranks.led(lambda: teacher.save(folder.path("teacher"), network, card))
-        logger.info("teacher written: use it with --teacher.checkpoint {}", folder.path("teacher"))
+        logger.info("teacher written: use it with --teacher.checkpoint {}", quote(folder.path("teacher")))
     return folder.sub("teacher")

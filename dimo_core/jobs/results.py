@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -254,7 +255,7 @@ class Results:
             lead=f"A generator of {steps}, distilled from the teacher {name} by the objective {method}: "
             f"{done} steps of {train.batch_size} samples.",
             facts={
-                "command": f"dimo run --config {self.folder.path('config.yaml')}",
+                "command": f"dimo run --config {quote(self.folder.path('config.yaml'))}",
                 "device": str(self.device),
                 **versions(),
             },

@@ -74,8 +74,8 @@ def sample_folder(
 
     Raises:
         Interrupted: for Ctrl-C; what is drawn stays.
-        UsageError: when ``out`` holds something else, or a condition or another argument is impossible.
-        CheckpointError: when ``path`` holds no whole generator.
+        UsageError: when there is no generator, ``out`` holds something else, or an argument is impossible.
+        CheckpointError: when the generator is damaged.
     """
     source = generator_folder(path)
     parent, slash, _ = source.url.rpartition("/")

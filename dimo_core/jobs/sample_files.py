@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -173,8 +174,8 @@ class SampleFiles:
                 yield attrs.evolve(batch, samples=samples, seconds=0.0 if batch.found else batch.seconds)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped after {done} of {count} samples. The same command with --out {self.folder.url} "
-                "draws the rest."
+                f"stopped after {done} of {count} samples. The same command with --out "
+                f"{quote(self.folder.url)} draws the rest."
             ) from None
 
     def claim(self) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -13,11 +14,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dimo_core.config.folders import CONFIG
-from dimo_core.engine.metrics_log import read_metrics
+from dimo_core.engine.metrics_log import NAME, read_metrics
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import RUN_TABLE, Table
 from dimo_core.files.folder import Folder
 from dimo_core.files.images import open_picture
+from dimo_core.files.owner import writer
+from dimo_core.files.urls import local_path
 from dimo_core.progress import clock
 from dimo_core.report.page import sheet_names
 from dimo_core.report.plots import GROUPS, series_of
@@ -42,7 +45,10 @@ class State:
         table: The result; None until the run has ended.
         sheet: Name of the newest samples; empty before the first.
         content: Of the newest samples.
-        ended: Whether nothing more will come.
+        ended: Whether the training has come to its end.
+        stopped: Why nothing more will come before that; empty while something may.
+        quiet: Who writes, and since when nothing was written, where nobody can tell from here whether that
+            process is still there.
     """
 
     name: str
@@ -52,6 +58,8 @@ class State:
     sheet: str = ""
     content: bytes = b""
     ended: bool = False
+    stopped: str = ""
+    quiet: str = ""
 
     @classmethod
     def read(cls, folder: Folder) -> "State":
@@ -73,6 +81,7 @@ class State:
         evaluated = config.get("eval")
         judged = isinstance(evaluated, Mapping) and bool(evaluated.get("enabled"))
         table = Table.from_dict(folder.read_json(RUN_TABLE)) if folder.exists(RUN_TABLE) else None
+        stopped, quiet = _writing(folder, "pretrain" if "model" in config else "run")
         through = bool(lines) and lines[-1]["step"] >= train["steps"]
         return cls(
             name=folder.url,
@@ -82,6 +91,8 @@ class State:
             sheet=sheets[-1] if sheets else "",
             content=folder.read("samples", sheets[-1]) if sheets else b"",
             ended=through and (table is not None or not judged),
+            stopped=stopped,
+            quiet=quiet,
         )
 
     @property
@@ -118,9 +129,12 @@ class State:
 
     def _heading(self) -> str:
         left = self.left()
-        more = "" if self.ended or left is None else f", about {clock(left)} left"
-        ended = "; ended" if self.ended else ""
-        return f"{self.name}: step {self.step} of {self.steps}{more}{ended}"
+        more = "" if left is None else f", about {clock(left)} left"
+        if self.ended or self.stopped:
+            more = f"; {'ended' if self.ended else self.stopped}"
+        elif self.quiet:
+            more = f"{more}; {self.quiet}"
+        return f"{self.name}: step {self.step} of {self.steps}{more}"
 
     def _samples(self, console: Console, lines: int) -> list[RenderableType]:
         """The newest samples; where there is no terminal, their name."""
@@ -136,8 +150,23 @@ class State:
         return [name, picture(open_picture(self.content), console.width, max(4, lines))]
 
 
+def _writing(folder: Folder, command: str) -> tuple[str, str]:
+    """``stopped`` and ``quiet`` of a state."""
+    found = writer(folder)
+    if found is None or found[1] is False:
+        why = "nobody writes to it" if found is None else f"{found[0]} has ended without a word"
+        return f"stopped: {why}. `dimo {command} --resume {quote(folder.url)}` goes on", ""
+    if found[1]:
+        return "", ""
+    place = local_path(folder.path(NAME))
+    since = ""
+    if place is not None and place.exists():
+        since = f"nothing was logged for {clock(max(0.0, time.time() - place.stat().st_mtime))}, and "
+    return "", f"{since}whether {found[0]} is still there cannot be told from here"
+
+
 def watch(folder: Folder, *, every: float = 5.0, once: bool = False) -> None:
-    """Show a run until it ends, or once where there is no terminal to show it on.
+    """Show a run until it ends or nobody writes to it any more; once where there is no terminal.
 
     Args:
         folder: Of the run.
@@ -150,9 +179,9 @@ def watch(folder: Folder, *, every: float = 5.0, once: bool = False) -> None:
     """
     console = Console()
     state = State.read(folder)
-    if not (once or state.ended) and console.is_terminal:
+    if not (once or state.ended or state.stopped) and console.is_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while not state.ended:
+            while not (state.ended or state.stopped):
                 live.update(state.shown(console), refresh=True)
                 time.sleep(every)
                 state = State.read(folder)

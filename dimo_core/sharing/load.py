@@ -37,9 +37,7 @@ ROWS, NUMBERS, SAMPLES = 64, 2**18, 64
 WORDS = {"approximate", "mode", "padding", "reduce", "rounding_mode", "interpolation", "indexing"}
 """Arguments of operations that may be text: no file name is among them."""
 
-
-PLAIN = (torch.dtype, torch.layout, torch.memory_format)
-"""What an argument may name of torch."""
+PLAIN = (torch.dtype, torch.layout, torch.memory_format)  # what an argument may name of torch
 
 
 @dataclass(frozen=True)
@@ -94,28 +92,26 @@ class Model:
         Raises:
             ValueError: for an unknown condition.
         """
-        known = self.facts["conditions"]
-        if unknown := [name for name in conditions if name not in known]:
-            raise ValueError(f"unknown condition {unknown[0]!r}; this folder has the tensors of: {known}")
-        rows = [known.index(name) for name in conditions] or [*range(len(known))]
+        rows = self.rows(conditions)
         total = len(rows) if count is None else count
         chosen = torch.tensor([rows[i % len(rows)] for i in range(total)])
         return self.run({name: tensor[chosen] for name, tensor in self.conditions.items()}, seed=seed)
 
-    def run(self, conditions: Mapping[str, Tensor], *, seed: int = 0) -> Samples:
-        """The same for condition tensors ``[N, ...]`` by name, as ``export.json`` lists them.
+    def rows(self, conditions: Sequence[str]) -> list[int]:
+        """Their places among ``facts["conditions"]``; all when there are none. ``ValueError``: unknown."""
+        known = self.facts["conditions"]
+        if unknown := [name for name in conditions if name not in known]:
+            raise ValueError(f"unknown condition {unknown[0]!r}; this folder has the tensors of: {known}")
+        return [known.index(name) for name in conditions] or [*range(len(known))]
 
-        Args:
-            conditions: The tensors.
-            seed: Of all random numbers.
-        """
+    def run(self, conditions: Mapping[str, Tensor], *, seed: int = 0) -> Samples:
+        """The same for condition tensors ``[N, ...]`` by name, as ``export.json`` lists them."""
         names = [each["name"] for each in self.facts["inputs"]["conditions"]]
         count = len(conditions[names[0]])
         parts: list[list[Tensor]] = []
         for start in range(0, count, self.batch):
-            places = [
-                min(i, count - 1) for i in range(start, start + self.batch)
-            ]  # the last batch is filled up
+            ends = range(start, start + self.batch)
+            places = [min(i, count - 1) for i in ends]  # the last batch is filled up
             given = [conditions[name][torch.tensor(places)] for name in names]
             noise = [self._noise(stream, places, seed) for stream in self.facts["inputs"]["noise"]]
             outputs = self._call([tensor.to(self.device) for tensor in (*given, *noise)])
@@ -147,9 +143,7 @@ class Model:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if name != "export.json" and found != self.facts["sha256"].get(name):
-            raise ValueError(
-                f"{path} is damaged or another file: its SHA-256 is {found}, which was not written"
-            )
+            raise ValueError(f"{path} is damaged or another file (SHA-256 {found}): take another copy of it")
         return path
 
     def _graph(self) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -167,9 +161,8 @@ class Model:
 
         if "model.onnx.data" in self.facts["sha256"]:
             self._checked("model.onnx.data")
-        session = onnxruntime.InferenceSession(
-            self._checked("model.onnx"), providers=["CPUExecutionProvider"]
-        )
+        cpu = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(self._checked("model.onnx"), providers=cpu)
         names = [each["name"] for group in self.facts["inputs"].values() for each in group]
         used = {each.name for each in session.get_inputs()}
 
@@ -198,11 +191,7 @@ class Graph:
 
     @torch.no_grad()
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Its outputs.
-
-        Args:
-            inputs: As many as it has inputs, in order.
-        """
+        """Its outputs, of as many tensors as it has inputs, in order."""
         values: dict[str, Any] = {**self.held, **dict(zip(self.data["inputs"], inputs, strict=True))}
         for (name, _, args, kwargs, ends), call in zip(self.data["nodes"], self.calls, strict=True):
             values[name] = call(*self._value(args, values), **self._value(kwargs, values))
@@ -267,23 +256,44 @@ def png(image: Tensor) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw samples into a folder: pictures, or lines of ``samples.txt``."""
-    parser = argparse.ArgumentParser(description="Draw samples of an exported generator.")
+    """Draw samples into a folder: pictures, or lines of ``samples.txt``.
+
+    What is wrong is told in one line, with exit code 2 for options, and 1 for a folder that is damaged.
+    """
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description="Draw samples of a generator.")
     parser.add_argument("--conditions", nargs="*", default=[], help="names that export.json lists")
     parser.add_argument("--count", type=int, default=16, help="number of samples (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument("--out", default="samples", help="folder to write (default: samples)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     options = parser.parse_args(argv)
-    model, out = Model(Path(__file__).parent, options.device), Path(options.out)
-    samples = model.sample(options.conditions, count=options.count, seed=options.seed)
+    for name, least, most in (("count", 1, 10**9), ("seed", 0, 2**63 - 1)):
+        if not least <= (given := getattr(options, name)) <= most:
+            parser.error(f"--{name} is {given}; from {least} to {most} is allowed")
+    code, about = 2, f"--device {options.device} cannot be used here: "
+    try:
+        torch.empty(1, device=options.device)
+        code, about = 1, ""
+        model = Model(Path(__file__).parent, options.device)
+        code, about = 2, "--conditions: "
+        model.rows(options.conditions)
+        code, about = 1, ""
+        samples = model.sample(options.conditions, count=options.count, seed=options.seed)
+        code, about = 2, f"--out {options.out} cannot be written: "
+        _write(Path(options.out), samples)
+    except Exception as error:  # of torch, of files, and what damaged ones lead to
+        text = next(iter(str(error).splitlines()), repr(error))
+        parser.exit(code, f"{parser.prog}: error: {about}{text}\n")
+    sys.stdout.write(f"{options.count} samples in {options.out}\n")
+
+
+def _write(out: Path, samples: Samples) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(() if samples.images is None else samples.images):
         (out / f"{i:05d}.png").write_bytes(png(image))
     lines = samples.texts or [" ".join(map(str, row)) for row in samples.tokens.tolist()]
     if samples.images is None:
         (out / "samples.txt").write_text("".join(f"{line!r}\n" for line in lines), encoding="utf-8")
-    sys.stdout.write(f"{options.count} samples in {out}\n")
 
 
 if __name__ == "__main__":

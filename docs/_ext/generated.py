@@ -115,12 +115,12 @@ def options(cls: type, prefix: str) -> Iterator[str]:
     if not found:
         yield "No options.\n"
         return
-    yield "| option | default | what it is |\n|---|---|---|"
+    yield ":::{container} options\n\n| option | default | what it is |\n|---|---|---|"
     for option in found:
         default = "required" if option.default is attrs.NOTHING else f"`{value(option.default)}`"
         kind = type_name(option.type).replace("|", "\\|")
         yield f"| `{prefix}{option.key}` | {cell(default)} | {cell(option.doc)} *({kind})* |"
-    yield ""
+    yield "\n:::\n"
 
 
 def value(default: Any) -> str:

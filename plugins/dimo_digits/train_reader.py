@@ -37,7 +37,7 @@ class Training:
         label_smoothing: Share of the target that is spread over all digits.
     """
 
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
     steps: int = attrs.field(default=4000, validator=v.gt(0))
     batch_size: int = attrs.field(default=64, validator=v.gt(0))
     learning_rate: float = attrs.field(default=2e-3, validator=v.gt(0))

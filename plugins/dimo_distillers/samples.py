@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 import attrs
@@ -41,7 +42,7 @@ class Samples(Data):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(
                 f"no samples in {self.path!r}: there is no {RECORDS}. Make some with "
-                f"`dimo sample --teacher NAME --count N --out {self.path}`."
+                f"`dimo sample --teacher NAME --count N --out {quote(self.path)}`."
             ) from error
         records = [self._record(number, line) for number, line in enumerate(lines, 1)]
         if not records:

@@ -155,14 +155,16 @@ def finished(folder: Folder, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return [folder.read_json(file_of(cell)) for cell in cells if folder.exists(file_of(cell))]
 
 
-def rows_of_teachers(folder: Folder, plan: Plan) -> Iterator[dict[str, Any]]:
-    """Samplers without distillation, measured once; what is finished is read."""
+def rows_of_teachers(folder: Folder, plan: Plan, *, measure: bool) -> Iterator[dict[str, Any]]:
+    """Samplers without distillation, measured once, if at all; what is finished is read."""
     every = ((joint, knows) for knows in plan.teachers for joint in plan.joints_of(knows))
     for (joint, knows), name in product(every, SAMPLERS):
         for steps in plan.steps_of(joint):
             file = f"{joint}_{knows}_{name}_{steps}.json"
             place = folder.sub("samplers")
             if not place.exists(file):
+                if not measure:
+                    continue
                 teacher = teacher_of(joint, knows)
                 if name == "maskgit":
                     sampler = installed().load("sampler", name)()

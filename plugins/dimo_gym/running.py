@@ -10,7 +10,7 @@ import attrs
 import torch
 from loguru import logger
 
-from dimo_core.errors import UnknownNameError
+from dimo_core.errors import UnknownNameError, UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.owner import owned
 from dimo_gym.cells import Cell, installed
@@ -62,12 +62,18 @@ def run(*, out: str, workers: int, summary: bool, **asked: Any) -> str:
         asked: As for ``plan_of``.
 
     Raises:
-        UsageError: for a method or divergence that there is not, or a folder of another training.
+        UsageError: for a method or divergence that there is not, or a folder of another training, or one of
+            which a summary is asked and nothing is finished.
     """
     plan = plan_of(**asked)
     with owned(out) as folder:
-        plan.begin(folder)
         cells = plan.cells()
+        if summary and not finished(folder, cells):
+            raise UsageError(
+                f"{out!r} holds no finished cell of what is asked for, so there is nothing to sum up. Give "
+                "the --out and options of the gym that was measured, or measure: leave out --summary."
+            )
+        plan.begin(folder)
         if not summary:
             waiting = [cell for cell in cells if not folder.exists(file_of(cell))]
             logger.info(
@@ -78,7 +84,7 @@ def run(*, out: str, workers: int, summary: bool, **asked: Any) -> str:
                 workers,
             )
             work(folder, waiting, plan, workers)
-        rows = [*rows_of_teachers(folder, plan)]
+        rows = [*rows_of_teachers(folder, plan, measure=not summary)]
         return write(folder, finished(folder, cells), rows, floors(plan), plan)
 
 

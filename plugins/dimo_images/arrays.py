@@ -47,7 +47,7 @@ class Arrays(Data):
     )
     classes: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(tuple))
     held_out: float = attrs.field(default=0.1, converter=float, validator=[v.ge(0), v.lt(1)])
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
 
     def splits(self) -> Sequence[str]:
         """``train`` and ``held-out``."""

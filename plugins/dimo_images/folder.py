@@ -42,7 +42,7 @@ class ImageFolder(ImageOptions):
 
     path: str
     held_out: float = attrs.field(default=0.1, converter=float, validator=[v.ge(0), v.lt(1)])
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
 
     def splits(self) -> Sequence[str]:
         """``train`` and ``held-out``."""

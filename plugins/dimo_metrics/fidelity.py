@@ -78,7 +78,7 @@ class Fidelity(Metric):
     kid_subset_size: int = attrs.field(default=1000, validator=v.gt(1))
     isc_splits: int = attrs.field(default=10, validator=v.gt(0))
     neighbours: int = attrs.field(default=3, validator=v.gt(0))
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
 
     def compute(self, samples: Samples, reference: Samples | None, teacher: Teacher) -> Mapping[str, float]:
         """The ``numbers``; ``is`` only where there are logits.

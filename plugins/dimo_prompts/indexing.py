@@ -144,10 +144,13 @@ class Indexer:
         too_many = finished and broken > max(FEW * some, int(share * (good + broken)))
         if hopeless and all(file.lost == MISSING for file in done):
             raise no_files([file.url for file in done], "conditions.url")
+        if hopeless and not (broken or lost):
+            more = f" and {len(done) - 1} more" if len(done) > 1 else ""
+            raise UsageError(f"conditions.url: {done[0].url!r}{more}: empty. Name files that hold prompts.")
         if hopeless or too_many or len(lost) > max(some, int(share * files)):
             named = [(file.url, file.lost) for file in lost]
             named += [(f"{file.url}, {key}", reason) for file in done for key, reason in file.named]
-            listed = "; ".join(f"{key} ({reason})" for key, reason in named[:5]) or "they are empty"
+            listed = "; ".join(f"{key} ({reason})" for key, reason in named[:5])
             raise UsageError(
                 f"{good} prompts can be read and {broken} cannot, {len(lost)} of {len(done)} files not to"
                 f" their end (of {files}); max_broken allows a share of {share:g}: {listed}. Check"

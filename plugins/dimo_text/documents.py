@@ -52,7 +52,7 @@ class TextData(Data):
     registered: ClassVar[str]
 
     held_out: float = attrs.field(default=0.1, converter=float, validator=[v.ge(0), v.lt(1)])
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
 
     @abstractmethod
     def every(self) -> Iterator[Document]:

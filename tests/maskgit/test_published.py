@@ -444,7 +444,7 @@ def test_a_query_does_not_make_a_folder_of_a_file() -> None:
 
 def test_a_dry_run_misses_a_generator_to_start_from(published: Published, capsys: Any) -> None:
     gone = str(published.folder / "gone.bin")
-    assert dimo(["run", *published.arguments(), "--generator.init", gone, "--dry-run"]) == 1
+    assert dimo(["run", *published.arguments(), "--generator.init", gone, "--dry-run"]) == 2
     assert f"no generator at {gone!r}" in capsys.readouterr().err
 
 

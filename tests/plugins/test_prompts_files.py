@@ -145,10 +145,19 @@ def test_urls_that_run_commands_are_refused(
     assert [] == [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, names: str) -> None:
+    for name in names:
+        (tmp_path / f"{name}.txt").write_bytes(b"\n")
+    more = " and 1 more" if len(names) > 1 else ""
+    with pytest.raises(UsageError, match=rf"^conditions\.url: '.*a\.txt'{more}: empty\. Name files"):
+        epoch(f"{tmp_path}/[ab].txt")
+
+
 @pytest.mark.parametrize("content", [shard([]), b"", shard([" ", "\n"])])
 def test_an_empty_source_is_an_error_at_the_start(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(UsageError, match="0 prompts can be read"):
+    with pytest.raises(UsageError, match=r"0 prompts can be read|a\.tar': empty"):
         epoch(f"{tmp_path}/a.tar", max_broken=1)
     with pytest.raises(UsageError, match="no prompts to evaluate with"):
         Prompts(url=f"{tmp_path}/a.tar").balanced(TEXT, 1)

@@ -37,7 +37,7 @@ class Training:
         kinds: Weight of the loss of the kind, beside that of the next token.
     """
 
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=v.ge(0))
     steps: int = attrs.field(default=1200, validator=v.gt(0))
     batch_size: int = attrs.field(default=32, validator=v.gt(0))
     learning_rate: float = attrs.field(default=3e-3, validator=v.gt(0))

@@ -39,7 +39,7 @@ def test_a_healthy_machine_needs_no_advice(monkeypatch, capsys):
     assert 0 == main(["doctor"])
     text = capsys.readouterr().out
     assert "cuda:0, cpu" in text
-    assert "nothing is missing" in text
+    assert "nothing is missing that dimo itself needs" in text
     assert 0 == main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert {"versions", "extras", "devices", "libraries", "advice"} == set(found)

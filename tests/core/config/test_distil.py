@@ -1,15 +1,17 @@
 """A job from names and options: precedence, presets, round trips, and every mistake told in one message."""
 
+import re
 from pathlib import Path
 
 import attrs
 import pytest
 import yaml
 
+import dimo_core
 from dimo_core.choice import Choice
 from dimo_core.config.distil import DEFAULTS, DistilDraft, Job, job_from_config, resolve_job
 from dimo_core.config.folders import resumed
-from dimo_core.config.layers import from_environment, from_file, from_mapping
+from dimo_core.config.layers import OWN, from_environment, from_file, from_mapping
 from dimo_core.errors import ConfigError, DimoError, PluginError, UnknownNameError
 from dimo_core.guidance import Constant, Ramp
 from dimo_core.method.dimo import Dimo
@@ -191,7 +193,39 @@ def test_an_unknown_option_in_the_environment_is_ignored(registry, tmp_path):
     environment = {"DIMO_TEACHER": "toy", "DIMO_TEACHER__DETH": "4", "DIMO_STRICT_PLUGINS": "1"}
     draft = drafted(registry, tmp_path, environment=environment)
     assert 2 == draft.job().teacher.depth
-    assert ["DIMO_TEACHER__DETH is ignored: there is no option teacher.deth"] == draft.notes
+    told = "there is no option teacher.deth. Did you mean DIMO_TEACHER__DEPTH?"
+    assert [f"DIMO_TEACHER__DETH is ignored: {told}"] == draft.notes
+
+
+def test_a_variable_of_no_section_is_ignored_with_a_warning(registry, tmp_path):
+    strange = {"DIMO_BANANA": "1", "DIMO_FOO": "1", "DIMO_FOO__BAR": "2", "DIMO_STEP": "3"}
+    given = layers(tmp_path, environment={**strange, "DIMO_MODEL__DEPTH": "2", "PATH": "x"})
+    draft = DistilDraft(layers=given, registry=registry, short={"steps": ("train", "steps")})
+    assert [
+        "DIMO_BANANA is ignored: there is no option banana.",
+        "DIMO_FOO is ignored: there is no option foo.",
+        "DIMO_FOO__BAR is ignored: there is no option foo.bar.",
+        "DIMO_STEP is ignored: there is no option step. Did you mean DIMO_TRAIN__STEPS?",
+    ] == draft.notes
+
+
+def test_variables_that_dimo_reads_are_no_unknown_options():
+    root = Path(dimo_core.__file__).parent.parent
+    files = [file for top in ("dimo_core", "plugins", "teachers") for file in (root / top).rglob("*.py")]
+    read = re.compile(r"""environ(?:ment)?(?:\.get\(|\.pop\(|\[)"DIMO_(\w+)"|VARIABLE = "DIMO_(\w+)\"""")
+    names = {a or b for file in files for a, b in read.findall(file.read_text())}
+    assert OWN == names
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("step", "train.steps"), ("sead", "seed"), ("lg_every", "log_every")]
+)
+def test_options_within_groups_are_suggested(registry, tmp_path, key, meant):
+    draft = drafted(registry, tmp_path, file=f"teacher: toy\n{key}: 3")
+    with pytest.raises(
+        ConfigError, match=rf"{key} in .*: unknown option\. Did you mean (train\.)?{meant}\?$"
+    ):
+        draft.job()
 
 
 def test_options_of_a_plugin_that_was_not_chosen_are_ignored(registry, tmp_path):
@@ -257,7 +291,7 @@ def test_a_short_form_in_a_file_is_told_what_it_stands_for(registry, tmp_path):
     given = layers(tmp_path, file="steps: 5")
     draft = DistilDraft(layers=given, registry=registry, short={"steps": ("train", "steps")})
     (line,) = (str(problem) for problem in draft.problems)
-    assert line.endswith("unknown option. Did you mean 'train.steps'?")
+    assert line.endswith("unknown option. Did you mean train.steps?")
 
 
 def test_a_missing_file_is_named():
@@ -381,7 +415,7 @@ def test_a_resumed_run_may_change_device_and_grow(registry, run_folder):
         ({"seed": 1}, "seed is 0 in the run"),
         ({"teacher": {"depth": 1}}, "teacher.depth is 9"),
         ({"guidance": "ramp"}, "guidance.name is 'constant'"),
-        ({"out": "elsewhere"}, "out is None"),
+        ({"out": "elsewhere"}, "out is null"),
         ({"preset": "fast"}, "preset is 'paper'"),
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dimo_core.choice import Choice
 from dimo_core.cli import main
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import UsageError
 from dimo_core.files.folder import Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.jobs.demo import Demonstration, Wish
@@ -68,9 +68,9 @@ def test_texts_are_whole(made):
 
 
 def test_without_a_generator_it_says_so(tmp_path, capsys):
-    with pytest.raises(CheckpointError, match="no generator in"):
+    with pytest.raises(UsageError, match="no generator in"):
         Demonstration(str(tmp_path))
-    assert 1 == main(["demo", str(tmp_path)])
+    assert 2 == main(["demo", str(tmp_path)])
     assert "no generator in" in capsys.readouterr().err
 
 

@@ -73,6 +73,14 @@ def test_a_named_pipe_is_no_file(tmp_path: Path) -> None:
         content(str(tmp_path / "pipe"), 9)
 
 
+def test_a_pipe_that_a_shell_hands_over_is_read() -> None:
+    end, other = os.pipe()
+    os.write(other, b"seed: 3")
+    os.close(other)
+    assert content(f"/dev/fd/{end}", 100) == b"seed: 3"
+    os.close(end)
+
+
 def test_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123456789")
     assert b"123456789" == content(str(tmp_path / "a"), 9)

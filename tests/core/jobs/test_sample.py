@@ -132,7 +132,7 @@ def test_two_commands_do_not_draw_into_one_folder(loaded, toy, way, tmp_path):
 
 
 def test_where_no_generator_is_nothing_is_written(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no generator in 'nowhere': neither generator\.yaml nor"):
+    with pytest.raises(UsageError, match=r"no generator in 'nowhere': neither generator\.yaml nor"):
         sample_folder("nowhere", out=str(tmp_path / "out"), device="cpu")
     assert [] == list(tmp_path.iterdir())
 

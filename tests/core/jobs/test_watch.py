@@ -3,23 +3,32 @@
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from dimo_core.cli import main
 from dimo_core.evaluation.table import Table
-from dimo_core.files.folder import Folder
+from dimo_core.files import owner
+from dimo_core.files.folder import OWNER, Folder
 from dimo_core.files.images import png
-from dimo_core.jobs.watch import State
+from dimo_core.files.owner import Owner
+from dimo_core.jobs.watch import State, watch
 from dimo_core.report.terminal import curve, picture
 
 
-def run_folder(path: Path, *, steps: int = 40, enabled: bool = False, lines: int = 3) -> Folder:
+def run_folder(
+    path: Path, *, steps: int = 40, enabled: bool = False, lines: int = 3, **changes: Any
+) -> Folder:
+    """A run whose owner is this process, but for ``changes``."""
     folder = Folder(str(path))
+    owner = attrs.asdict(attrs.evolve(Owner.here(()), **changes))
+    folder.write(f"a{OWNER}", json.dumps(owner).encode())
     folder.write_yaml("config.yaml", {"train": {"steps": steps}, "eval": {"enabled": enabled}})
     logged = [
         {"step": 10 * i, "loss": 4.0 / i, "eval/fid": 9.0 - i * i / 2, "seconds": 5.0 * i}
@@ -43,6 +52,34 @@ def test_it_says_how_far_a_run_is_and_shows_its_newest_numbers(tmp_path):
     assert ["eval/fid", "█▅▁", "4.5", "4.5", "8.5"] == fid.split()
     assert ["loss", "█▃▁", "1.333", "1.333", "4"] == loss.split()
     assert text.index("eval/fid") < text.index("loss")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"born": "1"}, "; stopped: process 7 on .*, since .* has ended without a word. `dimo run --resume"),
+        (
+            {"host": "far", "machine": ""},
+            r"0:05 left; nothing was logged for \d+:\d\d, and whether process 7",
+        ),
+    ],
+)
+def test_a_run_whose_process_is_gone_is_told(changes, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(owner, "_born", lambda pid: "2")
+    state = State.read(run_folder(tmp_path / "my run", **{"pid": 7, **changes}))
+    assert re.search(told, " ".join(text_of(state).split()))
+    assert bool(state.stopped) == ("stopped" in told)
+
+
+def test_a_run_that_nobody_writes_to_has_stopped(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "my run")
+    folder.remove(f"a{OWNER}")
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(time, "sleep", pytest.fail)
+    watch(folder)
+    text = " ".join(text_of(State.read(folder)).split())
+    assert f"; stopped: nobody writes to it. `dimo run --resume '{folder.url}'`" in text
+    assert "left" not in text
 
 
 def test_a_run_has_ended_when_its_table_is_there(tmp_path):
@@ -93,7 +130,7 @@ def test_a_curve_has_the_width_that_there_is():
 def test_it_looks_once_where_there_is_no_terminal(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
     assert 0 == main(["watch", folder.url])
-    assert "step 30 of 40" in capsys.readouterr().out
+    assert "step 30 of 40" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_folder_without_a_line_yet_is_no_error(tmp_path, capsys):

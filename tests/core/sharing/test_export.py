@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,37 @@ def test_the_loader_refuses_a_file_that_changed(tiny_export, tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
         load.Model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--conditions", "banana"], 2, "--conditions: unknown condition 'banana'; this folder has"),
+        (["--count", "-1"], 2, "--count is -1; from 1 to "),
+        (["--count", "x"], 2, "argument --count: invalid int value: 'x'"),
+        (["--seed", "-4"], 2, "--seed is -4; from 0 to 9223372036854775807 is allowed"),
+        (["--device", "banana"], 2, "--device banana cannot be used here: "),
+        (["--device", "xpu"], 2, "--device xpu cannot be used here: "),
+        (["--out", "taken"], 2, "--out taken cannot be written: "),
+        ([], 1, "generator.safetensors is damaged or another file (SHA-256 "),
+    ],
+)
+def test_the_loader_tells_what_is_wrong_in_one_line(
+    tiny_export, tmp_path, monkeypatch, capsys, arguments, code, told
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_export[0], folder)
+    if not arguments:
+        (folder / "generator.safetensors").write_bytes(b"x")
+    (tmp_path / "taken").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, "__file__", str(folder / "load.py"))
+    with pytest.raises(SystemExit) as ended:
+        load.main(arguments)
+    line = capsys.readouterr().err
+    assert (code, 1) == (ended.value.code, line.count("\n"))
+    assert told in line
+    assert {"copy", "taken"} == {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(
