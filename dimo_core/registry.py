@@ -166,7 +166,19 @@ def _offers(point: EntryPoint, source: Source) -> list[Offer]:
     """
     offers: list[Offer] = []
 
-    def register(kind: str, name: str, target: str, *, summary: str = "", **more: Any) -> None:
+    def register(*args: Any, **more: Any) -> None:
+        allowed = ("summary", "extra", "api")
+        if len(args) + sum(key in more for key in ("kind", "name", "target")) != 3 or len(args) > 3:
+            told = "register(kind, name, target, *, summary, extra, api) takes three texts, then keywords"
+            raise PluginError(
+                f"{told}; it was given {len(args)} texts and {', '.join(more) or 'no keywords'}"
+            )
+        if wrong := [key for key in more if key not in ("kind", "name", "target", *allowed)]:
+            raise PluginError(f"register takes no {wrong[0]!r}. Keywords: {', '.join(allowed)}.")
+        more |= dict(zip(("kind", "name", "target"), args, strict=False))
+        add(**more)
+
+    def add(kind: str, name: str, target: str, *, summary: str = "", **more: Any) -> None:
         what: dict[str, Any] = {"kind": kind, "name": name, "target": target, **more}
         offer = Offer(**attrs.asdict(source), **what, summary=" ".join(summary.split()))
         if offer not in offers:

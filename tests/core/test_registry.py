@@ -46,6 +46,14 @@ IMPOSSIBLE = {
     "bad_kind": (GOOD.replace('"guidance"', '"guidence"'), "unknown kind 'guidence'"),
     "bad_name": (GOOD.replace("{name}", "Über"), "bad name"),
     "bad_target": (GOOD.replace(":Constant", ".Constant"), "bad target"),
+    "misspelt_keyword": (
+        GOOD.replace(':Constant")', ':Constant", sumary="x")'),
+        "register takes no 'sumary'. Keywords: summary, extra, api.",
+    ),
+    "too_many_texts": (
+        GOOD.replace(':Constant")', ':Constant", "a summary")'),
+        "takes three texts, then keywords; it was given 4 texts and no keywords",
+    ),
     "raising_hook": (GOOD + "    raise RuntimeError('half way')", "half way"),
 }
 

@@ -103,3 +103,11 @@ def test_what_tools_leave_in_an_example_is_not_written(
     monkeypatch.setattr(new_package, "_example", lambda kind: example)
     made = new_package.new_package("metric", "mine")
     assert [path.name for path in made.iterdir()] == ["a.py"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("objective", "an objective"), ("conditions", "a source of conditions")]
+)
+def test_it_says_in_english_what_it_holds(capsys: pytest.CaptureFixture[str], kind: str, what: str) -> None:
+    assert main(["plugins", "new", kind, "my-own"]) == 0
+    assert capsys.readouterr().out.startswith(f"dimo-my-own holds {what} that works. Now:")
