@@ -1,6 +1,6 @@
 """Objectives: parts, phases, and gradients that do not hang on how a batch is divided."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,7 +98,11 @@ def _gradients(
             rows=torch.arange(draws.start, draws.start + draws.count),
             valid=given.valid if given else None,
         )
-        for name, value in phase.accumulate(batch, draws, watch=True).items():
+        logged: Any = phase.accumulate(batch, draws, watch=True)
+        told = f"accumulate of {phase.name!r} gives scalar tensors by name"
+        require(isinstance(logged, Mapping), f"{told}, not {type(logged).__name__}")
+        for name, value in logged.items():
+            require(isinstance(value, Tensor), f"{told}; {name!r} is of {type(value).__name__}")
             logs[name] = logs[name] + value if name in logs else value
     found = {
         part: {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}

@@ -119,7 +119,9 @@ def check_guidance(guidance: Guidance) -> None:
     check_options(guidance)
     name, ratio = type(guidance).__qualname__, torch.tensor([1.0, 0.5, 0.25, 0.0])
     for progress in (None, 0.0, 0.5, 1.0):
-        scale = guidance.at(ratio, progress)
+        scale: Any = guidance.at(ratio, progress)
+        told = f"{name}.at gives a tensor, one scale a sample, not {type(scale).__name__}"
+        require(isinstance(scale, torch.Tensor), told)
         require_shape(scale, (4,), f"{name}.at, one scale a sample")
         require(bool(scale.isfinite().all()), f"{name}.at gives finite scales")
         require(

@@ -18,13 +18,13 @@ class Service(Tracker):
 
     Attributes:
         project: The project that runs belong to.
-        name: What the run is called; null for the name of its folder.
+        run: What the run is called there; null for the name of its folder.
     """
 
     library: ClassVar[str]
 
     project: str = "dimo"
-    name: str | None = None
+    run: str | None = None
 
     @property
     def module(self) -> Any:
@@ -38,7 +38,7 @@ class Service(Tracker):
     def start(self, folder: str, config: Mapping[str, Any]) -> None:
         """Begin the run, or go on in the one of this folder."""
         place, file = Folder(folder), f"{self.library}.json"
-        name = self.name or folder.rstrip("/").rpartition("/")[2]
+        name = self.run or folder.rstrip("/").rpartition("/")[2]
         known = place.read_json(file) if place.exists(file) else {}
         kept = self.begin(folder, name, dict(config), known)
         if kept != known:
@@ -78,7 +78,7 @@ class Wandb(Service):
 
     Attributes:
         project: The project that runs belong to.
-        name: What the run is called; null for the name of its folder.
+        run: What the run is called there; null for the name of its folder.
         entity: Team or person; null for your own.
         mode: ``online``, or ``offline``, which `wandb sync` sends later.
     """
@@ -112,7 +112,7 @@ class Trackio(Service):
 
     Attributes:
         project: The project that runs belong to.
-        name: What the run is called; null for the name of its folder.
+        run: What the run is called there; null for the name of its folder.
     """
 
     library: ClassVar[str] = "trackio"
