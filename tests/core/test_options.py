@@ -157,7 +157,12 @@ def test_text_is_read_by_type(hint, text, expected):
     ("hint", "value", "text", "reason"),
     [
         (int, "four", True, "expected int, got 'four'"),
-        (int, "0x10000000000000000", True, "expected int, got '0x10000000000000000'"),
+        (
+            int,
+            "0x10000000000000000",
+            True,
+            "expected int from -9223372036854775807 to 9223372036854775807, got '0x10000000000000000'",
+        ),
         (int, 4.5, False, "expected int, got 4.5"),
         (int, True, False, "expected int, got True"),
         (int, None, False, "expected int, got null"),

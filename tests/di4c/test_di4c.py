@@ -245,7 +245,7 @@ def test_a_teachers_file_is_no_mixture(small: Any, tmp_path: Path) -> None:
     torch.save({"model_state_dict": teacher.network().state_dict()}, tmp_path / "t.pth")
     with pytest.raises(CheckpointError, match=r"missing: latent_projection\.0\.bias"):
         Mixture(latent_features=8, init=str(tmp_path / "t.pth")).build(teacher)
-    with pytest.raises(CheckpointError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         Mixture(latent_features=8, init=str(tmp_path / "no.pth")).build(teacher, skeleton=True)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dimo_core.backbone import Backbone
 from dimo_core.cli import main
 from dimo_core.draws import Draws
-from dimo_core.errors import CheckpointError, UsageError
+from dimo_core.errors import UsageError
 from dimo_core.jobs.distil import distill
 from dimo_core.method.few_step import FewStep
 from dimo_core.method.losses import denoising_loss
@@ -283,5 +283,5 @@ def test_noise_matters_once_it_is_learnt_and_a_saved_generator_has_it(
 def test_a_dry_run_misses_a_generator_that_is_not_there(
     options: Any, tiny_teacher: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         options(init=str(tmp_path / "gone")).build(tiny_teacher, skeleton=True)
