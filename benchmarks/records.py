@@ -27,6 +27,7 @@ class Record:
         seeds: Of the trainings.
         passes: Forward passes of a sample.
         metrics: Mean and standard deviation over the seeds, the latter 0 of one seed.
+        trained_for: Steps that the generators were trained for, where they are sampled in others too.
     """
 
     teacher: str
@@ -35,19 +36,26 @@ class Record:
     seeds: tuple[int, ...]
     passes: int
     metrics: Mapping[str, tuple[float, float]]
+    trained_for: int | None = None
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> tuple[str, str, int, int]:
         """What records of other seeds share."""
-        return self.teacher, self.method, self.steps
+        return self.teacher, self.method, self.trained_for or self.steps, self.steps
 
     @classmethod
-    def of(cls, run: tuple[str, str, int, int], row: Row) -> "Record":
+    def of(cls, run: tuple[str, str, int, int], row: Row, trained_for: int | None = None) -> "Record":
         """That of one run: teacher, method, steps and seed."""
         teacher, method, steps, seed = run
         metrics = {name: (value, 0.0) for name, value in row.metrics.items()}
         return cls(
-            teacher=teacher, method=method, steps=steps, seeds=(seed,), passes=row.passes, metrics=metrics
+            teacher=teacher,
+            method=method,
+            steps=steps,
+            seeds=(seed,),
+            passes=row.passes,
+            metrics=metrics,
+            trained_for=trained_for,
         )
 
     def shown(self, metric: str, digits: int = 3) -> str:

@@ -124,17 +124,11 @@ def records_of(given: argparse.Namespace) -> list[Record]:
                 generator_steps=STEPS if n == PRESET else (n,),
             )
             found += [
-                Record.of(("text", f"{method}-for-{n}", row.steps, seed), row)
+                Record.of(("text", method, row.steps, seed), row, n)
                 for row in rows
                 if row.kind == "generator"
             ]
     return found
-
-
-def trained_for(record: Record) -> tuple[str, int]:
-    """Method of a generator, and the number of steps that it was trained for."""
-    method, _, steps = record.method.rpartition("-for-")
-    return method, int(steps)
 
 
 def frontiers(rows: Sequence[Row]) -> dict[str, Curve]:
@@ -152,9 +146,9 @@ def frontiers(rows: Sequence[Row]) -> dict[str, Curve]:
 def ordered(records: Sequence[Record]) -> list[Record]:
     """One of each method, training and number of steps, in the order of the table."""
 
-    def place(record: Record) -> tuple[int, int, bool, int]:
-        method, n = trained_for(record)
-        return list(METHODS).index(method), n != PRESET, n != PRESET and n, record.steps
+    def place(record: Record) -> tuple[int, bool, int | None, int]:
+        n = record.trained_for
+        return list(METHODS).index(record.method), n != PRESET, n, record.steps
 
     return sorted(by_method(records), key=place)
 
@@ -177,8 +171,7 @@ def table(others: Sequence[Row], records: Sequence[Record]) -> str:
         one = Record.of(("text", "", row.steps or 0, 0), row)
         lines.append(line((row.name, "", ""), row.steps, row.passes, one, row.kind != "real"))
     for record in ordered(records):
-        method, n = trained_for(record)
-        first = (METHODS[method], n, len(record.seeds))
+        first = (METHODS[record.method], record.trained_for, len(record.seeds))
         lines.append(line(first, record.steps, record.passes, record, True))
     return "\n".join(lines)
 
@@ -194,8 +187,8 @@ def figure(others: Sequence[Row], records: Sequence[Record], path: Path) -> None
         if row.kind == "teacher" and "temperature" not in row.name and row.steps:
             place = f"teacher, {row.name.partition(',')[0].partition(' ')[0]}"
             curves.setdefault(place, {})[row.steps] = tuple(row.metrics[m] for m in DRAWN)
-    for record in sorted(ordered(records), key=lambda record: trained_for(record)[1] == record.steps):
-        name = METHODS[trained_for(record)[0]]
+    for record in sorted(ordered(records), key=lambda record: record.trained_for == record.steps):
+        name = METHODS[record.method]
         curves.setdefault(name, {})[record.steps] = tuple(record.metrics[m][0] for m in DRAWN)
     for (name, curve), style in zip(frontiers(others).items(), ("--", ":"), strict=True):
         left.plot(

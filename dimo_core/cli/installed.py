@@ -58,8 +58,8 @@ def new(argv: Sequence[str]) -> int:
     folder = new_package(options.kind, options.name, options.out)
     _, _, block = (folder / "README.md").read_text(encoding="utf-8").partition("```sh\n")
     steps = ["cd " + shlex.quote(str(folder)), *block.partition("```")[0].splitlines()]
-    article = {"conditions": "a source of conditions"}.get(options.kind, f"a {options.kind}")
-    what = f"an {options.kind}" if options.kind[0] in "aeiou" else article
+    special = {"conditions": "a source of conditions", "objective": "an objective"}
+    what = special.get(options.kind, f"a {options.kind}")
     print("\n".join([f"{folder} holds {what} that works. Now:", *(f"  {step}" for step in steps)]))
     return 0
 

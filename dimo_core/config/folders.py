@@ -9,7 +9,7 @@ import attrs
 from dimo_core.config.draft import Draft
 from dimo_core.config.layers import Layer, from_file, from_mapping, last
 from dimo_core.errors import ConfigError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.files.owner import Proposed
 from dimo_core.options import changed
 from dimo_core.registry import Registry
@@ -17,9 +17,6 @@ from dimo_core.texts import masked
 
 AUTO = "auto"
 """With ``--resume``: the run in ``--out``, if there is one."""
-
-CONFIG = "config.yaml"
-"""The resolved configuration of a run."""
 
 
 def next_folder(*parts: str) -> Proposed:

@@ -27,7 +27,7 @@ from dimo_core.progress import Progress
 SHOWN = 10
 """Samples that the grid shows of each row."""
 
-PROTOCOL = "protocol.json"
+PROTOCOL, TO_READ = "protocol.json", "protocol.yaml"
 """What all numbers in a folder were made by."""
 
 ENOUGH = 20
@@ -100,7 +100,7 @@ class Comparison(Rows):
                     "one table."
                 )
         self.store.write(PROTOCOL, {"digest": mine, "began": began, "facts": facts})
-        folder.write_yaml("protocol.yaml", self.protocol.as_dict())
+        folder.write_yaml(TO_READ, self.protocol.as_dict())
         return str(began)
 
     def run(self, methods: Sequence[Method]) -> list[list[dict[str, Any]]] | None:

@@ -26,6 +26,9 @@ def _trimmed(url: str | os.PathLike[str]) -> str:
 PART = ".part"
 """Ends the name of a file that is being written."""
 
+CONFIG = "config.yaml"
+"""The resolved configuration of a run, in its folder."""
+
 OWNER = ".owner"
 """Ends the name of a file that tells who writes to a folder."""
 

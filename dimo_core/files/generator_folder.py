@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dimo_core.errors import CheckpointError, ConfigError, UsageError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.files.foreign import read_foreign
 from dimo_core.files.state import card_of
 from dimo_core.files.weight_files import is_weights_file, split_key
@@ -26,9 +26,6 @@ from dimo_core.teacher import Teacher
 
 FORMAT = "dimo-generator/1"
 CARD, WEIGHTS = "generator.yaml", "generator.safetensors"
-
-CONFIG = "config.yaml"
-"""The resolved configuration in a run folder."""
 
 ENTRIES: Mapping[str, type] = {
     "teacher.name": str,

@@ -14,7 +14,7 @@ from rich.console import Console
 from dimo_core.engine.launcher import joined, launched
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import Interrupted, UsageError
-from dimo_core.evaluation.comparison import PROTOCOL, Comparison
+from dimo_core.evaluation.comparison import PROTOCOL, TO_READ, Comparison
 from dimo_core.evaluation.drawing import SITES, Method, Shard, identity
 from dimo_core.evaluation.judge import Judge
 from dimo_core.evaluation.protocols import Protocol, digest
@@ -143,7 +143,7 @@ def _opened(options: Comparing, protocol: Protocol) -> Iterator[Folder]:
             )
         if options.keep is not None and Folder(options.keep) != folder:
             keeping.enter_context(owned(options.keep, *share))
-        begin = nullcontext() if begun or share else tentative(folder, PROTOCOL, "protocol.yaml", RUN_LOG)
+        begin = nullcontext() if begun or share else tentative(folder, PROTOCOL, TO_READ, RUN_LOG)
         with begin:
             yield folder
 

@@ -12,7 +12,7 @@ from loguru import logger
 
 from dimo_core.backbone import Backbone
 from dimo_core.config.distil import Job, resolve_job
-from dimo_core.config.folders import CONFIG, check_unchanged
+from dimo_core.config.folders import check_unchanged
 from dimo_core.data.feeds import ConditionFeed, Feed
 from dimo_core.device import arithmetic, crowded
 from dimo_core.engine.alarms import alarm
@@ -22,7 +22,7 @@ from dimo_core.engine.loop import Action, Engine
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import StorageError, UsageError
 from dimo_core.evaluation.table import Table
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.files.generator_folder import save_generator
 from dimo_core.files.log import Log
 from dimo_core.files.owner import owned, tentative

@@ -8,13 +8,12 @@ import attrs
 import torch
 from loguru import logger
 
-from dimo_core.config.folders import CONFIG
 from dimo_core.config.pretrain import PretrainJob
 from dimo_core.engine.launcher import joined
 from dimo_core.engine.loop import Engine
 from dimo_core.engine.ranks import Ranks
 from dimo_core.errors import UsageError
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.files.generator_folder import versions
 from dimo_core.jobs.distil import log_file, open_run_folder
 from dimo_core.jobs.results import RunRows, write_table

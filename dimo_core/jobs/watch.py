@@ -13,11 +13,10 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
-from dimo_core.config.folders import CONFIG
 from dimo_core.engine.metrics_log import NAME, read_metrics
 from dimo_core.errors import UsageError
 from dimo_core.evaluation.table import RUN_TABLE, Table
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.files.images import open_picture
 from dimo_core.files.owner import writer
 from dimo_core.files.urls import local_path

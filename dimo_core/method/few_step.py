@@ -188,9 +188,8 @@ class FewStepGenerator(OneStepGenerator):
         drawn = self._drawn(hidden, draws, change, _stream(i))
         x = torch.where(state.decided, state.x, drawn)
         left = self._left(i + 1, state)
-        match (
-            self.options.order
-        ):  # one that is the same in every pass: what is masked again was masked before
+        # Orders that are the same in every pass: what is masked again was masked before.
+        match self.options.order:
             case "random":
                 masked = draws.subset("order", self.space.length, left, state.valid)
             case "halton":

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from dimo_core import conditions
 from dimo_core.conditions import Condition
-from dimo_core.config.folders import CONFIG
 from dimo_core.errors import CheckpointError
 from dimo_core.evaluation.table import RUN_TABLE, Table
-from dimo_core.files.folder import Folder
+from dimo_core.files.folder import CONFIG, Folder
 from dimo_core.sharing.impersonal import impersonal
 from dimo_core.sharing.tracing import leaves
 from dimo_core.teacher import Teacher

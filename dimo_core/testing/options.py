@@ -29,8 +29,9 @@ def check_options(plugin: object) -> None:
         takes = isinstance(default, attrs.Factory) and default.takes_self  # type: ignore[arg-type]
         require(not takes, f"the default of {where} depends on no other option: use None, and decide later")
     again = cls(**{field.alias: getattr(plugin, field.name) for field in fields})
-    with explained(f"{name} built again from its own options equals the first: options are plain values"):
-        require(again == plugin, f"{name} built again from its own options equals the first")
+    told = f"{name} built again from its own options equals the first: options are plain values"
+    with explained(told):
+        require(again == plugin, told)
     try:
         setattr(again, fields[0].name if fields else "anything", None)
     except (attrs.exceptions.FrozenInstanceError, AttributeError):

@@ -84,13 +84,11 @@ def _check_asked(sampler: Sampler, teacher: Teacher, c: Condition, draws: Draws)
             how: dict[str, Any] = {"steps": teacher.tokens.length, "guidance": guidance, "draws": draws}
             return sampler.sample(teacher, network, c, **how).tokens
 
-    drawn()
-    rows = [conditions.index(c, slice(i, i + 1)) for i in range(draws.count)]
-    heard = [[conditions.index(own, slice(i, i + 1)) for i in range(_rows(own))] for own in asked]
-    told = f"{name} asks the network for the conditions that it is given"
-    require(all(any(same(row, one) for own in heard for one in own) for row in rows), told)
-    generator, heeded, guided = torch.Generator().manual_seed(0), False, False
     last = drawn()
+    heard = [row for own in asked for row in _rows(own)]
+    told = f"{name} asks the network for the conditions that it is given"
+    require(all(any(same(row, one) for one in heard) for row in _rows(c)), told)
+    generator, heeded, guided = torch.Generator().manual_seed(0), False, False
     for _ in range(TRIES):
         for p in (p for p in network.parameters() if p.is_floating_point()):
             p.data += 0.3 * torch.randn(p.shape, generator=generator).to(p)
@@ -103,10 +101,9 @@ def _check_asked(sampler: Sampler, teacher: Teacher, c: Condition, draws: Draws)
     require(guided or "guidance" not in teacher.capabilities, told)
 
 
-def _rows(c: Condition) -> int:
-    while not isinstance(c, torch.Tensor):
-        c = next(iter(c.values())) if isinstance(c, dict) else c[0]
-    return len(c)
+def _rows(c: Condition) -> list[Condition]:
+    """The condition of each sample."""
+    return [conditions.index(c, slice(i, i + 1)) for i in range(conditions.batch_size(c))]
 
 
 @explains

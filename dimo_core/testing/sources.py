@@ -49,7 +49,6 @@ def check_conditions(source: Conditions, teacher: Teacher) -> None:
         others = [source.open(teacher.conditioning, seed=seed).read(0, 40) for seed in (4, 5, 6)]
         told = f"{name} opened with another seed gives its conditions in another order"
         require(any(other != whole for other in others), told)
-        even = source.balanced(teacher.conditioning, 7)
         told = f"{name}.balanced gives different conditions in turn, as there are some"
         require(any(condition != even[0] for condition in even), told)
     foreign, what = Conditioning(kind="a kind that nobody has"), "conditions of a kind that it does not give"

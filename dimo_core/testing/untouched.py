@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dimo_core.conditions import Condition
 from dimo_core.metric import TENSORS, Samples
 from dimo_core.testing.expectations import require
 
@@ -24,20 +23,11 @@ def untouched(what: str, *given: object, seeds: bool = False) -> Iterator[None]:
     """
     before, numbers = [_copied(thing) for thing in given], torch.get_rng_state()
     yield
-    kept = all(_same(now, old) for now, old in zip(given, before, strict=True))
+    kept = all(same(now, old) for now, old in zip(given, before, strict=True))
     require(kept, f"{what} leaves what it is given as it is, and changes nothing in place: change a copy")
     if seeds:
         told = f"{what} neither draws torch's global random numbers nor seeds them"
         require(torch.equal(numbers, torch.get_rng_state()), f"{told}: runs repeat by their Draws alone")
-
-
-def same(a: Condition, b: Condition) -> bool:
-    """Whether two conditions are equal to the last bit."""
-    try:
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-    except AssertionError:
-        return False
-    return True
 
 
 def _copied(thing: object) -> object:
@@ -53,16 +43,18 @@ def _copied(thing: object) -> object:
     return copy.copy(thing)
 
 
-def _same(now: object, old: Any) -> bool:
+def same(now: object, old: Any) -> bool:
+    """Whether trees of tensors are equal to the last bit, NaN being equal to itself."""
     match now:
         case Tensor():
-            return torch.equal(now.detach(), old)
+            alike = isinstance(old, Tensor) and (now.shape, now.dtype) == (old.shape, old.dtype)
+            return alike and bool(((now == old) | ((now != now) & (old != old))).all())
         case Samples():
-            return _same(_parts(now), old)
+            return same(_parts(now), old)
         case dict():
-            return {*now} == {*old} and all(_same(now[key], old[key]) for key in now)
+            return {*now} == {*old} and all(same(now[key], old[key]) for key in now)
         case list() | tuple():
-            return len(now) == len(old) and all(_same(a, b) for a, b in zip(now, old, strict=True))
+            return len(now) == len(old) and all(same(a, b) for a, b in zip(now, old, strict=True))
     return now is old or repr(now) == repr(old)
 
 

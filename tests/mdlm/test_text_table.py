@@ -38,7 +38,7 @@ def test_a_row_tells_what_its_generator_was_trained_for_and_the_teacher_at_its_e
     teacher = [row("mdlm", "teacher", 16, 3.6, 40.0), row("mdlm", "teacher", 16, 3.8, 90.0)]
     teacher += [row("halton", "teacher", 16, 3.6, 30.0), row("halton", "teacher", 16, 3.8, 30.0)]
     records = [
-        script.Record.of(("text", f"{method}-for-{n}", 2, seed), row("x", "generator", 2, 3.7, 70.0 + seed))
+        script.Record.of(("text", method, 2, seed), row("x", "generator", 2, 3.7, 70.0 + seed), n)
         for method, n, seed in (("imdm", 2, 0), ("imdm", 4, 0), ("imdm", 4, 1), ("few-step", 4, 0))
     ]
     lines = [
