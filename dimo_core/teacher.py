@@ -208,7 +208,11 @@ class Teacher(ABC):
         return ()
 
     def advise(self, config: Mapping[str, Any]) -> Sequence[str]:
-        """What is known to go wrong with this resolved configuration; said as warnings before a run."""
+        """What is known to go wrong with this resolved configuration; said as warnings before a run.
+
+        Args:
+            config: Options by kind of plugin, without the kinds that the objective makes nothing of.
+        """
         return ()
 
     def recipes(self) -> Mapping[str, Recipe]:

@@ -226,6 +226,27 @@ def test_large_language_models_are_planned_and_measured_in_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_a_folder_of_random_weights_is_read_as_a_published_one(
+    family: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import billions_files
+
+    from dimo_dllm.teacher import Dream, Llada
+
+    monkeypatch.setattr(billions_files, "SHARD", 2**16)
+    monkeypatch.setattr(sys, "argv", ["billions_files.py", family, str(tmp_path / "made"), "--size", "tiny"])
+    billions_files.main()
+    assert len([*(tmp_path / "made").glob("*.safetensors")]) > 1
+    made = Llada if family == "llada" else Dream
+    teacher = made(path=str(tmp_path / "made"), prompt=128, answer=8)
+    teacher.check()
+    assert all(p.isfinite().all() for p in teacher.network().parameters())
+    assert (teacher.encode_conditions(["one and one?"])["valid"].sum(1) == 8).all()
+
+
+@pytest.mark.slow
 def test_the_published_sizes_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from billions import drawn

@@ -4,7 +4,7 @@ Precedence, option by option: command line (or Python arguments) > config files 
 plugin default. A source that names another plugin than the chosen one gives no options to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -89,6 +89,13 @@ class Job(Common):
     def method(self) -> list[str]:
         """The objective by name, and the divergence where it uses one."""
         return _method(self.config, self.objective)
+
+    def advice(self) -> Sequence[str]:
+        """What the teacher knows to go wrong; it is shown what the objective uses, and no more."""
+        from dimo_core.objective import ObjectiveOptions
+
+        idle = ObjectiveOptions.uses - self.objective.uses
+        return self.teacher.advise({key: own for key, own in self.config.items() if key not in idle})
 
     def ingredients(self, *, skeleton: bool = False) -> "Ingredients":
         """What the objective is made of; with ``skeleton`` no weight is read."""

@@ -212,7 +212,7 @@ def _announce(job: Job, device: torch.device) -> None:
     length = f"{job.train.steps} steps of {job.train.batch_size}"
     what = f"distilling {job.config['teacher']['name']} with {', '.join([*job.method, length])}"
     logger.info("{} into {} on {}", what, job.out, device)
-    for advice in filter(None, [crowded(device), *job.teacher.advise(job.config)]):
+    for advice in filter(None, [crowded(device), *job.advice()]):
         logger.warning(advice)
 
 

@@ -222,5 +222,5 @@ def dry_run(job: Job) -> None:
         memory.add_row(name, f"{size / 2**20:,.1f}")
     console.print(counts)
     console.print(memory)
-    for advice in job.teacher.advise(job.config):
+    for advice in job.advice():
         logger.warning(advice)

@@ -31,7 +31,7 @@ def add_adapter(network: nn.Module, a: Architecture, folder: Folder) -> None:
     Raises:
         CheckpointError: when there is none, one that is no plain LoRA, or one of another network.
     """
-    scale, source = _scale(folder), folder.path(WEIGHTS)
+    scale, source = adapter_scale(folder), folder.path(WEIGHTS)
     modules = {name.removesuffix(".weight") for name, _ in network.named_parameters()}
     known = {a.published_name(f"{name}.weight").removesuffix(".weight"): name for name in modules}
     known |= {name: name for name in modules}
@@ -50,10 +50,14 @@ def add_adapter(network: nn.Module, a: Architecture, folder: Folder) -> None:
         own.add_((scale * pair["B"].float() @ pair["A"].float()).to(own))
 
 
-def _scale(folder: Folder) -> float:
-    """What B A is multiplied with."""
+def adapter_scale(folder: Folder) -> float:
+    """What B A is multiplied with; for this no weight is read.
+
+    Raises:
+        CheckpointError: when there is no adapter, or one that is no plain LoRA.
+    """
     source = folder.path(CONFIG)
-    if not is_there(source, certain=True):
+    if not (is_there(source, certain=True) and is_there(folder.path(WEIGHTS), certain=True)):
         raise CheckpointError(f"no adapter in {folder.url}: {CONFIG} and {WEIGHTS} are needed")
     try:
         config: Any = json.loads(local_copy(source).read_bytes())

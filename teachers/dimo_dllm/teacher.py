@@ -97,9 +97,13 @@ class DllmTeacher(Teacher):
         return Conditioning(kind="text")
 
     def check(self) -> None:
-        """Look for every file."""
+        """Look for every file, those of the adapter too."""
         self._published.check()
         assert self.tokens, "the tokenizer is read"
+        if self.adapter is not None:
+            from dimo_dllm.adapted import adapter_scale
+
+            adapter_scale(Folder(self.adapter))
 
     @cached_property
     def _shared(self) -> "DllmNetwork":

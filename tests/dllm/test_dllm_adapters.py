@@ -187,4 +187,7 @@ def test_an_adapter_of_another_network_is_refused(tmp_path: Path, generators: An
     with pytest.raises(CheckpointError, match="changes nothing that the network has"):
         teacher("dream", adapter=str(tmp_path / "b")).network()
     with pytest.raises(CheckpointError, match="no adapter in"):
-        teacher("dream", adapter=str(tmp_path / "none")).network()
+        teacher("dream", adapter=str(tmp_path / "none")).check()  # before 15 GB are read
+    (tmp_path / "b" / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors are needed"):
+        teacher("dream", adapter=str(tmp_path / "b")).check()

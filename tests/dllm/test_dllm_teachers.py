@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dimo_core.config.distil import resolve_job
 from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.guidance import guided
 from dimo_core.sources import Examples
@@ -211,3 +212,16 @@ def test_advice_against_whole_networks_in_bf16(family: Family, teacher: Teachers
     (told,) = made.advise(config)
     assert "--generator lora" in told
     assert made.advise({**config, "teacher": {"dtype": "fp32"}}) == ()
+
+
+def test_advice_is_about_what_the_objective_uses(teacher: Teachers) -> None:
+    def told(preset: str) -> list[str]:
+        options = {"teacher": teacher("llada", dtype="bf16"), "auxiliary": "denoiser"}
+        options |= {"conditions": {"url": "unused"}, "out": "unused"}
+        if preset == "certainty":
+            options["data"] = {"name": "samples", "path": "unused"}
+        return [*resolve_job(options, preset=preset).advice()]
+
+    (line,) = told("dimo")
+    assert line.startswith("the auxiliary is a whole network in bf16")
+    assert told("certainty") == [], "it has no auxiliary"
