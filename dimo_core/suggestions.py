@@ -123,7 +123,9 @@ class EvaluationPlan(Measures):
         guidance: Its guidance.
     """
 
-    steps: tuple[int, ...] = attrs.field(default=(16, 8, 4, 2, 1), converter=several)
+    steps: tuple[int, ...] = attrs.field(
+        default=(16, 8, 4, 2, 1), converter=several, validator=v.deep_iterable([v.instance_of(int), v.ge(1)])
+    )
     sampler: Choice = attrs.field(default=Choice("maskgit"), converter=choice)
     guidance: Choice = attrs.field(default=Choice("constant"), converter=choice)
 
@@ -137,7 +139,8 @@ class EvaluationPlan(Measures):
         try:
             return cls(**data) if data else None
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}, section 'evaluation': {error}") from error
+            # A validator's error holds the attribute and its validator behind the message.
+            raise CheckpointError(f"{source}, section 'evaluation': {error.args[0]}") from error
 
 
 ASSUMED = EvaluationPlan(metrics=(), best="")

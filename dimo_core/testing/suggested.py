@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from dimo_core.config.distil import DistilDraft
 from dimo_core.config.layers import from_mapping
@@ -37,21 +38,29 @@ def require_suggestions(teacher: Teacher) -> None:
 
 
 def require_plan(plan: EvaluationPlan, registry: Registry) -> None:
-    """An evaluation plan survives YAML, and names what exists."""
+    """An evaluation plan survives YAML, names what exists, and says which number decides."""
     require(EvaluationPlan(**plan.as_dict()) == plan, "the evaluation plan survives YAML")
     fields = {"metric": "metrics"} | {kind: kind for kind in ("conditions", "sampler", "guidance")}
+    better: dict[str, str] = {}
     fields |= {kind: kind for kind in ("data", "features") if getattr(plan, kind) is not None}
     for kind, field in fields.items():
         for choice in choices(getattr(plan, field)):
             what = f"the evaluation plan names a {kind} that exists"
             # What needs a library that is missing here is the user's business.
-            _require_built(what, partial(built, registry, kind, choice), UsageError)
+            made = _require_built(what, partial(built, registry, kind, choice), UsageError)
+            if kind == "metric" and made is not None:
+                better |= made.better
+    require(bool(plan.best) or not plan.metrics, "an evaluation plan with metrics names one as best")
+    name, good = plan.best.removeprefix("-"), "larger" if plan.best.startswith("-") else "smaller"
+    told = f"best is {plan.best!r}, of which {good} is better, as the metric says (with '-' larger is)"
+    require(better.get(name, good) == good, told)
 
 
-def _require_built(what: str, build: Callable[[], object], wrong: type[DimoError]) -> None:
+def _require_built(what: str, build: Callable[[], Any], wrong: type[DimoError]) -> Any:
+    """What was built; None where something is missing that a user may have."""
     try:
-        build()
+        return build()
     except wrong as error:
         raise AssertionError(f"expected: {what} ({error}; {INSTALLED})") from error
     except DimoError:
-        return
+        return None

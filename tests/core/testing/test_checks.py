@@ -10,7 +10,7 @@ import torch
 
 from dimo_core.conditions import Conditioning
 from dimo_core.divergence import Divergence
-from dimo_core.errors import UsageError
+from dimo_core.errors import CheckpointError, UsageError
 from dimo_core.sampler import Sampled
 from dimo_core.sources import ConditionStream
 from dimo_core.suggestions import EvaluationPlan
@@ -177,6 +177,15 @@ def beyond(self: Any, raw: Any) -> Any:
         raise UsageError("no class") from error
 
 
+@pytest.mark.parametrize(
+    ("steps", "text"), [([4, 0], "'steps' must be >= 1: 0"), ("four", "'steps' must be <class 'int'>")]
+)
+def test_a_card_with_impossible_steps_is_refused_in_one_line(steps: Any, text: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"there, section 'evaluation': {text}")) as caught:
+        EvaluationPlan.of_card({"metrics": [], "best": "", "steps": steps}, "there")
+    assert len(str(caught.value)) < 120
+
+
 def plan(**fields: Any) -> EvaluationPlan:
     return EvaluationPlan(**{"metrics": (), "best": "fid", **fields})
 
@@ -219,6 +228,11 @@ def plan(**fields: Any) -> EvaluationPlan:
         ({"recipes": lambda self: {"a": {"train": {"stepz": 3}}}}, "train.stepz in preset 'a' of teacher"),
         ({"evaluation": lambda self: plan(metrics="no-such")}, "names a metric that exists (unknown metric"),
         ({"evaluation": lambda self: plan(sampler="no-such")}, "names a sampler that exists (unknown"),
+        ({"evaluation": lambda self: plan(metrics="composition", best="")}, "with metrics names one as best"),
+        (
+            {"evaluation": lambda self: plan(metrics="composition", best="overall")},
+            "best is 'overall', of which smaller is better, as the metric says",
+        ),
         (
             {"evaluation": lambda self: plan(conditions={"name": "labels", "klasses": 3})},
             "names a conditions that exists (",
