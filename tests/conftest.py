@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ DATA = Path(__file__).parent / "data"
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+if hasattr(signal, "SIGHUP"):  # nohup ignores it, in all that it starts
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # That a machine is busy is no fault of the code. `pytest --hypothesis-profile thorough` tries more examples.
 settings.register_profile("dimo", deadline=None, max_examples=40)
