@@ -74,7 +74,7 @@ def shards(family: Family, size: str) -> Iterator[dict[str, Tensor]]:
             held = {}
         made = torch.empty(p.shape, dtype=torch.bfloat16)
         made = made.normal_(std=0.02) if p.ndim > 1 else made.fill_(float(not name.endswith("bias")))
-        held[a.published_name(name.removeprefix("network."))] = made
+        held[a.published_name(name)] = made
     yield held
 
 
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--size", choices=("tiny", "full"), default="full")
     given = parser.parse_args()
+    if given.folder.exists():
+        parser.error(f"{given.folder} is there already: name a new folder")
     given.folder.mkdir(parents=True)
     a = drawn(given.family, given.size)._published.architecture
     (given.folder / "config.json").write_text(json.dumps(configuration(given.family, a), indent=1) + "\n")

@@ -41,8 +41,8 @@ def require_plan(plan: EvaluationPlan, registry: Registry) -> None:
     """An evaluation plan survives YAML, names what exists, and says which number decides."""
     require(EvaluationPlan(**plan.as_dict()) == plan, "the evaluation plan survives YAML")
     fields = {"metric": "metrics"} | {kind: kind for kind in ("conditions", "sampler", "guidance")}
-    better: dict[str, str] = {}
     fields |= {kind: kind for kind in ("data", "features") if getattr(plan, kind) is not None}
+    better: dict[str, str] = {}
     for kind, field in fields.items():
         for choice in choices(getattr(plan, field)):
             what = f"the evaluation plan names a {kind} that exists"
