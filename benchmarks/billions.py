@@ -88,8 +88,8 @@ class Random:
     @torch.no_grad()
     def fill(self, network: Backbone) -> None:
         """Gains are 1 and biases 0."""
-        for p in network.parameters():
-            p.normal_(std=0.02) if p.ndim > 1 else p.fill_(float(p.numel() == self.architecture.width))
+        for name, p in network.named_parameters():
+            p.normal_(std=0.02) if p.ndim > 1 else p.fill_(float(not name.endswith("bias")))
 
 
 def drawn(family: Family, size: str) -> DllmTeacher:

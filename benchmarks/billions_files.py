@@ -9,15 +9,13 @@ the network has.
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from billions import PUBLISHED, drawn
-from safetensors.torch import save_file
+from huggingface_hub import save_torch_state_dict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 
 from dimo_dllm.architecture import Architecture, Family
 
@@ -61,23 +59,6 @@ def tokenizer(family: Family, a: Architecture) -> Tokenizer:
     return made
 
 
-def shards(family: Family, size: str) -> Iterator[dict[str, Tensor]]:
-    """The weights by their published names: drawn where they are matrices, else 1, and 0 for biases."""
-    teacher = drawn(family, size)
-    a = teacher._published.architecture
-    with torch.device("meta"):
-        own = dict(teacher.skeleton().named_parameters())
-    held: dict[str, Tensor] = {}
-    for name, p in own.items():
-        if held and sum(t.nbytes for t in held.values()) + 2 * p.numel() > SHARD:
-            yield held
-            held = {}
-        made = torch.empty(p.shape, dtype=torch.bfloat16)
-        made = made.normal_(std=0.02) if p.ndim > 1 else made.fill_(float(not name.endswith("bias")))
-        held[a.published_name(name)] = made
-    yield held
-
-
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(
@@ -90,19 +71,13 @@ def main() -> None:
     if given.folder.exists():
         parser.error(f"{given.folder} is there already: name a new folder")
     given.folder.mkdir(parents=True)
-    a = drawn(given.family, given.size)._published.architecture
+    teacher = drawn(given.family, given.size)
+    a = teacher.architecture
     (given.folder / "config.json").write_text(json.dumps(configuration(given.family, a), indent=1) + "\n")
     tokenizer(given.family, a).save(str(given.folder / "tokenizer.json"))
     torch.manual_seed(0)
-    places, total = dict[str, str](), 0
-    for number, shard in enumerate(shards(given.family, given.size), 1):
-        name = f"model-{number:05d}.safetensors"
-        save_file(shard, given.folder / name, metadata={"format": "pt"})
-        places |= dict.fromkeys(shard, name)
-        total += sum(t.nbytes for t in shard.values())
-        print(f"{name}: {len(shard)} tensors", flush=True)
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    (given.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    own = {a.published_name(name): p.detach() for name, p in teacher.network().named_parameters()}
+    save_torch_state_dict(own, given.folder, max_shard_size=SHARD)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ def nearest(
     return "".join(f" Did you mean {form.format(whole.get(match, match))}?" for match in close)
 
 
+def message(error: Exception) -> str:
+    """What an error says, without what attrs' validators keep behind their message."""
+    return str(error.args[0]) if error.args else str(error)
+
+
 def reason(error: Exception) -> str:
     """Why something was not done; of an error that is none of dimo's own, also its kind and its place."""
     if isinstance(error, DimoError):

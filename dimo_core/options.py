@@ -20,7 +20,7 @@ import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
 from dimo_core import limits
-from dimo_core.errors import ConfigError, PluginError
+from dimo_core.errors import ConfigError, PluginError, message
 
 Path = tuple[str, ...]
 """Keys from the top of the configuration: ``("objective", "generator", "lr")``."""
@@ -173,7 +173,7 @@ def build(cls: type, values: Mapping[str, Any], defaults: object = None) -> Any:
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
-        text = str(error.args[0]) if error.args else str(error)
+        text = message(error)
         about = re.match(r"'_*(\w+)' (.*)", text, re.DOTALL)  # a validator names the attribute first
         known = about is not None and about[1] in [name for name, _, _ in fields]
         raise ConfigError(f"{about[1]}: {about[2]}" if about and known else f": {text}") from error

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, message
 from dimo_core.options import plain
 
 UNREGISTERED = "python:"
@@ -139,8 +139,7 @@ class EvaluationPlan(Measures):
         try:
             return cls(**data) if data else None
         except (TypeError, ValueError) as error:
-            # A validator's error holds the attribute and its validator behind the message.
-            raise CheckpointError(f"{source}, section 'evaluation': {error.args[0]}") from error
+            raise CheckpointError(f"{source}, section 'evaluation': {message(error)}") from error
 
 
 ASSUMED = EvaluationPlan(metrics=(), best="")

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.errors import ConfigError, UnknownNameError, UsageError
+from dimo_core.errors import ConfigError, UnknownNameError, UsageError, message
 from dimo_core.files.folder import Folder
 from dimo_core.files.weights import sha256
 from dimo_core.options import changed, flat
@@ -118,7 +118,7 @@ class Protocol(Measures):
             told = values if made.name not in NAMED else {**base, **NAMED[made.name], "name": made.name}
             plain = cls(**{"metrics": Choice("?"), **told})
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"protocol {name!r}: {error}") from error
+            raise ConfigError(f"protocol {name!r}: {message(error)}") from error
         same = digest(made.as_dict()) == digest(plain.as_dict())
         return made if same or made.name.endswith(CHANGED) else attrs.evolve(made, name=made.name + CHANGED)
 

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, message
 from dimo_core.limits import check_network
 
 GROUPS = 32
@@ -112,7 +112,7 @@ class VqganConfig:
         try:
             return cls(**spec)
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: wrong description of a VQGAN: {error.args[0]}") from error
+            raise CheckpointError(f"{source}: wrong description of a VQGAN: {message(error)}") from error
 
     def as_spec(self) -> dict[str, Any]:
         """Plain data, for YAML."""

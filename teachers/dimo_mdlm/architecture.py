@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, message
 from dimo_core.limits import check_network
 
 MODEL_TYPE = "mdlm"
@@ -99,4 +99,4 @@ class Architecture:
                 classes=int(config.get("classes", 0)),
             )
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: {error}") from error
+            raise CheckpointError(f"{source}: {message(error)}") from error

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from dimo_core.errors import CheckpointError, ConfigError
+from dimo_core.errors import CheckpointError, ConfigError, message
 from dimo_core.files.cache import check_folder, is_there, local_copy
 from dimo_core.files.folder import Folder
 from dimo_core.files.foreign import read_foreign
@@ -126,7 +126,7 @@ def _folder_parts(folder: Folder, wanted: Wanted) -> Parts:
     try:
         architecture = Architecture(**card["network"])
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: wrong section 'network': {error}") from error
+        raise CheckpointError(f"{source}: wrong section 'network': {message(error)}") from error
     for name in ("heads", "timed"):
         if getattr(wanted, name) is not None:
             option = "time_conditioning" if name == "timed" else name

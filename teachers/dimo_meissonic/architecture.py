@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 from attrs import validators as v
 
-from dimo_core.errors import CheckpointError
+from dimo_core.errors import CheckpointError, message
 from dimo_core.limits import check_network
 
 
@@ -103,4 +103,4 @@ class Architecture:
         try:
             return cls(**{name: config[name] for name in names})
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source} describes an impossible network: {error}") from error
+            raise CheckpointError(f"{source} describes an impossible network: {message(error)}") from error

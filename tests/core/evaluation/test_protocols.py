@@ -130,6 +130,7 @@ def test_a_file_overrides_the_plan(plan, tmp_path):
     ("text", "reason"),
     [
         ("{sample: 7}", "unknown keys: sample. Known: samples, data, split"),
+        ("{samples: many}", "'samples' must be <class 'int'> (got 'many' that is a <class 'str'>)."),
         ("[1]", "must hold a mapping"),
         ("{a: [}", "cannot read protocol file"),
         ("{samples: 1}", "must be > 1: 1"),
@@ -138,8 +139,9 @@ def test_a_file_overrides_the_plan(plan, tmp_path):
 )
 def test_a_wrong_file_is_explained(plan, tmp_path, text, reason):
     (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(reason)):
+    with pytest.raises(ConfigError, match=re.escape(reason)) as caught:
         Protocol.resolve(plan, str(tmp_path / "p.yaml"))
+    assert "Attribute(" not in str(caught.value), "what attrs keeps behind the message of a validator"
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(plan):
